@@ -1,0 +1,45 @@
+"""Fixtures of the tests on real sockets. Nothing here imports iocpx before a test asks for a server, because the
+tests in `host/` share this file and run where iocpx cannot be imported."""
+
+import pytest
+from support import Script, Served
+
+
+@pytest.fixture
+def serve():
+    """Make servers: `serve(protocol_factory, **parameters)` returns a started `Served`.
+
+    At the end of the test each is stopped and must have balanced books and well-behaved protocols.
+    """
+    made = []
+
+    def make(protocol_factory, *arguments, **parameters):
+        served = Served(protocol_factory, *arguments, **parameters)
+        made.append(served)
+        return served
+
+    yield make
+    errors = []
+    for served in made:
+        # All of them are stopped, also when the books of the first are wrong.
+        try:
+            served.finish()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+@pytest.fixture
+def start_script():
+    """Start Python programs: `start_script(program, *arguments)` returns a `Script`; none outlives the test."""
+    scripts = []
+
+    def start(program, *arguments):
+        script = Script(program, *arguments)
+        scripts.append(script)
+        return script
+
+    yield start
+    for script in scripts:
+        script.kill()
