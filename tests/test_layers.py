@@ -1,0 +1,447 @@
+"""The layers, asserted on the source text: who may import whom, where the GIL is taken, and what
+stands nowhere in the code.
+
+Every check is a function from the text of one file to the list of its violations, so that the
+second half of this file can show each of them a wrong text. Nothing here imports iocpx.
+"""
+
+import os
+import re
+import sys
+from bisect import bisect_right
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Room(NamedTuple):
+    files: str  # glob below the root
+    may_import: str  # rooms and groups of GROUPS, beside the room itself
+
+
+# Who may import whom. `iocpx` and `native` are what the public sees.
+ROOMS = {
+    "_winsock": Room("iocpx/_winsock.*", ""),
+    "_op": Room("iocpx/_op.*", "_winsock"),
+    "_state": Room("iocpx/_state.*", "libc"),
+    "_engine": Room("iocpx/_engine.*", "_state _op _winsock libc"),
+    "_errors": Room("iocpx/_errors.*", "stdlib"),
+    "native": Room("iocpx/native.*", "stdlib"),
+    "_core": Room("iocpx/_core.*", "_engine _state _errors libc cpython stdlib"),
+    "iocpx": Room("iocpx/__init__.*", "_core _errors native stdlib"),
+    "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
+    "__main__": Room("iocpx/__main__.*", "iocpx native bench stdlib"),
+    "lab": Room("lab/*", "stdlib pip"),
+    "dev": Room("dev.py", "lab stdlib"),
+}
+
+# What does not lie in a room: "other" is whatever has to be installed.
+GROUPS = {
+    "libc": {"libc"},
+    "cpython": {"cpython", "cython"},
+    "pip": {"pip"},  # comes with Python
+    "stdlib": set(sys.stdlib_module_names),
+}
+
+# The one place that takes the GIL.
+GIL_FILE, GIL_FUNCTION = "iocpx/_core.pyx", "deliver_batch"
+# Rooms without Python: every function is nogil.
+NOGIL_ROOMS = {"_state", "_engine"}
+# The only room that declares what lies outside: the boundary to the operating system.
+EXTERN_ROOMS = {"_winsock"}
+# The only room that may say that it runs under Wine: a benchmark tells where it ran.
+WINE_ROOMS = {"bench"}
+
+SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".pxi"}
+CYTHON = {".pyx", ".pxd", ".pxi"}
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+STRING_OR_COMMENT = re.compile(
+    r'''"""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\''''
+    r"""|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|\#[^\n]*""",
+    re.S,
+)
+
+
+def blank(source, keep_strings=False):
+    """The source with comments and strings blanked, every character left in its place.
+
+    `keep_strings`: only comments and triple-quoted strings, which are docstrings or C, go.
+    """
+
+    def blanked(match):
+        text = match.group()
+        if keep_strings and text[0] != "#" and text[:3] not in ('"""', "'''"):
+            return text
+        return re.sub(r"[^\n]", " ", text)
+
+    return STRING_OR_COMMENT.sub(blanked, source)
+
+
+class Found:
+    """Collects violations of one file, each as `file:line: what`."""
+
+    def __init__(self, file, text):
+        self.file = file
+        self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
+        self.violations = []
+
+    def add(self, position, what):
+        line = bisect_right(self.starts, position)
+        self.violations.append(f"{self.file}:{line}: {what}")
+
+
+def module_of(file):
+    """`iocpx/bench/run.py` → `iocpx.bench.run`; a package's `__init__` is the package."""
+    parts = list(Path(file).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources():
+    """The files of every room: {path from the root, with slashes: room}."""
+    return {
+        path.relative_to(ROOT).as_posix(): name
+        for name, room in ROOMS.items()
+        for path in sorted(ROOT.glob(room.files))
+        if path.suffix in SUFFIXES
+    }
+
+
+SOURCES = sources()
+MODULES = {module_of(file): name for file, name in SOURCES.items()}
+
+
+def read(file):
+    return (ROOT / file).read_text(encoding="utf-8")
+
+
+# -- the checks --------------------------------------------------------------------------------
+
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?P<base>[.\w]+)[ \t]+c?import[ \t]*(?P<names>\([^)]*\)|[^\n]*)"
+    r"|c?import[ \t]+(?P<modules>[^\n]+))",
+    re.M,
+)
+
+
+def imported_modules(file, code, modules):
+    """(position, absolute name of a module) of every import and cimport in blanked code."""
+    # A statement that goes on with a backslash, or follows a semicolon or a colon, becomes a line.
+    code = re.sub(r"\\\n", "  ", code)
+    code = re.sub(r"[;:](?=[ \t]*(?:from|c?import)\b)", "\n", code)
+    package = module_of(file).split(".")
+    if Path(file).stem != "__init__":
+        package.pop()
+    for match in IMPORT.finditer(code):
+        if match["modules"]:
+            for item in match["modules"].split(","):
+                yield match.start(), item.split()[0]
+            continue
+        base = match["base"]
+        dots = len(base) - len(base.lstrip("."))
+        if dots:
+            above = package[: len(package) - dots + 1]
+            base = ".".join([*above, *filter(None, [base[dots:]])])
+        for item in match["names"].strip("()").split(","):
+            if item.strip():
+                name = f"{base}.{item.split()[0]}"
+                yield match.start(), name if name in modules else base
+
+
+def import_violations(file, room, source, modules=MODULES):
+    code = blank(source)
+    found = Found(file, source)
+    allowed = {room, *ROOMS[room].may_import.split()}
+    for position, module in imported_modules(file, code, modules):
+        top = module.partition(".")[0]
+        if module in modules:
+            target = modules[module]
+        elif any(top == known.partition(".")[0] for known in modules):
+            found.add(position, f"imports {module}, which is in no room")
+            continue
+        else:
+            groups = [name for name, members in GROUPS.items() if top in members]
+            target = groups[0] if groups else "other"
+        if target not in allowed:
+            found.add(position, f"{room} may not import {module}")
+    for match in re.finditer(r"^[ \t]*include\b(?=[ \t]*$)", code, re.M):
+        if Path(file).suffix in CYTHON:
+            found.add(match.start(), "includes a file: layers are modules")
+    if room in {"bench", "__main__"}:
+        for match in re.finditer(r"\biocpx\s*\.\s*_(?!_)\w+", code):
+            found.add(match.start(), f"{room} uses public names only")
+    return found.violations
+
+
+FUNCTION = re.compile(
+    r"^(?P<indent>[ \t]*)(?:async[ \t]+def|cdef|cpdef|def)\b(?![ \t]+class\b)[^(=\n]*?"
+    r"(?P<name>\w+)[ \t]*\((?:[^()]|\([^()]*\))*\)(?P<tail>[^\n:]*)",
+    re.M,
+)
+
+
+def gil_sites(source):
+    """(position, name of the function around it) of everything that takes the GIL."""
+    code = blank(source)
+    taking = r"\bwith\s+gil\b|\bPyGILState_Ensure\b|\bPyEval_(?:Restore|Acquire)Thread\b"
+    for match in re.finditer(taking, code):
+        before = code[: match.end()]
+        line = before[before.rfind("\n") + 1 :]
+        indent = len(line) - len(line.lstrip())
+        name = None
+        for function in FUNCTION.finditer(code):
+            if function.start() > match.start():
+                break
+            if match.start() < function.end() or len(function["indent"]) < indent:
+                name = function["name"]
+        yield match.start(), name
+
+
+def nogil_violations(file, source):
+    found = Found(file, source)
+    for match in FUNCTION.finditer(blank(source)):
+        if not re.search(r"\bnogil\b", match["tail"]):
+            found.add(match.start(), f"{match['name']}() is not nogil")
+    return found.violations
+
+
+def extern_violations(file, source):
+    found = Found(file, source)
+    for match in re.finditer(r"^[ \t]*cdef[ \t]+(?:public[ \t]+)?extern\b", blank(source), re.M):
+        found.add(match.start(), "declares something extern: only _winsock does")
+    return found.violations
+
+
+def wine_violations(file, source):
+    found = Found(file, source)
+    # Not in any case: WinError is something else.
+    for match in re.finditer("(?<![A-Za-z])wine|Wine|WINE", blank(source, keep_strings=True)):
+        found.add(match.start(), "names Wine in code: what differs there is never branched on")
+    return found.violations
+
+
+# Put together here, so that this file passes its own check.
+HOSTS = [".".join(parts) for parts in [("pypi", "org"), ("pythonhosted", "org"), ("debian", "org")]]
+
+
+def host_violations(file, source):
+    found = Found(file, source)
+    for host in HOSTS:
+        for match in re.finditer(re.escape(host), source):
+            found.add(match.start(), f"names the host of a registry, {host}")
+    return found.violations
+
+
+def text_files():
+    """Every text file that may be committed, without what tools leave behind."""
+    leavings = {".git", ".lab", "build", "dist", "venv", ".venv", "wheelhouse", "__pycache__"}
+    text = SUFFIXES | {".c", ".cfg", ".h", ".in", ".md", ".sh", ".toml", ".txt", ".yml", ""}
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [
+            name
+            for name in folders
+            if name not in leavings and not name.endswith(("_cache", ".egg-info"))
+        ]
+        for name in files:
+            path = Path(folder, name)
+            # Beside the sources of iocpx, C is what Cython has written.
+            if path.suffix in text and (path.suffix != ".c" or path.parent != ROOT / "iocpx"):
+                yield path.relative_to(ROOT).as_posix()
+
+
+# -- the checks on the sources -------------------------------------------------------------------
+
+
+def test_every_source_lies_in_a_room_and_every_room_has_one():
+    package = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "iocpx").rglob("*")
+        if path.suffix in SUFFIXES
+    }
+    assert package - set(SOURCES) == set(), "files that ROOMS does not name"
+    assert set(ROOMS) - set(SOURCES.values()) == set(), "rooms without a file"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports(room):
+    files = [file for file, name in SOURCES.items() if name == room]
+    assert files
+    violations = [line for file in files for line in import_violations(file, room, read(file))]
+    assert violations == []
+
+
+def test_the_gil_is_taken_in_one_place():
+    sites = [
+        (file, function)
+        for file in SOURCES
+        if Path(file).suffix in CYTHON
+        for _, function in gil_sites(read(file))
+    ]
+    assert sites == [(GIL_FILE, GIL_FUNCTION)]
+
+
+@pytest.mark.parametrize(
+    ("check", "rooms"),
+    [
+        (nogil_violations, NOGIL_ROOMS),
+        (extern_violations, set(ROOMS) - EXTERN_ROOMS),
+        (wine_violations, set(ROOMS) - WINE_ROOMS - {"lab", "dev"}),
+    ],
+)
+def test_code(check, rooms):
+    files = [file for file, room in SOURCES.items() if room in rooms]
+    assert files
+    violations = [line for file in files for line in check(file, read(file))]
+    assert violations == []
+
+
+def test_no_file_names_the_host_of_a_registry():
+    files = list(text_files())
+    assert "pyproject.toml" in files
+    assert "tests/test_layers.py" in files
+    violations = [line for file in files for line in host_violations(file, read(file))]
+    assert violations == []
+
+
+# -- the checks on wrong texts -------------------------------------------------------------------
+
+# A package that does not depend on which files exist.
+PRETENDED = {"iocpx": "iocpx", "iocpx.native": "native", "iocpx.bench": "bench", "lab": "lab"} | {
+    f"iocpx.{room}": room for room in ["_winsock", "_op", "_state", "_engine", "_errors", "_core"]
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "room", "source", "module"),
+    [
+        ("iocpx/_state.pyx", "_state", "from cpython.object cimport PyObject", "cpython.object"),
+        ("iocpx/_state.pxd", "_state", "from ._winsock cimport SOCKET", "iocpx._winsock"),
+        ("iocpx/_state.pyx", "_state", "import os.path as path", "os.path"),
+        ("iocpx/_op.pxd", "_op", "from libc.stdint cimport uint64_t", "libc.stdint"),
+        ("iocpx/_winsock.pxd", "_winsock", "from iocpx cimport _op", "iocpx._op"),
+        ("iocpx/_engine.pyx", "_engine", "cimport iocpx._op, iocpx._core", "iocpx._core"),
+        ("iocpx/_engine.pyx", "_engine", "x = 1; import socket", "socket"),
+        ("iocpx/_core.pyx", "_core", "from iocpx._op cimport (\n    op_t,\n)", "iocpx._op"),
+        ("iocpx/_core.pyx", "_core", "from . cimport \\\n    _winsock as w", "iocpx._winsock"),
+        ("iocpx/_core.pyx", "_core", "from . import Server", "iocpx"),
+        ("iocpx/_core.pyi", "_core", "def f():\n    import rich", "rich"),
+        ("iocpx/_errors.py", "_errors", "from iocpx import _core", "iocpx._core"),
+        ("iocpx/bench/run.py", "bench", "from .._core import Server", "iocpx._core"),
+        ("iocpx/bench/run.py", "bench", "if 1: from iocpx import _state", "iocpx._state"),
+        ("lab/wine.py", "lab", "import requests", "requests"),
+        ("lab/wine.py", "lab", "import iocpx", "iocpx"),
+    ],
+)
+def test_a_forbidden_import_is_found(file, room, source, module):
+    line = 3 if source.startswith("def") else 2
+    expected = f"{file}:{line}: {room} may not import {module}"
+    assert import_violations(file, room, "\n" + source, PRETENDED) == [expected]
+
+
+def test_an_allowed_import_passes():
+    source = """
+from libc.string cimport memcpy
+from ._state cimport buf_t, queue_t
+from iocpx cimport _op
+cimport iocpx._winsock as ws
+"""
+    assert import_violations("iocpx/_engine.pyx", "_engine", source, PRETENDED) == []
+    assert import_violations("iocpx/bench/run.py", "bench", "import rich, iocpx", PRETENDED) == []
+
+
+def test_text_that_only_looks_like_an_import_passes():
+    source = '''
+"""Docstring:
+import os
+"""
+# from iocpx import _core
+text = "x"; more = 'import os'
+def cimport_count(): pass
+'''
+    assert import_violations("iocpx/_state.pyx", "_state", source, PRETENDED) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "room", "source", "what"),
+    [
+        ("iocpx/_core.pyx", "_core", "from ._gone cimport x", "imports iocpx._gone, which"),
+        ("iocpx/_engine.pyx", "_engine", "include 'send.pxi'", "includes a file"),
+        ("iocpx/bench/a.py", "bench", "s = iocpx._core.Server", "bench uses public names only"),
+        ("iocpx/__main__.py", "__main__", "f(iocpx . _core)", "__main__ uses public names only"),
+    ],
+)
+def test_a_way_around_the_table_is_found(file, room, source, what):
+    (found,) = import_violations(file, room, "\n" + source, PRETENDED)
+    assert found.startswith(f"{file}:2: {what}")
+
+
+@pytest.mark.parametrize(
+    ("source", "function"),
+    [
+        ("cdef void f() nogil:\n    cdef int n = g()\n    if n:\n        with gil: pass\n", "f"),
+        ("cdef void f(int a,\n            int b) noexcept with gil:\n    pass\n", "f"),
+        ("cdef int f(int (*cb)(int)) except -1 with  gil:\n    pass\n", "f"),
+        ("cdef void f() nogil: pass\ncdef void g() nogil:\n    with gil(x): pass\n", "g"),
+        ("cdef class C:\n    cdef void f(self) nogil:\n        with gil: pass\n", "f"),
+        ("cdef void f() nogil:\n    PyGILState_Ensure()\n", "f"),
+        ("cdef void f() nogil:\n    PyEval_RestoreThread(s)\n", "f"),
+        ("with gil: pass\n", None),
+    ],
+)
+def test_a_place_that_takes_the_gil_is_found(source, function):
+    assert [name for _, name in gil_sites(source)] == [function]
+
+
+def test_two_places_in_one_function_are_two():
+    source = "cdef void f() nogil:\n    with gil:\n        pass\n    with gil:\n        pass\n"
+    assert [name for _, name in gil_sites(source)] == ["f", "f"]
+
+
+def test_text_about_the_gil_passes():
+    source = '''
+"""with gil"""
+# with gil:
+x = "with gil"  # with gil
+with nogil: pass
+with_gil = 1
+'''
+    assert list(gil_sites(source)) == []
+
+
+def test_a_function_with_the_gil_is_found():
+    source = "cdef int f(int a,\n    int b) noexcept nogil:\n    pass\ndef g():\n    pass\n"
+    assert nogil_violations("x.pyx", source) == ["x.pyx:4: g() is not nogil"]
+    source = "cdef int x = f()\ncdef int h(int (*cb)(int) noexcept nogil) noexcept:\n    pass\n"
+    assert nogil_violations("x.pyx", source) == ["x.pyx:2: h() is not nogil"]
+
+
+def test_an_extern_declaration_is_found():
+    source = 'from libc cimport math\ncdef extern from "winsock2.h":\n    int f()\n'
+    (found,) = extern_violations("x.pyx", source)
+    assert found.startswith("x.pyx:2: declares something extern")
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("x = 1\nif is_wine():\n    pass", [2]),
+        ("if name == 'Wine': pass", [1]),
+        ("x = WinError(5) or entwined", []),
+        ('"""Under Wine too."""\n# Wine 8 does otherwise.\nx = 1  # wine', []),
+    ],
+)
+def test_the_name_of_wine_is_found_in_code_alone(source, lines):
+    found = wine_violations("x.py", source)
+    assert [int(text.split(":")[1]) for text in found] == lines
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_host_of_a_registry_is_found(host):
+    found = host_violations("x.md", f"first\nhttps://files.{host}/x\n")
+    assert found == [f"x.md:2: names the host of a registry, {host}"]
