@@ -1,0 +1,480 @@
+"""Which server echoes how fast: one process for each server, one for the load.
+
+Round by round every server is started, put under each workload, and stopped, one
+after the other, so that a slow spell of the machine does not fall on one of them
+alone. The figures shown are medians of the rounds.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import shlex
+import statistics
+import subprocess
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import servers
+from .report import make_report
+
+# The first start may unpack or compile something; afterwards half a second is usual.
+START_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 15.0
+# A client gives up by itself after 10 s without a reply, so this is never the first to act.
+CLIENT_GRACE_S = 45.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    connections: int
+    size_bytes: int
+    depth: int
+
+    def __str__(self):
+        plural = "" if self.connections == 1 else "s"
+        return f"{self.connections} connection{plural}, {self.size_bytes} B, depth {self.depth}"
+
+
+DEFAULT_WORKLOADS = [
+    Workload(50, 64, 1),
+    Workload(50, 4096, 1),
+    Workload(50, 64, 16),
+    Workload(1, 64, 1),
+]
+
+
+class Failure(Exception):
+    """A sentence that says what went wrong with one server."""
+
+
+class Child:
+    """A process that speaks JSON lines, and whose last words are kept.
+
+    what: how its failures call it, for example "the server process".
+    """
+
+    def __init__(self, what, command):
+        self.what = what
+        self._lines = queue.SimpleQueue()
+        self._stderr = deque(maxlen=20)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            raise Failure(f"{what} could not be started ({shlex.join(command)}): {error}") from None
+        self._readers = [
+            threading.Thread(target=self._read_stdout, daemon=True),
+            threading.Thread(target=self._read_stderr, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_stdout(self):
+        for line in self._process.stdout:
+            try:
+                self._lines.put(json.loads(line))
+            except ValueError:
+                # Not ours: a program on the way to the Windows Python said something.
+                self._stderr.append(line)
+        self._lines.put(None)
+
+    def _read_stderr(self):
+        for line in self._process.stderr:
+            self._stderr.append(line)
+
+    def say(self, line):
+        # A process that died is reported by the answer that does not come.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+    def answer(self, timeout_s):
+        """The next JSON object. Failure when there is none in time or the process ended."""
+        try:
+            found = self._lines.get(timeout=timeout_s)
+        except queue.Empty:
+            raise Failure(
+                f"{self.what} did not answer within {timeout_s:g} s{self.last_words()}"
+            ) from None
+        if found is None:
+            raise Failure(self.obituary())
+        return found
+
+    def obituary(self):
+        try:
+            status = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return f"{self.what} closed its output{self.last_words()}"
+        # Windows ends a crashed process with a status like 0xC0000005.
+        shown = f"0x{status & 0xFFFFFFFF:08X}" if status > 255 else str(status)
+        return f"{self.what} ended early with status {shown}{self.last_words()}"
+
+    def last_words(self):
+        text = "".join(self._stderr).strip()
+        return f"; the last it wrote:\n{text}" if text else ""
+
+    def has_ended(self):
+        """Whether it is gone; waits a moment for one that is going."""
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def end(self, timeout_s):
+        """Close its stdin and wait for the end. Failure when it was not an orderly one."""
+        self.close_stdin()
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise Failure(
+                f"{self.what} did not end within {timeout_s:g} s of being asked to"
+                f"{self.last_words()}"
+            ) from None
+        if status != 0:
+            raise Failure(self.obituary())
+
+    def close_stdin(self):
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def discard(self):
+        """Leave nothing of it behind, whatever its state."""
+        self.close_stdin()
+        if self._process.poll() is None:
+            try:
+                self._process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for reader in self._readers:
+            reader.join(5)
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+
+@dataclass
+class Figures:
+    """What one round told about one server under one workload."""
+
+    messages_per_s: float
+    p50_us: float
+    p99_us: float
+    cpu_us: float
+    client_busy: float
+
+
+@dataclass
+class Row:
+    """One line of a table: a server under one workload. ratio: times asyncio, or None."""
+
+    server: str
+    rounds: list = field(default_factory=list)
+    ratio: float | None = None
+
+    def median(self, figure):
+        return statistics.median(getattr(r, figure) for r in self.rounds)
+
+    def spread(self):
+        rates = [r.messages_per_s for r in self.rounds]
+        return min(rates), max(rates)
+
+
+def ledger_gaps(totals):
+    """What the server's closing totals show as left over, in words; '' when even.
+
+    Servers without such totals have none.
+    """
+    gaps = []
+    for made, ended in (
+        ("ops_posted", "ops_completed"),
+        ("sockets_opened", "sockets_closed"),
+        ("connections_made", "connections_retired"),
+    ):
+        if totals.get(made) != totals.get(ended):
+            gaps.append(f"{made} {totals.get(made)}, {ended} {totals.get(ended)}")
+    if totals.get("buffers_out"):
+        gaps.append(f"buffers_out {totals['buffers_out']}")
+    return "; ".join(gaps)
+
+
+class Bench:
+    """One whole run. Figures in self.rows[workload][server], failures in self.failures[server]."""
+
+    def __init__(self, args, report):
+        self.report = report
+        self.names = [name for name in servers.SERVERS if not args.only or name in args.only]
+        self.wanted = args.only
+        self.workers = args.workers
+        self.rounds = args.rounds
+        self.seconds = args.seconds
+        self.server_python = (
+            shlex.split(args.server_python) if args.server_python else [sys.executable]
+        )
+        self.workloads = DEFAULT_WORKLOADS
+        if args.connections or args.size or args.depth:
+            self.workloads = [Workload(args.connections or 50, args.size or 64, args.depth or 1)]
+        self.rows = {workload: {} for workload in self.workloads}
+        self.failures = {}
+        self.facts = {}
+
+    @contextlib.contextmanager
+    def server(self, name):
+        """A started server: (child, what it said at its start), stopped in order at the end."""
+        module = f"{__package__}.servers"
+        child = Child(
+            "the server process",
+            [*self.server_python, "-m", module, name, "--workers", str(self.workers)],
+        )
+        try:
+            facts = child.answer(START_TIMEOUT_S)
+            yield child, facts
+            child.close_stdin()
+            if "missing" not in facts:
+                totals = child.answer(ANSWER_TIMEOUT_S)["totals"]
+                gaps = ledger_gaps(totals)
+                if gaps:
+                    raise Failure(f"the server stopped with something left over: {gaps}")
+            child.end(ANSWER_TIMEOUT_S)
+        finally:
+            child.discard()
+
+    def probe(self):
+        """Start each server once: what it is, and whether it is there at all."""
+        for name in list(self.names):
+            try:
+                with self.server(name) as (_, facts):
+                    pass
+            except Failure as failure:
+                self.failures[name] = str(failure)
+                self.names.remove(name)
+                continue
+            if "missing" in facts:
+                self.names.remove(name)
+                if self.wanted:
+                    self.failures[name] = (
+                        f"not installed for the servers' Python ({facts['missing']})"
+                    )
+                else:
+                    self.report.line(f"left out: {name} (not installed for the servers' Python)")
+                continue
+            self.facts[name] = facts
+
+    def measure(self, server, port, workload):
+        """One run of the client against a server that is up."""
+        client = Child(
+            "the client process",
+            [
+                sys.executable,
+                str(Path(__file__).with_name("client.py")),
+                *("--port", str(port)),
+                *("--connections", str(workload.connections)),
+                *("--size", str(workload.size_bytes)),
+                *("--depth", str(workload.depth)),
+                *("--seconds", str(self.seconds)),
+                *("--warmup", str(min(0.2, self.seconds))),
+            ],
+        )
+        try:
+            self.client_answer(server, client)
+            before = self.cpu_s(server)
+            client.say("go")
+            result = self.client_answer(server, client)
+            used_s = self.cpu_s(server) - before
+            client.end(ANSWER_TIMEOUT_S)
+        finally:
+            client.discard()
+        return Figures(
+            result["messages_per_s"],
+            result["p50_us"],
+            result["p99_us"],
+            used_s * 1e6 / result["messages"],
+            result["client_busy"],
+        )
+
+    def client_answer(self, server, client):
+        answer = client.answer(self.seconds + CLIENT_GRACE_S)
+        if "wrong" in answer:
+            raise Failure(f"WRONG REPLY: {answer['wrong']}")
+        if "failed" in answer:
+            if server.has_ended():
+                raise Failure(server.obituary())
+            raise Failure(f"{answer['failed']}{server.last_words()}")
+        return answer
+
+    def cpu_s(self, server):
+        server.say("cpu")
+        used = server.answer(ANSWER_TIMEOUT_S)
+        return used["user_s"] + used["system_s"]
+
+    def run(self):
+        for number in range(1, self.rounds + 1):
+            for name in list(self.names):
+                try:
+                    with self.server(name) as (server, facts):
+                        for workload in self.workloads:
+                            label = f"round {number}/{self.rounds}  {name}: {workload}"
+                            self.report.begin(label)
+                            figures = self.measure(server, facts["port"], workload)
+                            row = self.rows[workload].setdefault(name, Row(name))
+                            row.rounds.append(figures)
+                            self.report.done(label, figures)
+                except Failure as failure:
+                    # It is told at the end, too; the other servers' figures are still of use.
+                    self.failures[name] = str(failure)
+                    self.names.remove(name)
+                    self.report.line(f"{name}: {failure}")
+        for rows in self.rows.values():
+            base = rows.get("asyncio")
+            if base and base.median("messages_per_s"):
+                for row in rows.values():
+                    row.ratio = row.median("messages_per_s") / base.median("messages_per_s")
+
+
+def processor_name():
+    try:
+        if sys.platform == "win32":
+            import winreg
+
+            path = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path) as key:
+                return winreg.QueryValueEx(key, "ProcessorNameString")[0].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return "unknown processor"
+
+
+def introduction(bench):
+    """The lines above the first measurement: what is run on what."""
+    some = next(iter(bench.facts.values()))
+    here = servers.platform_facts()
+    versions = {}
+    for name, facts in bench.facts.items():
+        versions.update(facts["versions"])
+        if name == "asyncio":
+            versions["asyncio"] = facts["loop"]
+    rounds = "1 round" if bench.rounds == 1 else f"{bench.rounds} rounds"
+    lines = [
+        f"machine: {processor_name()}, {os.cpu_count()} CPUs",
+        f"servers: Python {some['python']} on {some['system']}; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items()),
+        f"client:  Python {here['python']} on {here['system']}, checks every byte of every reply",
+        f"{rounds} of {bench.seconds:g} s for each server and workload, medians shown",
+    ]
+    if any("workers" in facts for facts in bench.facts.values()):
+        lines.append(
+            f"threads: {bench.workers} in iocpx, 1 in the others"
+        )
+    return lines
+
+
+def closing_notes(bench):
+    notes = [
+        "p50, p99: from the send of a message to its complete reply.",
+        "CPU: user and system time of the server's process, per message.",
+        "min-max: messages/s in the slowest and the fastest round. ratio: messages/s, asyncio = 1.",
+    ]
+    if any("Wine" in facts["system"] for facts in bench.facts.values()):
+        notes.append(
+            "Under Wine a system call costs several times what it does on Windows, and Wine's own"
+        )
+        notes.append("server process does part of the work; its CPU time is not in these figures.")
+    for workload, rows in bench.rows.items():
+        for row in rows.values():
+            if row.median("client_busy") > 0.9:
+                notes.append(
+                    f"{row.server}, {workload}: the client was the limit, the server may be faster."
+                )
+    return notes
+
+
+def positive(kind):
+    def convert(text):
+        value = kind(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names it in its own message
+    return convert
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="iocpx bench",
+        description="Echo benchmark: the same load on iocpx, asyncio and, where installed, winloop "
+        "and blazio. Every byte of every reply is checked; the exit status is 1 if one was wrong "
+        "or a server failed.",
+    )
+    number = positive(int)
+    parser.add_argument(
+        "--seconds", type=positive(float), default=0.5, help="per measurement (default 0.5)"
+    )
+    parser.add_argument(
+        "--rounds", type=number, default=3, help="measurements per server and workload (default 3)"
+    )
+    parser.add_argument(
+        "--connections", type=number, help="with one of these three: that one workload"
+    )
+    parser.add_argument("--size", type=number, help="bytes per message (default 64)")
+    parser.add_argument(
+        "--depth", type=number, help="messages under way per connection (default 1)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=number,
+        default=servers.DEFAULT_WORKERS,
+        help="iocpx's threads (default 2)",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=servers.SERVERS,
+        metavar="NAME",
+        help=", ".join(servers.SERVERS),
+    )
+    parser.add_argument(
+        "--server-python",
+        metavar="CMD",
+        help="command that runs the servers' Python, quoted as in a shell (default: this one)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Run the benchmark; returns the exit status."""
+    args = parse(argv)
+    report = make_report()
+    bench = Bench(args, report)
+    report.line("iocpx bench: looking which servers are there")
+    try:
+        bench.probe()
+        if bench.facts:
+            for line in introduction(bench):
+                report.line(line)
+            with report.progress(len(bench.names) * len(bench.workloads) * bench.rounds):
+                bench.run()
+            report.tables(bench.rows)
+            for line in closing_notes(bench):
+                report.line(line)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    for name, failure in bench.failures.items():
+        print(f"{name} failed: {failure}", file=sys.stderr)
+    return 1 if bench.failures else 0

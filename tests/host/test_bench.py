@@ -1,0 +1,219 @@
+"""The benchmark's orchestrator and client, against servers that do right and wrong.
+
+Its servers run on this Python: asyncio's echo where it is to go well, and otherwise a stand-in that
+speaks the servers' dialogue and commits one fault. No test looks at how fast anything was.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "iocpx"
+QUICK = ("--only", "asyncio", "--rounds", "1", "--seconds", "0.05")
+
+# Started as `python stand_in.py FAULT -m bench.servers NAME …`; echoes, but for the named fault.
+STAND_IN = r"""
+import asyncio, json, os, sys, threading
+
+fault = sys.argv[1]
+connections = []
+
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        self.last = b""
+        connections.append(self)
+
+    def data_received(self, data):
+        reply = data
+        if fault == "flipped bit" and self is connections[1] and self.last:
+            reply = data[:5] + bytes([data[5] ^ 1]) + data[6:]
+        elif fault == "stale":
+            reply = self.last or data
+        elif fault == "misdelivered" and len(connections) > 1:
+            connections[self is connections[0]].transport.write(data)
+            reply = b""
+        elif fault == "lost byte" and self.last:
+            reply = data[1:]
+        elif fault == "drops":
+            self.transport.close()
+        elif fault == "dies":
+            print("out of cheese", file=sys.stderr, flush=True)
+            os._exit(3)
+        self.last = data
+        self.transport.write(reply)
+
+    def eof_received(self):
+        if fault == "surplus":
+            self.transport.write(b"more")
+
+
+async def serve():
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def commands():
+        port = server.sockets[0].getsockname()[1]
+        facts = {"port": port, "python": "3", "system": "here", "versions": {}, "loop": "X"}
+        print(json.dumps(facts), flush=True)
+        for _ in sys.stdin:
+            print(json.dumps({"user_s": 1.0, "system_s": 1.0}), flush=True)
+        totals = {"ops_posted": 7, "ops_completed": 6 if fault == "leaks" else 7}
+        print(json.dumps({"totals": totals}), flush=True)
+        loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=commands).start()
+    await ended.wait()
+
+
+if fault == "does not start":
+    sys.exit("no bananas")
+if fault == "not installed":
+    print(json.dumps({"missing": "No module named 'winloop'"}))
+else:
+    asyncio.run(serve())
+sys.exit(4 if fault == "ends badly" else 0)
+"""
+
+
+def bench(*arguments, server_python=(sys.executable,), **more):
+    """Run the benchmark to its end; output as text."""
+    command = [sys.executable, "-m", "bench", "--server-python", shlex.join(server_python)]
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=PACKAGE,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=100,
+        **more,
+    )
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """The command of a server's Python that commits the fault."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    return lambda fault: (sys.executable, str(script), fault)
+
+
+def test_prints_plain_lines_where_there_is_no_terminal():
+    run = bench(*QUICK, "--connections", "3", "--depth", "2")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert "\x1b" not in run.stdout
+    lines = run.stdout.splitlines()
+    assert any(re.fullmatch(r"machine: .+, \d+ CPUs", line) for line in lines)
+    title = lines.index("3 connections, 64 B, depth 2")
+    assert lines[title + 1].split("  ")[0] == "server"
+    row = lines[title + 2].split()
+    assert row[0] == "asyncio"
+    assert float(row[1].replace(",", "")) > 0
+    assert row[-1] == "1.00"
+
+
+def test_shows_tables_and_progress_on_a_terminal():
+    pty = pytest.importorskip("pty", reason="no pseudo-terminals on this system")
+    pytest.importorskip("rich", reason="the terminal output needs rich")
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "bench", *QUICK, "--connections", "1"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    process = subprocess.Popen(command, cwd=PACKAGE, stdout=slave, env=environment)
+    os.close(slave)
+    output = bytearray()
+    while True:
+        try:
+            output += os.read(master, 65536)
+        except OSError:  # how Linux says that the other side is closed
+            break
+    os.close(master)
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
+    assert "round 1/1  asyncio: 1 connection, 64 B, depth 1" in text
+    assert "─────" in text
+    assert re.search(r"asyncio +[\d,]+ +[\d,]+-[\d,]+ +[\d,]+ +[\d,]+ +[\d,.]+ +1\.00", text)
+
+
+@pytest.mark.parametrize(
+    ("size", "depth"), [(1, 1), (1, 5), (4097, 3), (1_000_003, 1), (300_000, 16)]
+)
+def test_client_accepts_right_replies_of_any_size(size, depth):
+    # The larger ones take several sends and receives for each message.
+    run = bench(*QUICK, "--connections", "3", "--size", str(size), "--depth", str(depth))
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("flipped bit", r"connection 1: byte 5 of a reply of 64 bytes is 0x.. where 0x.. was sent"),
+        ("stale", r"connection \d: byte \d+ of a reply of 64 bytes is 0x.. where 0x.. was sent"),
+        ("misdelivered", r"connection \d: byte \d+ of a reply of 64 bytes is 0x.. where"),
+        ("lost byte", r"connection \d: byte \d+ of a reply of 64 bytes is 0x.. where"),
+        ("surplus", r"connection 0: 4 bytes came that nobody had asked for"),
+    ],
+)
+def test_a_wrong_reply_makes_the_status_1(stand_in, fault, sentence):
+    run = bench(*QUICK, "--connections", "2", server_python=stand_in(fault))
+    assert run.returncode == 1
+    assert re.search("asyncio failed: WRONG REPLY: " + sentence, run.stderr), run.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("drops", r"connection \d: the server closed it with 1 messages unanswered"),
+        ("dies", r"the server process ended early with status 3; the last it wrote:\nout of chees"),
+        ("does not start", r"the server process ended early with status 1; the last.*\nno bananas"),
+        ("ends badly", r"the server process ended early with status 4"),
+        ("leaks", r"stopped with something left over: ops_posted 7, ops_completed 6"),
+        ("not installed", r"not installed for the servers' Python \(No module named 'winloop'\)"),
+    ],
+)
+def test_a_failed_server_makes_the_status_1_and_tells_why(stand_in, fault, sentence):
+    run = bench(*QUICK, "--connections", "2", server_python=stand_in(fault))
+    assert run.returncode == 1
+    assert re.search("asyncio failed: .*" + sentence, run.stderr), run.stderr
+
+
+def test_servers_that_are_not_installed_are_left_out(stand_in):
+    run = bench("--rounds", "1", server_python=stand_in("not installed"))
+    assert run.returncode == 0, run.stderr
+    assert "left out: winloop (not installed for the servers' Python)" in run.stdout
+
+
+def test_a_python_that_cannot_be_started_is_named():
+    run = bench(*QUICK, server_python=("no such python",))
+    assert run.returncode == 1
+    assert "the server process could not be started ('no such python'" in run.stderr
+
+
+def test_client_names_a_port_where_nobody_listens():
+    command = [sys.executable, str(PACKAGE / "bench" / "client.py"), "--port", "1"]
+    run = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True)
+    assert run.returncode == 1
+    failed = json.loads(run.stdout)["failed"]
+    assert failed.startswith("connection 0 of 50 to 127.0.0.1 port 1: "), failed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--rounds", "0"), "argument --rounds: must be above 0, got 0"),
+        (("--seconds", "-1"), "argument --seconds: must be above 0, got -1"),
+        (("--size", "big"), "argument --size: invalid int value: 'big'"),
+        (("--only", "twisted"), "argument --only: invalid choice: 'twisted'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, sentence):
+    run = bench(*arguments)
+    assert run.returncode == 2
+    assert sentence in run.stderr
