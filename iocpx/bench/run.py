@@ -377,9 +377,7 @@ def introduction(bench):
         f"{rounds} of {bench.seconds:g} s for each server and workload, medians shown",
     ]
     if any("workers" in facts for facts in bench.facts.values()):
-        lines.append(
-            f"threads: {bench.workers} in iocpx, 1 in the others"
-        )
+        lines.append(f"threads: {bench.workers} in iocpx, 1 in the others")
     return lines
 
 

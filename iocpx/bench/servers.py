@@ -145,7 +145,7 @@ def run_iocpx_native(workers):
 
 SERVERS = {
     "iocpx-native": run_iocpx_native,
-    "iocpx": lambda workers: run_iocpx(Echo, workers),
+    "iocpx-protocol": lambda workers: run_iocpx(Echo, workers),
     "asyncio": run_asyncio,
     "winloop": lambda workers: run_other_loop("winloop"),
     "blazio": lambda workers: run_other_loop("blazio"),

@@ -1,0 +1,193 @@
+"""`python -m iocpx`: each command as a user runs it, in a process of its own."""
+
+import ctypes
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import iocpx
+import pytest
+from support import WAIT_S, Client, assert_same_bytes, pattern
+
+# `python -c CLI arguments` is `python -m iocpx arguments`.
+CLI = "import runpy; runpy.run_module('iocpx', run_name='__main__')"
+
+# The same, but each line on stdin is a Ctrl+C: Windows, too, calls the signal handler in another
+# thread. The time limit of an orderly close is out of the way: only a second Ctrl+C can be quick.
+CLI_WITH_INTERRUPTS = """
+import functools, os, runpy, signal, threading
+import iocpx
+
+def interrupt():
+    while os.read(0, 100):
+        signal.raise_signal(signal.SIGINT)
+
+iocpx.Server = functools.partial(iocpx.Server, close_timeout_s=100_000)
+threading.Thread(target=interrupt, daemon=True).start()
+runpy.run_module("iocpx", run_name="__main__")
+"""
+
+
+def command(*arguments):
+    """Run one command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "iocpx", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=2 * WAIT_S,
+    )
+
+
+def listening_address(script):
+    line = script.read_line()
+    found = re.fullmatch(r"listening on (\S+) port (\d+); Ctrl\+C stops", line)
+    assert found, line
+    return found[1], int(found[2])
+
+
+def assert_totals(lines, size):
+    """The totals of one connection that echoed `size` bytes."""
+    assert lines[0] == "stopped"
+    assert lines[1] == "connections  1 made, 1 retired"
+    assert re.fullmatch(rf"received     {size:,} bytes in [\d,]+ receives", lines[2]), lines
+    assert re.fullmatch(rf"sent         {size:,} bytes in [\d,]+ sends", lines[3]), lines
+    operations = re.match(r"operations   ([\d,]+) posted, ([\d,]+) completed, [\d,]+ of", lines[4])
+    assert operations and operations[1] == operations[2], lines
+    assert re.match(r"packets      [\d,]+ in [\d,]+ waits, the GIL taken [\d,]+ times", lines[5])
+    assert len(lines) == 6
+
+
+def set_event(name):
+    """Set a named event that another process made."""
+    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+    kernel32.OpenEventW.restype = ctypes.c_void_p
+    kernel32.OpenEventW.argtypes = [ctypes.c_uint32, ctypes.c_int, ctypes.c_wchar_p]
+    kernel32.SetEvent.argtypes = [ctypes.c_void_p]
+    kernel32.CloseHandle.argtypes = [ctypes.c_void_p]
+    event_modify_state = 2
+    handle = kernel32.OpenEventW(event_modify_state, False, name)
+    assert handle, ctypes.WinError(ctypes.get_last_error())
+    assert kernel32.SetEvent(handle)
+    kernel32.CloseHandle(handle)
+
+
+def test_version():
+    run = command("--version")
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"iocpx {iocpx.__version__}\n", "")
+
+
+def test_info_tells_what_is_installed():
+    run = command("info")
+    assert run.returncode == 0, run.stderr
+    told = dict(re.split(r" +", line, maxsplit=1) for line in run.stdout.splitlines())
+    assert told["iocpx"] == iocpx.__version__
+    assert told["Python"] == sys.version.replace("\n", " ")
+    assert told["build"].startswith("win-")
+    gil_off = hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled()
+    assert told["GIL"] == ("off" if gil_off else "on")
+    assert told["system"].startswith("Windows 10.")
+    assert "native: Echo" in told["handlers"]
+    assert os.path.samefile(told["extension"], iocpx._core.__file__)
+
+
+@pytest.mark.parametrize("native", [(), ("--native",)], ids=["protocol", "native"])
+def test_f21_echo_stops_when_another_process_sets_the_named_event(start_script, native):
+    name = f"iocpx-test-{os.getpid()}-{len(native)}"
+    script = start_script(CLI, "echo", "--workers", "1", "--stop-event", name, *native)
+    address = listening_address(script)
+    data = pattern(100_000)
+    with Client(address) as client:
+        assert_same_bytes(client.exchange([data]), data)
+    set_event(name)
+    status, lines, errors = script.finish()
+    assert (status, errors) == (0, "")
+    assert lines[0] == f"stopping: the event {name!r} was set"
+    assert_totals(lines[1:], len(data))
+
+
+def test_echo_stops_on_ctrl_c(start_script):
+    script = start_script(
+        CLI_WITH_INTERRUPTS, "echo", "--stop-event", f"iocpx-test-{os.getpid()}-c"
+    )
+    address = listening_address(script)
+    data = pattern(1000)
+    with Client(address) as client:
+        assert_same_bytes(client.exchange([data]), data)
+    script.tell()
+    status, lines, errors = script.finish()
+    assert (status, errors) == (0, "")
+    assert lines[0] == "stopping: open connections are closed in order; Ctrl+C again resets them"
+    assert_totals(lines[1:], len(data))
+
+
+def test_echo_resets_its_clients_on_a_second_ctrl_c(start_script):
+    script = start_script(CLI_WITH_INTERRUPTS, "echo")
+    address = listening_address(script)
+    data = pattern(1000)
+    # A client that never closes: the orderly stop alone would wait for it.
+    with Client(address) as client:
+        assert_same_bytes(client.exchange([data]), data)
+        script.tell()
+        assert script.read_line().startswith("stopping: open connections are closed in order;")
+        script.tell()
+        assert script.read_line() == "resetting the connections"
+        status, lines, errors = script.finish()
+    assert (status, errors) == (0, "")
+    assert_totals(lines, len(data))
+
+
+def test_echo_says_that_the_port_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        run = command("echo", "--port", str(taken.getsockname()[1]))
+    assert run.returncode == 1
+    assert run.stderr.startswith("iocpx echo: [WinError 10048]"), run.stderr
+
+
+def test_echo_says_that_the_event_is_no_event():
+    name = f"iocpx-test-mutex-{os.getpid()}"
+    kernel32 = ctypes.WinDLL("kernel32")
+    kernel32.CreateMutexW.restype = ctypes.c_void_p
+    kernel32.CloseHandle.argtypes = [ctypes.c_void_p]
+    mutex = kernel32.CreateMutexW(None, False, ctypes.c_wchar_p(name))
+    try:
+        run = command("echo", "--stop-event", name)
+    finally:
+        kernel32.CloseHandle(mutex)
+    assert run.returncode == 1
+    wanted = f"iocpx echo: the event {name!r} cannot be made: [WinError 6]"
+    assert run.stderr.startswith(wanted), run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--port", "70000"), "port must be 0 to 65535, got 70000"),
+        (("--workers", "0"), "workers must be 1 to 256, got 0"),
+        (("--port", "http"), "argument --port: invalid int value: 'http'"),
+    ],
+)
+def test_echo_refuses_bad_arguments(arguments, sentence):
+    run = command("echo", *arguments)
+    assert run.returncode == 2
+    assert sentence in run.stderr
+
+
+def test_no_command_is_told_which_there_are():
+    run = command()
+    assert run.returncode == 2
+    assert "usage: iocpx" in run.stderr
+
+
+def test_bench_measures_iocpx_and_asyncio():
+    # Short, as nothing here is about speed; the client checks every byte.
+    few = ("--rounds", "1", "--seconds", "0.05", "--connections", "3", "--workers", "2")
+    run = command("bench", *few, "--only", "iocpx-native", "iocpx-protocol", "asyncio")
+    assert run.returncode == 0, run.stderr
+    assert "3 connections, 64 B, depth 1" in run.stdout.splitlines()
+    for name in ("iocpx-native", "iocpx-protocol", "asyncio"):
+        assert re.search(rf"^{name} +[\d,]+ ", run.stdout, re.MULTILINE), run.stdout
