@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 
-import iocpx
 import pytest
 from support import WAIT_S, Client, assert_same_bytes, pattern
+
+import iocpx
 
 # `python -c CLI arguments` is `python -m iocpx arguments`.
 CLI = "import runpy; runpy.run_module('iocpx', run_name='__main__')"
