@@ -1,0 +1,139 @@
+"""Building iocpx for a lane, and the wheels and the source distribution.
+
+A lane's build has a folder of its own, .lab/build/LANE (LANE-debug), with the package as setuptools makes it in
+`stage`. The extension modules are then put beside their sources, where lanes do not collide: each has its suffix.
+So the checkout itself is what programs import, also those started in it, where Python looks first. A debug build
+stays in its folder.
+"""
+
+import json
+import os
+import shutil
+
+from . import here
+from .steps import LAB, ROOT, Failure, digest, run, say
+
+BUILD = LAB / "build"
+DIST = ROOT / "dist"
+
+
+def folder(lane, debug=False):
+    return BUILD / (lane + "-debug" if debug else lane)
+
+
+def library(lane, debug=False):
+    """The folder to import the lane's iocpx from."""
+    return folder(lane, debug=True) / "stage" if debug else ROOT
+
+
+def sources():
+    """Every file that a build depends on, with what tells one state of it from another."""
+    files = [ROOT / "setup.py", ROOT / "pyproject.toml"]
+    for path in sorted((ROOT / "iocpx").rglob("*")):
+        if path.suffix in (".py", ".pyi", ".pyx", ".pxd", ".h", ".typed"):
+            files.append(path)
+    return [[str(path), path.stat().st_mtime_ns, path.stat().st_size] for path in files]
+
+
+def build(lane, debug=False):
+    """Build what is out of date for the lane; says nothing when nothing is. Call with `steps.exclusive` held."""
+    home = folder(lane, debug)
+    config = {"cython_dir": str(BUILD / "c"), "debug": debug, "cross": here.cross(lane)}
+    # What decides how everything is compiled: a change of it rebuilds all.
+    tools = [config, (ROOT / "setup.py").read_text(), (ROOT / "lab" / "requirements-host.txt").read_text()]
+    state = {"tools": digest(tools), "sources": sources()}
+    stamp = home / "state.json"
+    known = json.loads(stamp.read_text()) if stamp.exists() else {}
+    if known == state and (debug or all(path.exists() for path in modules(lane))):
+        return
+    say(f"building iocpx for {lane}{' (debug)' if debug else ''} …")
+    home.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)
+    (home / "config.json").write_text(json.dumps(config, indent=1))
+    remove_stale(home / "stage")
+    output = setup_py(
+        home,
+        *["build", "--build-base", home / "temp", "--build-lib", home / "stage", "build_py", "--no-compile"],
+        *["build_ext", f"-j{os.cpu_count()}", *(["--force"] if known.get("tools") != state["tools"] else [])],
+    )
+    if output.strip():
+        say(output.rstrip())
+    for pattern in ("*.lib", "*.pdb"):
+        # The linker's by-products: an import library and, beside the debug information in the module, a second one.
+        for path in (home / "stage").rglob(pattern):
+            path.unlink()
+    if not debug:
+        publish(home / "stage" / "iocpx")
+    stamp.write_text(json.dumps(state))
+
+
+def setup_py(home, *words):
+    """Run setup.py with the lane's configuration; returns what it printed."""
+    env = {**here.build_environment(), "IOCPX_BUILD_CONFIG": str(home / "config.json")}
+    # With it set, setuptools warns that it does not write bytecode, which it is not to do here anyway.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    argv = [here.build_python(), ROOT / "setup.py", "-q", *words]
+    try:
+        return run(argv, cwd=ROOT, env=env)
+    except Failure as problem:
+        raise Failure("the build failed:" + str(problem).partition(":")[2]) from None
+
+
+def remove_stale(stage):
+    """Remove from the stage what has no source any more: setuptools only adds."""
+    for path in sorted(stage.rglob("*"), reverse=True):
+        origin = ROOT / path.relative_to(stage)
+        if path.suffix == ".pyd":
+            origin = origin.with_name(path.name.partition(".")[0] + ".pyx")
+        if path.is_file() and not origin.exists():
+            path.unlink()
+
+
+def modules(lane):
+    """The lane's extension modules, in the checkout."""
+    return [path.with_suffix(here.suffix(lane)) for path in (ROOT / "iocpx").glob("*.pyx")]
+
+
+def publish(stage):
+    """Put the stage's extension modules beside their sources, and remove those that have no source any more."""
+    for path in stage.glob("*.pyd"):
+        # Replaced as a whole: a program that runs keeps the module it has loaded.
+        partial = ROOT / "iocpx" / (path.name + ".new")
+        shutil.copy2(path, partial)
+        partial.replace(ROOT / "iocpx" / path.name)
+    for path in (ROOT / "iocpx").glob("*.pyd"):
+        if not (ROOT / "iocpx" / (path.name.partition(".")[0] + ".pyx")).exists():
+            path.unlink()
+
+
+def wheel(lane):
+    """Make the lane's wheel in dist/ and return its path. Call with `steps.exclusive` held."""
+    build(lane)
+    home = folder(lane)
+    made = home / "wheel"
+    shutil.rmtree(made, ignore_errors=True)
+    setup_py(
+        home,
+        *["egg_info", "--egg-base", home / "temp"],
+        *["build", "--build-base", home / "temp", "--build-lib", home / "stage"],
+        *["bdist_wheel", "--bdist-dir", home / "temp" / "wheel", "--dist-dir", made],
+    )
+    return deliver(made)
+
+
+def sdist():
+    """Make the source distribution in dist/ and return its path. Call with `steps.exclusive` held."""
+    home = BUILD / "sdist"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.json").write_text("{}")
+    made = home / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    setup_py(home, "egg_info", "--egg-base", home, "sdist", "--formats", "gztar", "--dist-dir", made)
+    return deliver(made)
+
+
+def deliver(made):
+    """Move the one file made into dist/."""
+    (path,) = made.iterdir()
+    DIST.mkdir(exist_ok=True)
+    return path.replace(DIST / path.name)

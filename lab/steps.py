@@ -1,0 +1,106 @@
+"""The steps of the set-up: what is done once, and said while it is done; the lab's folder."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAB = ROOT / ".lab"
+
+
+class Failure(Exception):
+    """Ends dev.py with this sentence, which says what to do, and without a traceback."""
+
+
+def say(text, end="\n"):
+    print(text, end=end, flush=True)
+
+
+def tail(output, lines=25):
+    """The last lines of a command's output, for a Failure's text."""
+    return "\n".join("    " + line for line in output.strip().splitlines()[-lines:])
+
+
+def run(argv, *, hint=None, **options):
+    """Run a command quietly and return what it printed; a Failure with `hint` and its last lines when it fails."""
+    result = subprocess.run(
+        [str(word) for word in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        **options,
+    )
+    if result.returncode != 0:
+        command = " ".join(str(word) for word in argv)
+        raise Failure(f"{hint or 'a command failed'}:\n  {command}\n{tail(result.stdout)}")
+    return result.stdout
+
+
+def digest(value):
+    """A short text that changes when `value`, anything json can write, changes."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def sha256_of(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def step(name, inputs, work, output=None):
+    """Call `work()` unless it was done before with the same `inputs` and `output`, a path, is still there.
+
+    What was done is noted in the lab's folder, so a second run passes over it in no time.
+    """
+    stamp = LAB / "stamps" / (name.replace(" ", "-").replace(":", "") + ".txt")
+    wanted = digest(inputs)
+    if stamp.exists() and stamp.read_text() == wanted and (output is None or output.exists()):
+        return
+    stamp.unlink(missing_ok=True)
+    say(f"{name} … ", end="")
+    start = time.monotonic()
+    try:
+        work()
+    except BaseException:
+        say("failed")
+        raise
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(wanted)
+    say(f"done, {time.monotonic() - start:.0f} s")
+
+
+def fresh_folder(path):
+    """Make `path` an empty folder."""
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    return path
+
+
+@contextlib.contextmanager
+def exclusive():
+    """Only one dev.py at a time sets up or builds in a checkout; another waits and says so."""
+    if sys.platform == "win32":
+        # msvcrt's locks give up after ten seconds and cannot tell who holds them; two builds at once are rare there.
+        yield
+        return
+    import fcntl
+
+    LAB.mkdir(exist_ok=True)
+    with open(LAB / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another dev.py in this checkout …")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
