@@ -1,0 +1,27 @@
+"""iocpx: servers on a Windows I/O completion port.
+
+Server      a threaded server for any Python program; speaks asyncio's protocol
+            and transport interface, with the callbacks on the engine's workers
+Connection  the transport that a protocol gets in connection_made
+native      handlers that never enter Python
+
+From the bottom up: `_winsock` declares the operating system, `_op` is the struct
+of one operation, `_state` the portable data structures, `_engine` the completion
+port and its workers (no GIL), `_errors` the table of Windows codes, and `_core`
+the classes above, with the one place that takes the GIL.
+"""
+
+import sys
+
+__version__ = "0.1.0"
+
+if sys.platform != "win32":
+    raise ImportError(
+        f"iocpx needs Windows (this is {sys.platform}): it is built on I/O completion ports, "
+        "which exist nowhere else. Use asyncio here, or uvloop for speed."
+    )
+
+from iocpx import native  # noqa: E402  (after the platform check, which says what is wrong)
+from iocpx._core import Connection, Server  # noqa: E402
+
+__all__ = ["Connection", "Server", "native", "__version__"]

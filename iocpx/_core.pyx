@@ -1,0 +1,953 @@
+"""Server and Connection: Python's side of the engine.
+
+`deliver_batch` is the one place that takes the GIL: once for all connections
+that a worker found ready, whatever the number of their events.
+
+Free-threaded builds: what several threads may reach at once lies in the conn_t
+under its lock; of a Connection's own fields those that change (the protocol and
+its bound methods, the pointer to the conn_t) are read and written in critical
+sections, which cost nothing where there is a GIL.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+)
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy, memset
+
+from iocpx._engine cimport *
+from iocpx._state cimport buf_free, buf_t
+
+import asyncio
+import atexit
+import logging
+import math
+import operator
+import os
+import socket
+import sys
+import threading
+import warnings
+
+from iocpx._errors import os_error
+
+logger = logging.getLogger("iocpx")
+
+cdef enum:
+    ACCEPTS = 10                    # AcceptEx kept pending per listening socket
+    HIGH_WATER_BYTES = 65536        # asyncio's defaults
+    LOW_WATER_BYTES = 16384
+    KEEPALIVE_IDLE_MS = 5000
+    KEEPALIVE_INTERVAL_MS = 1000
+    MAX_FREE_BUFFERS = 200
+    WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
+    EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
+    EXIT_PATIENCE_SLICES = 50       # … and callbacks
+
+cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+# -- the way from the engine into Python -------------------------------------------
+
+
+cdef void deliver_batch(worker_t *worker, conn_t *chain) noexcept nogil:
+    cdef conn_t *conn = chain
+    with gil:
+        while conn != NULL:
+            if conn.deliver:
+                deliver(<Runtime>worker.engine.config.runtime, conn)
+            conn = conn.next_ready
+
+
+cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
+    """Tell one connection's protocol all its news, in order."""
+    cdef news_t news
+    cdef buf_t *buf
+    cdef int error = 0
+    cdef bint error_sending = False
+    cdef Connection connection
+    conn_take_news(conn, &news)
+    while news.spent != NULL:
+        buf = news.spent
+        news.spent = buf.next
+        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue
+        buf_free(buf)
+    if news.made:
+        make_connection(runtime, conn)
+    if conn.py == NULL:
+        # There is no protocol: the factory raised, or all is told.
+        conn_take_lost(conn, &error, &error_sending)
+        return
+    connection = <Connection>conn.py
+    if news.made:
+        connection._call("connection_made", connection)
+    if news.resume:
+        connection._call("resume_writing")
+    if news.pause:
+        connection._call("pause_writing")
+    if news.sent > 0:
+        connection._call("data_sent", news.sent)
+    buf = conn_take_data(conn)
+    while buf != NULL:
+        connection._feed(buf.data, <Py_ssize_t>buf.size)
+        conn_give_buffer(conn, buf)
+        buf = conn_take_data(conn)
+    if conn_take_eof(conn) and not connection._call("eof_received"):
+        conn_close(conn)
+    if conn_take_lost(conn, &error, &error_sending):
+        connection._lost(error, error_sending)
+        conn.py = NULL
+        Py_DECREF(connection)           # of the INCREF in make_connection
+
+
+cdef void make_connection(Runtime runtime, conn_t *conn) noexcept:
+    """Ask the factory for a protocol; conn.py becomes the Connection, or stays NULL."""
+    cdef Connection connection = Connection.__new__(Connection)
+    try:
+        connection._attach(runtime, conn)
+        connection._bind(runtime.factory())
+    except BaseException as exc:
+        connection._detach()
+        runtime.report("protocol_factory raised, the connection is reset", exc, None, None)
+        conn_abort(conn)
+        return
+    Py_INCREF(connection)               # for conn.py
+    conn.py = <PyObject *>connection
+
+
+cdef object address_tuple(const unsigned char *addr):
+    """A sockaddr as the socket module shows it."""
+    cdef int family = addr[0] | addr[1] << 8
+    cdef int port = addr[2] << 8 | addr[3]
+    if family == socket.AF_INET:
+        return socket.inet_ntop(family, PyBytes_FromStringAndSize(<char *>addr + 4, 4)), port
+    if family == socket.AF_INET6:
+        flowinfo = int.from_bytes(PyBytes_FromStringAndSize(<char *>addr + 4, 4), "big")
+        scope = int.from_bytes(PyBytes_FromStringAndSize(<char *>addr + 24, 4), "little")
+        host = socket.inet_ntop(family, PyBytes_FromStringAndSize(<char *>addr + 8, 16))
+        return host, port, flowinfo, scope
+    return None
+
+
+# -- Connection ----------------------------------------------------------------------
+
+
+@cython.final
+@cython.no_gc_clear     # _detach needs _runtime, which keeps the engine's memory
+cdef class Connection:
+    """One connection of a server, with the interface of asyncio.Transport.
+
+    Made by the server and given to the protocol's connection_made().  Every
+    method may be called from any thread, at any time; once the connection is
+    closed they have no effect.
+    """
+
+    cdef conn_t *_conn              # one reference, until connection_lost; critical section
+    cdef Runtime _runtime           # keeps the engine's memory while _conn may be used
+    cdef char[ADDRESS_BYTES] _local
+    cdef char[ADDRESS_BYTES] _remote
+    cdef bint _eof_written
+    cdef object _socket             # what get_extra_info("socket") made
+    # Critical section: set_protocol changes them.
+    cdef object _protocol
+    cdef object _data_received      # bound once: looked up per event they cost more than the call
+    cdef object _get_buffer         # of a BufferedProtocol, else None
+    cdef object _buffer_updated
+
+    def __init__(self):
+        raise TypeError("Connection objects are made by iocpx.Server only")
+
+    def __dealloc__(self):
+        self._detach()
+
+    def __repr__(self):
+        state = "closed"
+        if self._conn != NULL:
+            state = "closing" if self.is_closing() else "open"
+        return f"<iocpx.Connection {address_text(self.get_extra_info('peername'))} {state}>"
+
+    # From here to _feed: called by the engine's side only.
+
+    cdef void _attach(self, Runtime runtime, conn_t *conn) noexcept:
+        memcpy(self._local, conn.local, ADDRESS_BYTES)
+        memcpy(self._remote, conn.remote, ADDRESS_BYTES)
+        self._runtime = runtime
+        conn_ref(conn)                  # dropped by _detach
+        self._conn = conn
+
+    cdef void _detach(self) noexcept:
+        cdef conn_t *conn
+        with cython.critical_section(self):
+            conn = self._conn
+            self._conn = NULL
+        if conn != NULL:
+            conn_unref(conn)
+
+    cdef conn_t *_enter(self) noexcept:
+        """The conn_t with a reference for the caller; NULL: closed."""
+        cdef conn_t *conn
+        with cython.critical_section(self):
+            conn = self._conn
+            if conn != NULL:
+                conn_ref(conn)
+        return conn
+
+    cdef _bind(self, protocol):
+        buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        for name in (("get_buffer", "buffer_updated") if buffered else ("data_received",)):
+            if not callable(getattr(protocol, name, None)):
+                raise TypeError(f"the protocol must have a method {name}(), {protocol!r} has none")
+        get_buffer = protocol.get_buffer if buffered else None
+        buffer_updated = protocol.buffer_updated if buffered else None
+        data_received = None if buffered else protocol.data_received
+        with cython.critical_section(self):
+            self._protocol = protocol
+            self._data_received = data_received
+            self._get_buffer = get_buffer
+            self._buffer_updated = buffer_updated
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            conn_tell_sent(conn, hasattr(protocol, "data_sent"))
+            conn_unref(conn)
+
+    cdef _failed(self, name, exc):
+        """A callback raised: its connection is reset, and no other."""
+        self._runtime.report(
+            f"{name}() of {self.get_protocol()!r} raised, the connection is reset",
+            exc, self.get_protocol(), self)
+        self.abort()
+
+    cdef object _call(self, str name, argument=None):
+        """One callback of the protocol, where it has it."""
+        callback = getattr(self.get_protocol(), name, None)
+        if callback is None:
+            return None
+        try:
+            return callback() if argument is None else callback(argument)
+        except BaseException as exc:
+            self._failed(name, exc)
+
+    cdef void _feed(self, char *data, Py_ssize_t nbytes) noexcept:
+        with cython.critical_section(self):
+            data_received = self._data_received
+        try:
+            if data_received is None:
+                self._feed_buffers(data, nbytes)
+            else:
+                # The copy that makes bytes of it; the engine's buffer goes on receiving.
+                data_received(PyBytes_FromStringAndSize(data, nbytes))
+        except BaseException as exc:
+            self._failed("data_received" if data_received is not None else "buffer_updated", exc)
+
+    cdef _feed_buffers(self, char *data, Py_ssize_t nbytes):
+        cdef Py_ssize_t part
+        while nbytes > 0:
+            with cython.critical_section(self):
+                get_buffer = self._get_buffer
+                buffer_updated = self._buffer_updated
+            view = memoryview(get_buffer(nbytes)).cast("B")
+            part = min(<Py_ssize_t>len(view), nbytes)
+            if part == 0:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            view[:part] = PyMemoryView_FromMemory(data, part, PyBUF_READ)
+            buffer_updated(part)
+            data += part
+            nbytes -= part
+
+    cdef _lost(self, int error, bint error_sending):
+        exc = None
+        if error != 0:
+            exc = os_error(error, "send" if error_sending else "receive",
+                           address_text(self.get_extra_info("peername")))
+        if self._socket is not None:
+            # Before connection_lost, so that the peer sees the end by then.
+            self._socket.close()
+        self._detach()
+        callback = getattr(self._protocol, "connection_lost", None)
+        if callback is not None:
+            try:
+                callback(exc)
+            except BaseException as raised:
+                self._failed("connection_lost", raised)
+        with cython.critical_section(self):
+            self._data_received = None
+            self._get_buffer = None
+            self._buffer_updated = None
+
+    # -- asyncio.Transport ---------------------------------------------------------
+
+    def write(self, data):
+        """Queue data (bytes-like) to be sent; never blocks.  asyncio.WriteTransport.write().
+
+        Any thread.  A callback's writes leave together when it returns, others
+        at once.  bytes longer than 16 KiB are sent from where they are, all else
+        is copied.  Without effect once the connection closes.  Raises TypeError
+        for anything but a bytes-like object, RuntimeError after write_eof().
+        """
+        check_data(data)
+        if self._eof_written:
+            raise RuntimeError("cannot call write() after write_eof()")
+        cdef conn_t *conn = self._enter()
+        if conn == NULL:
+            return
+        try:
+            if self._queue(conn, data):
+                self._flush(conn)
+        finally:
+            conn_unref(conn)
+
+    def writelines(self, list_of_data):
+        """Queue several bytes-like objects, sent together without being joined.
+        asyncio.WriteTransport.writelines().  Threads and errors as write()."""
+        cdef bint flush = False
+        items = list(list_of_data)
+        for data in items:
+            check_data(data)
+        if self._eof_written:
+            raise RuntimeError("cannot call writelines() after write_eof()")
+        cdef conn_t *conn = self._enter()
+        if conn == NULL:
+            return
+        try:
+            for data in items:
+                flush |= self._queue(conn, data)
+            if flush:
+                self._flush(conn)
+        finally:
+            conn_unref(conn)
+
+    cdef bint _queue(self, conn_t *conn, data) except -1:
+        """True: the queue wants to be flushed."""
+        cdef Py_buffer view
+        cdef int result
+        if not PyBytes_Check(data):
+            if type(data) is memoryview and not data.c_contiguous:
+                data = bytes(data)
+            else:
+                # What the caller may change behind our back is copied at once.
+                PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+                try:
+                    result = 0
+                    if view.len > 0:
+                        result = conn_write(conn, <char *>view.buf, view.len, NULL)
+                finally:
+                    PyBuffer_Release(&view)
+                if result & WRITE_NO_MEMORY:
+                    raise MemoryError
+                return result & WRITE_FLUSH
+        if PyBytes_GET_SIZE(data) == 0:
+            return False
+        Py_INCREF(data)                 # dropped here, or by deliver once it is sent
+        result = conn_write(conn, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
+                            <PyObject *>data)
+        if not result & WRITE_KEPT:
+            Py_DECREF(data)
+        if result & WRITE_NO_MEMORY:
+            raise MemoryError
+        return result & WRITE_FLUSH
+
+    cdef _flush(self, conn_t *conn):
+        cdef bint pause
+        with nogil:
+            pause = conn_flush(conn)
+        if pause:
+            self._call("pause_writing")
+
+    def can_write_eof(self):
+        """True.  asyncio.WriteTransport.can_write_eof()."""
+        return True
+
+    def write_eof(self):
+        """End our direction once all is sent; receiving goes on.
+        asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND).  Any thread."""
+        self._eof_written = True
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            with nogil:
+                conn_write_eof(conn)
+                conn_unref(conn)
+
+    def close(self):
+        """Close gracefully: what is queued is sent, nothing more is received, then
+        connection_lost(None).  asyncio.BaseTransport.close().  Any thread.
+
+        A peer that takes nothing for the server's close_timeout_s gets a reset, and
+        connection_lost a TimeoutError.
+        """
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            with nogil:
+                conn_close(conn)
+                conn_unref(conn)
+
+    def abort(self):
+        """Close with a reset; what is queued is dropped.  connection_lost(None) follows.
+        asyncio.WriteTransport.abort().  Any thread."""
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            with nogil:
+                conn_abort(conn)
+                conn_unref(conn)
+
+    def is_closing(self):
+        """Is the connection closing or closed?  asyncio.BaseTransport.is_closing()."""
+        cdef bint closing = True
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            closing = conn_is_closing(conn)
+            conn_unref(conn)
+        return closing
+
+    def pause_reading(self):
+        """Deliver nothing until resume_reading(); nothing is lost and the peer is slowed
+        down.  asyncio.ReadTransport.pause_reading().  Any thread; from another thread a
+        delivery that has begun goes on."""
+        self._pause(True)
+
+    def resume_reading(self):
+        """asyncio.ReadTransport.resume_reading().  Any thread."""
+        self._pause(False)
+
+    cdef _pause(self, bint paused):
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            with nogil:
+                conn_pause_reading(conn, paused)
+                conn_unref(conn)
+
+    def is_reading(self):
+        """Is the connection receiving?  asyncio.ReadTransport.is_reading()."""
+        cdef bint reading = False
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            reading = conn_is_reading(conn)
+            conn_unref(conn)
+        return reading
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Set the marks (bytes) for pause_writing() and resume_writing().
+        asyncio.WriteTransport.set_write_buffer_limits(), with its defaults: high 64 KiB
+        or four times low, low a quarter of high.  Any thread."""
+        if high is None:
+            high = HIGH_WATER_BYTES if low is None else 4 * operator.index(low)
+        if low is None:
+            low = operator.index(high) // 4
+        high = operator.index(high)
+        low = operator.index(low)
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        cdef conn_t *conn = self._enter()
+        cdef size_t high_bytes = high
+        cdef size_t low_bytes = low
+        if conn != NULL:
+            with nogil:
+                conn_set_marks(conn, high_bytes, low_bytes)
+                conn_unref(conn)
+
+    def get_write_buffer_limits(self):
+        """(low, high) in bytes.  asyncio.WriteTransport.get_write_buffer_limits()."""
+        cdef size_t high = 0
+        cdef size_t low = 0
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            conn_get_marks(conn, &high, &low)
+            conn_unref(conn)
+        return low, high
+
+    def get_write_buffer_size(self):
+        """Bytes queued and not yet sent.  asyncio.WriteTransport.get_write_buffer_size()."""
+        cdef size_t nbytes = 0
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            nbytes = conn_write_buffer_size(conn)
+            conn_unref(conn)
+        return nbytes
+
+    def get_protocol(self):
+        """asyncio.BaseTransport.get_protocol()."""
+        with cython.critical_section(self):
+            protocol = self._protocol
+        return protocol
+
+    def set_protocol(self, protocol):
+        """Hand the connection to another protocol.  asyncio.BaseTransport.set_protocol().
+        Any thread; a callback that has begun goes on with the old one.  TypeError where
+        the protocol lacks data_received()."""
+        self._bind(protocol)
+
+    def get_extra_info(self, name, default=None):
+        """"peername", "sockname" (addresses as the socket module shows them, also after
+        the close) or "socket" (an asyncio.trsock.TransportSocket while the connection is
+        open, for options), else default.  asyncio.BaseTransport.get_extra_info()."""
+        if name == "peername":
+            return address_tuple(<const unsigned char *>self._remote)
+        if name == "sockname":
+            return address_tuple(<const unsigned char *>self._local)
+        if name == "socket":
+            with cython.critical_section(self):
+                if self._socket is None:
+                    self._socket = self._duplicate()
+            if self._socket is not None:
+                return asyncio.trsock.TransportSocket(self._socket)
+        return default
+
+    cdef object _duplicate(self):
+        """A socket object with a handle of its own: the engine's may be closed, and its
+        value reused, at any moment."""
+        cdef conn_t *conn = self._conn
+        if conn == NULL:
+            return None
+        cdef size_t handle = conn_borrow_handle(conn)
+        if handle == <size_t>-1:
+            return None
+        borrowed = socket.socket(fileno=handle)
+        try:
+            return borrowed.dup()
+        finally:
+            borrowed.detach()
+            conn_return_handle(conn)
+
+
+cdef int check_data(data) except -1:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            f"data must be a bytes-like object (bytes, bytearray, memoryview), "
+            f"got {type(data).__name__}")
+    return 0
+
+
+cdef str address_text(address):
+    if address is None:
+        return "?"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# -- Server ----------------------------------------------------------------------------
+
+
+class NativeHandler:
+    """A handler inside the engine, given to Server in the place of a factory."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __repr__(self):
+        return f"iocpx.native.{self._name}"
+
+
+Echo = NativeHandler("Echo")
+
+# What runs at this moment; atexit stops it.  Entered by start(), left by the keeper's thread.
+_running = set()
+
+
+cdef class Runtime:
+    """One run of a server, from start() to its end.
+
+    Its threads refer to this object and not to the Server, so that a Server that
+    nobody refers to any more can be finalised, and stop it.
+    """
+
+    cdef engine_t *engine
+    cdef readonly object factory
+    cdef readonly object exception_handler
+    cdef readonly tuple sockets
+    cdef readonly list threads
+
+    def __cinit__(self, factory, exception_handler, int workers, size_t buffer_size,
+                  uint64_t close_timeout_ms):
+        cdef config_t config
+        cdef int error = 0
+        self.factory = factory
+        self.exception_handler = exception_handler
+        self.sockets = ()
+        self.threads = []
+        memset(&config, 0, sizeof(config))
+        config.workers = workers
+        # A worker delivers what it dequeued one after the other.  Where callbacks
+        # can run in parallel, a packet goes to whichever worker is free.
+        config.packets_per_wait = 1 if free_threaded else 16
+        config.accepts = ACCEPTS
+        config.buffer_size = buffer_size
+        config.max_free_buffers = MAX_FREE_BUFFERS
+        config.high_water_bytes = HIGH_WATER_BYTES
+        config.low_water_bytes = LOW_WATER_BYTES
+        config.close_timeout_ms = close_timeout_ms
+        config.keepalive_idle_ms = KEEPALIVE_IDLE_MS
+        config.keepalive_interval_ms = KEEPALIVE_INTERVAL_MS
+        config.native = factory is Echo
+        config.deliver = deliver_echo if config.native else deliver_batch
+        config.runtime = <PyObject *>self   # borrowed: the threads keep us
+        self.engine = engine_create(&config, &error)
+        if self.engine == NULL:
+            raise os_error(error, "completion port")
+
+    def __dealloc__(self):
+        # The threads refer to self, so they have ended, or never began.
+        if self.engine != NULL:
+            engine_free(self.engine)
+
+    def start(self, sockets):
+        """Start the threads, then listen.  What fails is undone."""
+        cdef int workers = self.engine.config.workers
+        cdef int i, error
+        self.sockets = sockets
+        try:
+            self._start_thread("iocpx-keeper", self.run_keeper)
+        except BaseException:
+            self._close_sockets()
+            raise
+        _running.add(self)
+        started = 0
+        try:
+            for i in range(workers):
+                self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
+                started += 1
+            for sock in sockets:
+                error = engine_listen(self.engine, sock.fileno(), sock.family)
+                if error != 0 and not self.stopping():
+                    raise os_error(error, "listen", address_text(sock.getsockname()))
+        except BaseException:
+            for i in range(started, workers):
+                engine_forgo_worker(self.engine)
+            self.close(0)
+            self.wait(-1)
+            raise
+
+    def _start_thread(self, name, target, *args):
+        # daemon: at interpreter exit the atexit handler stops them, with Python
+        # still whole; Python would otherwise wait for them before it gets there.
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def run_worker(self, int index):
+        with nogil:
+            engine_run_worker(self.engine, index)
+
+    def run_keeper(self):
+        with nogil:
+            engine_run_keeper(self.engine)
+        _running.discard(self)
+
+    def stopping(self):
+        return not any(sock.fileno() >= 0 for sock in self.sockets)
+
+    def _close_sockets(self):
+        for sock in self.sockets:
+            sock.close()
+
+    def close(self, uint64_t timeout_ms):
+        with nogil:
+            engine_stop(self.engine, timeout_ms)
+        self._close_sockets()
+
+    def wait(self, long long slices):
+        """Wait for that many slices of WAIT_SLICE_MS, -1: for ever.  False: not yet stopped.
+        Signal handlers run meanwhile."""
+        cdef bint stopped
+        while True:
+            with nogil:
+                stopped = engine_wait_stopped(self.engine, WAIT_SLICE_MS)
+            if stopped:
+                break
+            PyErr_CheckSignals()
+            slices -= 1
+            if slices == 0:
+                return False
+        for thread in self.threads:
+            thread.join()
+        return True
+
+    def wait_ms(self, unsigned long timeout_ms):
+        cdef bint stopped
+        with nogil:
+            stopped = engine_wait_stopped(self.engine, timeout_ms)
+        return stopped
+
+    def on_worker(self):
+        return engine_on_worker(self.engine)
+
+    def close_clients(self, bint abort):
+        with nogil:
+            engine_close_clients(self.engine, abort)
+
+    def connections(self):
+        return engine_connections(self.engine)
+
+    def stats(self):
+        cdef engine_t *engine = self.engine
+        return {
+            "connections_now": engine_connections(engine),
+            "accepts": engine_count(engine, N_ACCEPTS),
+            "accept_errors": engine_count(engine, N_ACCEPT_ERRORS),
+            "receives": engine_count(engine, N_RECEIVES),
+            "bytes_received": engine_count(engine, N_BYTES_RECEIVED),
+            "sends": engine_count(engine, N_SENDS),
+            "bytes_sent": engine_count(engine, N_BYTES_SENT),
+            "inline_completions": engine_count(engine, N_INLINE_COMPLETIONS),
+            "packets": engine_count(engine, N_PACKETS),
+            "waits": engine_count(engine, N_WAITS),
+            "gil_acquisitions": engine_count(engine, N_GIL_ACQUISITIONS),
+            "ops_posted": engine_count(engine, N_OPS_POSTED),
+            "ops_completed": engine_count(engine, N_OPS_COMPLETED),
+            "sockets_opened": engine_count(engine, N_SOCKETS_OPENED),
+            "sockets_closed": engine_count(engine, N_SOCKETS_CLOSED),
+            "connections_made": engine_count(engine, N_CONNECTIONS_MADE),
+            "connections_retired": engine_count(engine, N_CONNECTIONS_RETIRED),
+            "buffers_out": engine_buffers_out(engine),
+        }
+
+    cdef void report(self, message, exc, protocol, transport) noexcept:
+        """A callback raised: to the exception handler, which may raise as well."""
+        context = {"message": message, "exception": exc, "protocol": protocol,
+                   "transport": transport}
+        try:
+            if self.exception_handler is not None:
+                self.exception_handler(context)
+                return
+        except BaseException as raised:
+            logger.error("the exception handler raised", exc_info=raised)
+        logger.error(message, exc_info=exc)
+
+
+@atexit.register
+def _stop_all():
+    """Interpreter exit with running servers: stop them while Python is whole."""
+    runtimes = list(_running)
+    for runtime in runtimes:
+        runtime.close(EXIT_TIMEOUT_MS)
+    for runtime in runtimes:
+        # A callback that never returns does not keep the process: its thread dies with it.
+        runtime.wait(EXIT_PATIENCE_SLICES)
+
+
+def _integer(name, value, low, high):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be {low} to {high}, got {number}")
+    return number
+
+
+def _hosts(host):
+    if host is None or host == "":
+        return (None,)
+    if isinstance(host, str):
+        return (host,)
+    try:
+        hosts = tuple(host)
+    except TypeError:
+        hosts = ()
+    if not hosts or not all(isinstance(h, str) for h in hosts):
+        raise TypeError(f"host must be None, a str or a sequence of str, got {host!r}")
+    return hosts
+
+
+def _bind(hosts, port, backlog):
+    """Listening sockets for every address that the hosts stand for."""
+    addresses = dict.fromkeys(
+        (family, address)
+        for host in hosts
+        for family, _, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        if family in (socket.AF_INET, socket.AF_INET6))
+    sockets = []
+    try:
+        for family, address in addresses:
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            except OSError:
+                if len(addresses) > 1:
+                    continue    # this machine lacks the family
+                raise
+            sockets.append(sock)
+            if sockets and port == 0 and len(sockets) > 1:
+                # One ephemeral port for all addresses, not one for each.
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            # Without it any other process could bind the same port and take clients away.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            if family == socket.AF_INET6:
+                # Both families on one port: the IPv4 socket has it for IPv4.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind(address)
+                sock.listen(backlog)
+            except OSError as exc:
+                raise os_error(exc.winerror, "listen", address_text(address)) from None
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return tuple(sockets)
+
+
+class Server:
+    """A TCP server whose callbacks run on the engine's worker threads.
+
+    protocol_factory: callable without arguments that returns an asyncio.Protocol
+        or BufferedProtocol (or anything with their methods), or iocpx.native.Echo.
+    host: str, sequence of str, or None for all interfaces.
+    port: int, 0 to 65535; 0 takes a free one, see `address`.
+    workers: threads that serve connections, 1 to 256; None: 2, and as many as there
+        are CPUs on a free-threaded Python.
+    backlog: connections the kernel keeps waiting, 1 to 65535.
+    buffer_size: bytes of a receive buffer, 1 to 16 MiB.
+    close_timeout_s: seconds that a closing connection, and the stop, may take
+        before a reset, 0 to 86400.
+    exception_handler: callable with asyncio's context dict ("message", "exception",
+        "protocol", "transport"), called on a worker when a callback raises; None:
+        logged under "iocpx".
+
+    Callbacks of one connection never overlap and come in stream order; those of
+    different connections may run at the same time.  All methods may be called from
+    any thread, also from callbacks, unless they say otherwise.
+    """
+
+    def __init__(self, protocol_factory, host=None, port=0, *, workers=None, backlog=512,
+                 buffer_size=65536, close_timeout_s=5.0, exception_handler=None):
+        self._runtime = None
+        self._address = None
+        if protocol_factory is not Echo and not callable(protocol_factory):
+            raise TypeError(f"protocol_factory must be callable, got {protocol_factory!r}")
+        if exception_handler is not None and not callable(exception_handler):
+            raise TypeError(f"exception_handler must be callable or None, got {exception_handler!r}")
+        if workers is None:
+            workers = min(os.cpu_count() or 1, 256) if free_threaded else 2
+        if isinstance(close_timeout_s, bool) or not isinstance(close_timeout_s, (int, float)):
+            raise TypeError(f"close_timeout_s must be a number of seconds, got {close_timeout_s!r}")
+        if not 0 <= close_timeout_s <= 86400:
+            raise ValueError(f"close_timeout_s must be 0 to 86400, got {close_timeout_s!r}")
+        self._close_timeout_ms = math.ceil(close_timeout_s * 1000)
+        self._hosts = _hosts(host)
+        self._port = _integer("port", port, 0, 65535)
+        self._backlog = _integer("backlog", backlog, 1, 65535)
+        self._arguments = (
+            protocol_factory, exception_handler, _integer("workers", workers, 1, 256),
+            _integer("buffer_size", buffer_size, 1, 16 * 1024 * 1024),
+            self._close_timeout_ms)
+        self._start_lock = threading.Lock()
+
+    def __repr__(self):
+        state = "serving" if self.is_serving() else "not serving"
+        where = f" on {address_text(self._address)}" if self._address else ""
+        return f"<iocpx.Server {state}{where}>"
+
+    def __del__(self):
+        runtime = getattr(self, "_runtime", None)
+        if runtime is not None and not runtime.stopping():
+            warnings.warn(f"unclosed server {self!r}", ResourceWarning, source=self, stacklevel=1)
+            self.close()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+        self.wait_closed()
+
+    def start(self):
+        """Bind, listen, start the workers, and return; clients can connect by then.
+
+        OSError with .winerror when an address cannot be bound.  RuntimeError when
+        the server runs already.  After close() and wait_closed() it may be started
+        again.
+        """
+        with self._start_lock:
+            if self._runtime is not None and not self._runtime.wait_ms(0):
+                raise RuntimeError("the server is already running" if self.is_serving()
+                                   else "the server is still closing: call wait_closed() first")
+            sockets = _bind(self._hosts, self._port, self._backlog)
+            try:
+                runtime = Runtime(*self._arguments)
+            except BaseException:
+                for sock in sockets:
+                    sock.close()
+                raise
+            self._address = sockets[0].getsockname()
+            self._runtime = runtime     # from here on a callback's close() finds it
+            runtime.start(sockets)
+
+    def serve_forever(self):
+        """Start if necessary, and wait until the server is closed.
+
+        Ctrl+C (any exception from a signal handler) closes it in order and is then
+        raised; a second one aborts the connections that are still open.  Not from a
+        callback.  Main thread only, if Ctrl+C is to be noticed.
+        """
+        if not self.is_serving():
+            self.start()
+        try:
+            self.wait_closed()
+        except BaseException:
+            self.close()
+            try:
+                self.wait_closed()
+            except BaseException:
+                self.abort_clients()
+                self.wait_closed()
+            raise
+
+    def close(self):
+        """Stop: no new clients, every connection is closed gracefully, within
+        close_timeout_s.  Returns at once, see wait_closed(); any number of times."""
+        if self._runtime is not None:
+            self._runtime.close(self._close_timeout_ms)
+
+    def wait_closed(self, timeout=None):
+        """Wait until a close() has taken full effect: True, or False after `timeout`
+        seconds.  Not from a callback (RuntimeError): it would wait for itself."""
+        if self._runtime is None:
+            return True
+        if self._runtime.on_worker():
+            raise RuntimeError("wait_closed() must not be called from a callback: "
+                               "the server cannot end before the callback returns")
+        if timeout is None:
+            return self._runtime.wait(-1)
+        if timeout < 0:
+            raise ValueError(f"timeout must be None or >= 0 seconds, got {timeout!r}")
+        return self._runtime.wait(max(1, math.ceil(timeout * 1000 / WAIT_SLICE_MS)))
+
+    def close_clients(self):
+        """Close every connection gracefully; the server goes on.  asyncio.Server.close_clients()."""
+        if self._runtime is not None:
+            self._runtime.close_clients(False)
+
+    def abort_clients(self):
+        """Reset every connection; the server goes on.  asyncio.Server.abort_clients()."""
+        if self._runtime is not None:
+            self._runtime.close_clients(True)
+
+    def is_serving(self):
+        """Does the server accept connections?  asyncio.Server.is_serving()."""
+        return self._runtime is not None and not self._runtime.stopping()
+
+    @property
+    def sockets(self):
+        """The listening sockets; () when not serving.  asyncio.Server.sockets."""
+        return self._runtime.sockets if self.is_serving() else ()
+
+    @property
+    def address(self):
+        """Where the first listening socket is (or was last) bound, as socket.getsockname()."""
+        return self._address
+
+    @property
+    def connection_count(self):
+        """Connections whose handle is open."""
+        return 0 if self._runtime is None else self._runtime.connections()
+
+    def stats(self):
+        """Counters since start(), readable also after the stop; see the README."""
+        if self._runtime is None:
+            raise RuntimeError("the server was never started")
+        return self._runtime.stats()

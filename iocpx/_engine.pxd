@@ -1,0 +1,256 @@
+"""Types and functions of the engine; _engine.pyx tells how they work together.
+
+Locks, always taken in this order and never held into a callback, into the GIL
+or across a posted operation:
+    conn_t.lock  →  listener_t.lock  →  engine_t.lock  →  engine_t.pool_lock
+"""
+
+from libc.stdint cimport uint64_t
+
+from iocpx._op cimport op_t
+from iocpx._state cimport (
+    buf_t, deadline_t, deadlines_t, link_t, marks_t, pool_t, queue_t,
+)
+from iocpx._winsock cimport (
+    DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
+    OVERLAPPED_ENTRY, SOCKET, SRWLOCK, sockaddr_storage,
+)
+
+# -- counters -------------------------------------------------------------------
+
+cdef enum counter:
+    N_OPS_POSTED            # operations and packets given to the kernel…
+    N_OPS_COMPLETED         # …and come back: completed, failed or refused at once
+    N_SOCKETS_OPENED        # accept sockets made…
+    N_SOCKETS_CLOSED        # …and closed
+    N_CONNECTIONS_MADE      # conn_t made…
+    N_CONNECTIONS_RETIRED   # …and freed
+    N_ACCEPTS
+    N_ACCEPT_ERRORS
+    N_BYTES_RECEIVED
+    N_BYTES_SENT
+    N_RECEIVES              # receives that brought data
+    N_SENDS                 # sends that took data
+    N_INLINE_COMPLETIONS
+    N_PACKETS               # dequeued completions
+    N_WAITS                 # GetQueuedCompletionStatusEx calls that returned packets
+    N_GIL_ACQUISITIONS
+    N_COUNTERS
+
+ctypedef struct tally_t:
+    LONG64[N_COUNTERS] n
+    # A tally is written by one thread; the padding keeps two from sharing a cache line.
+    char[64] padding
+
+# -- the structs ------------------------------------------------------------------
+
+cdef enum limits:
+    PACKETS_PER_WAIT = 64   # room for packets in a worker
+    SEND_BUFFERS = 16       # WSABUFs in one gather send
+    ADDRESS_BYTES = 28      # sockaddr_in6, the longest address we handle
+    ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
+
+ctypedef struct conn_t:
+    link_t link                 # in engine.connections; engine.lock
+    deadline_t deadline         # in engine.closing; engine.lock
+    engine_t *engine            # borrowed: outlives its connections
+    SOCKET sock                 # owned; lock
+    LONG refs                   # one each: handle open, op pending, scheduled, Connection
+    conn_t *next_ready          # in a worker's list; the executor's
+    SRWLOCK lock
+    # All below: lock.
+    int state                   # conn_state
+    int pending                 # ops of the socket lent to the kernel or about to be
+    int error                   # Windows code of the failure; 0: none
+    bint error_sending          # the failed operation was a send
+    uint64_t progress_ms        # when bytes last left, for the close deadline
+    bint skips                  # an inline completion yields no packet
+    int inline_run              # inline completions since the last wait for the port
+    bint scheduled              # in a ready list, in a packet, or being served
+    bint deliver                # scheduled because of news for the handler
+    DWORD executor              # id of the thread that serves it now; 0: none
+    void *py                    # owned: the Connection, from connection_made to connection_lost
+    # receive side
+    op_t recv
+    buf_t *recv_buf             # owned; lent to the kernel while receiving
+    bint receiving              # recv is posted
+    queue_t inbox               # received, not yet delivered
+    bint read_paused
+    bint deaf                   # nothing received is delivered any more
+    bint eof_seen
+    # send side
+    op_t send
+    bint sending                # send is posted
+    queue_t outbox              # not yet sent; its front is lent to the kernel while sending
+    queue_t spent               # sent or dropped, with Python owners to release under the GIL
+    marks_t marks
+    bint write_eof              # shutdown(SD_SEND) once the outbox is empty
+    bint shut                   # it is done
+    bint tell_sent              # the protocol wants data_sent
+    size_t sent_untold          # bytes
+    # what the handler has been told
+    bint made_told
+    bint pause_told
+    bint eof_told
+    bint lost_due
+    bint lost_told
+    op_t serve                  # the packet that brings it to a worker
+    char[ADDRESS_BYTES] local
+    char[ADDRESS_BYTES] remote
+
+ctypedef struct listener_t:
+    engine_t *engine            # borrowed
+    listener_t *next            # owned
+    SRWLOCK lock
+    # All below: lock.
+    SOCKET sock                 # borrowed from the Python socket object until `closing`
+    bint closing                # sock is not used any more
+    int family
+    bint skips                  # sockets of this provider are real handles
+    LPFN_ACCEPTEX AcceptEx
+    LPFN_GETACCEPTEXSOCKADDRS GetAcceptExSockaddrs
+
+ctypedef struct acceptor_t:
+    op_t op
+    listener_t *listener        # borrowed
+    SOCKET sock                 # owned: the socket that the next client gets
+    acceptor_t *next_starved    # in engine.starved; engine.lock
+    char[2 * ACCEPT_ADDRESS_BYTES] addresses    # lent to the kernel while pending
+
+ctypedef struct ready_t:
+    conn_t *head                # each with a reference
+    conn_t *tail
+
+ctypedef struct worker_t:
+    engine_t *engine            # borrowed
+    LONG thread_id
+    ready_t ready               # to serve now
+    ready_t carry               # to serve after the next look at the port
+    tally_t tally
+    OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
+
+# Called by a worker, no lock held, with a chain (next_ready) of connections that
+# it serves; `deliver` is true on those that have news.
+ctypedef void (*deliver_fn)(worker_t *worker, conn_t *chain) noexcept nogil
+
+ctypedef struct config_t:
+    int workers
+    int packets_per_wait        # 1 to PACKETS_PER_WAIT
+    int accepts                 # AcceptEx kept pending per listener
+    size_t buffer_size          # bytes
+    size_t max_free_buffers
+    size_t high_water_bytes
+    size_t low_water_bytes
+    uint64_t close_timeout_ms
+    DWORD keepalive_idle_ms
+    DWORD keepalive_interval_ms
+    deliver_fn deliver
+    void *runtime               # borrowed: what `deliver` finds its way by
+    bint native                 # `deliver` takes no GIL and `py` is not used
+
+cdef enum engine_phase:
+    PHASE_RUNNING
+    PHASE_STOPPING              # nothing new; connections are closing
+    PHASE_FINISHED              # nothing is left; workers are ending
+
+ctypedef struct engine_t:
+    config_t config
+    HANDLE port                 # owned
+    HANDLE keeper_event         # owned: something for the keeper, auto-reset
+    HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
+    LONG live                   # acceptors + connections + 1 until the stop
+    LONG workers_running
+    LONG64 connections_now
+    worker_t *workers           # owned array
+    tally_t guest_tally         # of threads that are not workers
+    SRWLOCK lock
+    # All below: lock.
+    int phase                   # engine_phase
+    listener_t *listeners       # owned
+    link_t connections          # with a handle
+    deadlines_t closing
+    uint64_t stop_due_ms        # when connections that are still closing are aborted
+    uint64_t keeper_due_ms      # when the keeper looks next by itself
+    acceptor_t *starved         # could not be posted; tried again by the keeper
+    uint64_t starved_due_ms
+    conn_t *unposted            # could not be brought to a worker; tried again by the keeper
+    SRWLOCK pool_lock
+    pool_t pool                 # pool_lock
+
+# -- the engine, for the layer above ------------------------------------------------
+# Unless a line says otherwise: any thread, GIL not needed, no lock held.
+
+# NULL: failed, *error is the Windows code.
+cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil
+# Precondition: stopped (or never started), no connection left.
+cdef void engine_free(engine_t *engine) noexcept nogil
+# The body of a worker's thread, index 0 to workers - 1; each exactly once.
+cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil
+# The body of the keeper's thread; exactly once.
+cdef void engine_run_keeper(engine_t *engine) noexcept nogil
+# The worker whose thread never came to be; before engine_stop.
+cdef void engine_forgo_worker(engine_t *engine) noexcept nogil
+# sock: bound and listening, borrowed until engine_stop returns.  0 or a Windows code.
+cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil
+# Begins the stop and returns at once; any number of times, the earliest end of
+# timeout_ms counts: connections that are not closed by then are aborted.
+cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil
+# True: stopped within that time.
+cdef bint engine_wait_stopped(engine_t *engine, DWORD timeout_ms) noexcept nogil
+cdef bint engine_on_worker(engine_t *engine) noexcept nogil
+cdef LONG64 engine_count(engine_t *engine, int counter) noexcept nogil
+cdef size_t engine_buffers_out(engine_t *engine) noexcept nogil
+cdef LONG64 engine_connections(engine_t *engine) noexcept nogil
+cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil
+
+# -- a connection, for the layer above: the caller has a reference ---------------------
+
+cdef void conn_ref(conn_t *conn) noexcept nogil
+cdef void conn_unref(conn_t *conn) noexcept nogil
+
+cdef enum write_result:
+    WRITE_KEPT = 1      # `owner` is referenced until conn_take_news hands it back
+    WRITE_FLUSH = 2     # conn_flush has to be called
+    WRITE_CLOSED = 4    # not taken: closing or write_eof
+    WRITE_NO_MEMORY = 8 # not taken
+
+# Queues a copy of data, or data itself where it is long and lies in `owner`.
+cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil
+# Posts what is queued.  True: call pause_writing now, the caller is the executor.
+cdef bint conn_flush(conn_t *conn) noexcept nogil
+cdef void conn_write_eof(conn_t *conn) noexcept nogil
+cdef void conn_close(conn_t *conn) noexcept nogil
+cdef void conn_abort(conn_t *conn) noexcept nogil
+cdef bint conn_is_closing(conn_t *conn) noexcept nogil
+# Whether conn_take_news reports sent bytes.
+cdef void conn_tell_sent(conn_t *conn, bint tell) noexcept nogil
+# The handle, kept open until conn_return_handle; INVALID_SOCKET: it is closed already.
+cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil
+# Only after a successful conn_borrow_handle.
+cdef void conn_return_handle(conn_t *conn) noexcept nogil
+cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil
+cdef bint conn_is_reading(conn_t *conn) noexcept nogil
+cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noexcept nogil
+cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) noexcept nogil
+cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil
+
+# -- delivery: only inside deliver_fn, by the worker that serves the connection --------
+
+ctypedef struct news_t:
+    bint made
+    bint pause
+    bint resume
+    size_t sent         # bytes
+    buf_t *spent        # owned chain; the caller releases each owner, then buf_free
+
+cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil
+# The next received buffer, owned, to be given back by conn_give_buffer; NULL: none for now.
+cdef buf_t *conn_take_data(conn_t *conn) noexcept nogil
+cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil
+cdef bint conn_take_eof(conn_t *conn) noexcept nogil
+# True, once, when connection_lost is due and nothing comes before it.
+cdef bint conn_take_lost(conn_t *conn, int *error, bint *error_sending) noexcept nogil
+
+# -- native handlers ---------------------------------------------------------------------
+
+cdef void deliver_echo(worker_t *worker, conn_t *chain) noexcept nogil

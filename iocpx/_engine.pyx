@@ -1,0 +1,1398 @@
+"""The engine: a completion port, its workers, and the connections on it.
+
+The life of a connection, with the function to read for each step:
+
+    accept_post              a socket waits in the accept pool (AcceptEx)
+      engine_run_worker      a worker dequeues the packet and dispatches its op
+      on_accept_complete     the slot is posted again at once; then
+      conn_attach            the socket joins the port, a conn_t is made and scheduled
+      deliver (config)       connection_made
+      conn_served            … and then the first receive:
+    recv_post                WSARecv
+      on_recv_complete       bytes go into the inbox, the connection is scheduled
+      deliver                data_received; what it writes is queued in the outbox
+      conn_served            everything queued leaves in one gather send:
+    send_post                WSASend
+      on_send_complete       the outbox shrinks; what came meanwhile goes out next
+    conn_close               FLUSHING: the outbox goes out, input is discarded
+      conn_advance           SD_SEND → DRAINING (connection_lost is due) → peer's EOF → ENDING
+    conn_abort, conn_fail    ABORTING: linger 0, CancelIoEx
+      conn_advance           no op pending → closesocket → CLOSED (connection_lost is due)
+    conn_unref               the last reference: retired, memory freed
+
+Who owns what.  A conn_t lives as long as its reference count: one for the open
+handle, one per op that the kernel may own, one while it is scheduled, one for
+the Python Connection.  References are taken before the post and dropped after
+the completion was handled, so an OVERLAPPED is never freed while it is lent.
+
+The serial executor.  A connection with something to do is `scheduled` exactly
+once: in a worker's ready list or in an OP_SERVE packet.  The worker that has it
+delivers its news, posts its operations (conn_served), looks again under the
+lock, and only then gives it up.  "Something to do" is computed from the state
+(conn_has_news, conn_has_work), not kept in messages, so no wake-up can be lost.
+
+Every post has three outcomes, inline, pending and failed, and each X_post
+handles all three by calling X_done in the first and the last.  With
+FILE_SKIP_COMPLETION_PORT_ON_SUCCESS an inline completion yields no packet;
+INLINE_BUDGET bounds how many a connection may have before its worker looks at
+the port again, since one busy connection would otherwise starve the rest.
+
+Cancelling.  CancelIoEx reaches only what has been posted.  A post that races
+with conn_fail is therefore followed by a second look at the state
+(cancel_if_over), under the lock that conn_fail holds.  A handle is closed only
+when nothing is pending on it: its value is reused at once by Windows, and a
+send still queued on it could reach another client.
+
+The stop.  engine_stop closes listeners and connections; what is still there at
+the deadline is aborted; `live` counts acceptors and connections, and at zero the
+keeper ends the workers by packets.  Nothing is freed on a timeout.
+
+The keeper is one thread that never enters Python: it looks after deadlines and
+retries what the system refused for lack of resources.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from iocpx._op cimport OP_ACCEPT, OP_RECV, OP_SEND, OP_SERVE, OP_STOP, op_kind, op_t
+from iocpx._state cimport (
+    EVENT_ABORT, EVENT_CLOSE, EVENT_DEADLINE, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
+    STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
+    buf_free, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
+    deadlines_first, deadlines_init, link_t, list_append, list_init, list_remove,
+    marks_update, pool_clear, pool_give, pool_init, pool_take,
+    queue_consume, queue_extend, queue_pop, queue_push, queue_t,
+)
+from iocpx._winsock cimport *
+
+cdef extern from * nogil:
+    # Microsoft gives these as initializers, which only a definition can take.
+    """
+    static GUID accept_ex_id = WSAID_ACCEPTEX;
+    static GUID accept_addresses_id = WSAID_GETACCEPTEXSOCKADDRS;
+    """
+    GUID accept_ex_id
+    GUID accept_addresses_id
+
+cdef enum:
+    # Inline completions of one connection between two looks at the port.  Two
+    # keeps the rate of a single busy connection and the fairness among fifty;
+    # without a bound the busiest connection gets nearly everything.
+    INLINE_BUDGET = 2
+    # Up to here a write is copied: cheaper than keeping the bytes object and
+    # taking the GIL again only to release it.
+    COPY_BYTES = 16384
+    RETRY_MS = 50           # the keeper's patience with a lack of resources
+    ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
+    KEY = 0x696f6370        # the completion key of every handle and packet of ours
+
+# A time that the keeper need not wake up for.
+cdef uint64_t NEVER = <uint64_t>-1
+
+
+# -- small things --------------------------------------------------------------
+
+
+cdef void count(engine_t *engine, worker_t *worker, int counter, LONG64 by) noexcept nogil:
+    cdef tally_t *tally = &engine.guest_tally if worker == NULL else &worker.tally
+    InterlockedExchangeAdd64(&tally.n[counter], by)
+
+
+cdef uint64_t now_ms() noexcept nogil:
+    # Not GetTickCount64: its 15.6 ms steps would let deadlines come early.
+    cdef LARGE_INTEGER ticks, frequency
+    QueryPerformanceCounter(&ticks)
+    QueryPerformanceFrequency(&frequency)
+    return (<uint64_t>(ticks.QuadPart // frequency.QuadPart) * 1000
+            + <uint64_t>(ticks.QuadPart % frequency.QuadPart * 1000 // frequency.QuadPart))
+
+
+cdef void keeper_wants(engine_t *engine, uint64_t due_ms) noexcept nogil:
+    """Have the keeper look at due_ms at the latest.  Precondition: engine.lock held."""
+    if due_ms < engine.keeper_due_ms:
+        engine.keeper_due_ms = due_ms
+        SetEvent(engine.keeper_event)
+
+
+cdef void live_drop(engine_t *engine) noexcept nogil:
+    """Give back one share of `live`; whoever gives the last ends the engine."""
+    if InterlockedDecrement(&engine.live) == 0:
+        AcquireSRWLockExclusive(&engine.lock)
+        engine.phase = PHASE_FINISHED
+        SetEvent(engine.keeper_event)
+        ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef buf_t *take_buffer(engine_t *engine, size_t nbytes) noexcept nogil:
+    AcquireSRWLockExclusive(&engine.pool_lock)
+    cdef buf_t *buf = pool_take(&engine.pool, nbytes)
+    ReleaseSRWLockExclusive(&engine.pool_lock)
+    return buf
+
+
+cdef void give_buffer(engine_t *engine, buf_t *buf) noexcept nogil:
+    AcquireSRWLockExclusive(&engine.pool_lock)
+    pool_give(&engine.pool, buf)
+    ReleaseSRWLockExclusive(&engine.pool_lock)
+
+
+cdef void conn_drop_queue(conn_t *conn, queue_t *queue) noexcept nogil:
+    """Empty a queue whose bytes nobody needs any more.  Precondition: conn.lock held."""
+    cdef buf_t *buf
+    while queue.head != NULL:
+        buf = queue_pop(queue)
+        if buf.owner != NULL:
+            queue_push(&conn.spent, buf)
+        else:
+            give_buffer(conn.engine, buf)
+
+
+cdef void op_init(op_t *op, op_kind kind, void *owner) noexcept nogil:
+    memset(op, 0, sizeof(op_t))
+    op.kind = kind
+    op.owner = owner
+
+
+cdef int op_error(op_t *op, SOCKET sock) noexcept nogil:
+    """The Windows code of a completed op, 0 for success.  Precondition: sock is open."""
+    cdef DWORD nbytes = 0
+    cdef DWORD flags = 0
+    if op.overlapped.Internal == 0:
+        return 0
+    # The NTSTATUS becomes a Winsock code where a socket is asked for it, which
+    # tells a reset (10054) from the bare ERROR_NETNAME_DELETED (64).
+    if WSAGetOverlappedResult(sock, &op.overlapped, &nbytes, False, &flags):
+        return 0
+    return WSAGetLastError()
+
+
+# -- scheduling ----------------------------------------------------------------
+
+
+cdef void ready_append(ready_t *ready, conn_t *conn) noexcept nogil:
+    conn.next_ready = NULL
+    if ready.tail == NULL:
+        ready.head = conn
+    else:
+        ready.tail.next_ready = conn
+    ready.tail = conn
+
+
+cdef void ready_move(ready_t *ready, ready_t *onto) noexcept nogil:
+    if ready.head != NULL:
+        if onto.tail == NULL:
+            onto.head = ready.head
+        else:
+            onto.tail.next_ready = ready.head
+        onto.tail = ready.tail
+        ready.head = NULL
+        ready.tail = NULL
+
+
+cdef bint conn_readable(conn_t *conn) noexcept nogil:
+    return conn.inbox.head != NULL and not conn.deaf and not conn.read_paused
+
+
+cdef bint conn_eof_due(conn_t *conn) noexcept nogil:
+    return (conn.eof_seen and not conn.eof_told and conn.inbox.head == NULL
+            and conn.state == STATE_OPEN and not conn.read_paused)
+
+
+cdef bint conn_news_before_lost(conn_t *conn) noexcept nogil:
+    return (conn.spent.head != NULL or conn_readable(conn)
+            or (conn.tell_sent and conn.sent_untold > 0))
+
+
+cdef bint conn_has_news(conn_t *conn) noexcept nogil:
+    """Is there anything to tell the handler?  Precondition: conn.lock held."""
+    if conn.lost_told:
+        return conn.spent.head != NULL
+    return (not conn.made_told or conn.lost_due or conn_news_before_lost(conn)
+            or conn_eof_due(conn)
+            or (conn.marks.above != conn.pause_told and not conn.engine.config.native))
+
+
+cdef bint conn_wants_recv(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held."""
+    if conn.receiving or conn.eof_seen:
+        return False
+    if conn.state == STATE_OPEN:
+        # A native handler does not read faster than its replies leave.
+        return (conn.made_told and not conn.read_paused and conn.inbox.head == NULL
+                and not (conn.engine.config.native and conn.marks.above))
+    # Closing: read on and discard.  Unread input would turn our FIN into a reset
+    # that can destroy what the peer has not read yet, and a peer that is stuck in
+    # its own send would never read.
+    return conn.state == STATE_FLUSHING or conn.state == STATE_DRAINING
+
+
+cdef bint conn_may_send(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held."""
+    return (not conn.sending and conn.outbox.head != NULL
+            and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING))
+
+
+cdef bint conn_has_work(conn_t *conn) noexcept nogil:
+    """Is there an operation that only the executor posts?  Precondition: conn.lock held."""
+    return conn_wants_recv(conn) or conn_may_send(conn)
+
+
+cdef void conn_to_worker(worker_t *worker, conn_t *conn) noexcept nogil:
+    """Bring a scheduled connection to a worker: this one, or any by packet."""
+    cdef engine_t *engine
+    if worker != NULL:
+        ready_append(&worker.ready, conn)
+        return
+    engine = conn.engine
+    count(engine, NULL, N_OPS_POSTED, 1)
+    if not PostQueuedCompletionStatus(engine.port, 0, KEY, &conn.serve.overlapped):
+        # Out of non-paged pool.  Its events would be lost, so the keeper tries again.
+        count(engine, NULL, N_OPS_COMPLETED, 1)
+        AcquireSRWLockExclusive(&engine.lock)
+        conn.next_ready = engine.unposted
+        engine.unposted = conn
+        keeper_wants(engine, now_ms() + RETRY_MS)
+        ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef void conn_leave(worker_t *worker, conn_t *conn) noexcept nogil:
+    """Release conn.lock; schedule the connection if that left something to do.
+
+    Every change of a connection's state ends here.
+    """
+    cdef bint news = conn_has_news(conn)
+    cdef bint wake = not conn.scheduled and (news or conn_has_work(conn))
+    if wake:
+        conn.scheduled = True
+        conn.deliver = news
+        conn_ref(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    if wake:
+        conn_to_worker(worker, conn)
+
+
+# -- a connection: references, failing, closing ----------------------------------
+
+
+cdef void conn_ref(conn_t *conn) noexcept nogil:
+    InterlockedIncrement(&conn.refs)
+
+
+cdef void conn_unref(conn_t *conn) noexcept nogil:
+    cdef engine_t *engine
+    if InterlockedDecrement(&conn.refs) == 0:
+        engine = conn.engine
+        free(conn)
+        count(engine, NULL, N_CONNECTIONS_RETIRED, 1)
+        live_drop(engine)
+
+
+cdef void conn_cancel(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held, handle open."""
+    if conn.pending > 0:
+        CancelIoEx(<HANDLE>conn.sock, NULL)
+
+
+cdef void cancel_if_over(conn_t *conn) noexcept nogil:
+    """After a post that is pending: an abort may have cancelled just before it."""
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
+        conn_cancel(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef void conn_fail(conn_t *conn, int error, bint sending) noexcept nogil:
+    """Reset the connection; `error` is for connection_lost.  Precondition: conn.lock held."""
+    cdef LINGER linger
+    if conn.state != STATE_OPEN and conn.state != STATE_FLUSHING and conn.state != STATE_DRAINING:
+        return
+    if conn.state != STATE_DRAINING:
+        # When draining, all was sent and connection_lost(None) is on its way.
+        conn.error = error
+        conn.error_sending = sending
+    conn.state = conn_next_state(conn.state, EVENT_ABORT)
+    linger.l_onoff = 1
+    linger.l_linger = 0
+    setsockopt(conn.sock, SOL_SOCKET, SO_LINGER, <char *>&linger, sizeof(linger))
+    conn_cancel(conn)
+
+
+cdef void conn_shut(conn_t *conn) noexcept nogil:
+    """SD_SEND once all is sent, and what follows from it.  Precondition: conn.lock held."""
+    if conn.state != STATE_OPEN and conn.state != STATE_FLUSHING:
+        return
+    if conn.sending or conn.outbox.head != NULL or not conn.write_eof:
+        return
+    if not conn.shut:
+        if shutdown(conn.sock, SD_SEND) == SOCKET_ERROR:
+            conn_fail(conn, WSAGetLastError(), True)
+            return
+        conn.shut = True
+    if conn.state == STATE_FLUSHING:
+        conn.state = conn_next_state(conn.state, EVENT_FLUSHED)
+        conn.lost_due = True
+        if conn.eof_seen:
+            conn.state = conn_next_state(conn.state, EVENT_EOF)
+
+
+cdef void conn_close_handle(conn_t *conn) noexcept nogil:
+    """The end of the socket.  Precondition: conn.lock held, nothing pending; returns with
+    the lock held again, connection_lost due."""
+    cdef engine_t *engine = conn.engine
+    cdef SOCKET sock = conn.sock
+    conn.state = conn_next_state(conn.state, EVENT_QUIET)
+    conn.sock = INVALID_SOCKET
+    conn_drop_queue(conn, &conn.outbox)
+    if conn.recv_buf != NULL:
+        give_buffer(engine, conn.recv_buf)
+        conn.recv_buf = NULL
+    ReleaseSRWLockExclusive(&conn.lock)
+
+    closesocket(sock)
+    count(engine, NULL, N_SOCKETS_CLOSED, 1)
+    AcquireSRWLockExclusive(&engine.lock)
+    list_remove(&conn.link)
+    deadline_disarm(&conn.deadline)
+    ReleaseSRWLockExclusive(&engine.lock)
+    InterlockedExchangeAdd64(&engine.connections_now, -1)
+
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.lost_due = True
+
+
+cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept nogil:
+    """Do whatever the state asks for now: send, end sending, receive, close.
+
+    Every completion and every request of the application ends here.
+    Precondition: the caller has a reference and no lock.
+    """
+    cdef int sends = 0
+    cdef bint closed = False
+    AcquireSRWLockExclusive(&conn.lock)
+    while sends < INLINE_BUDGET and conn_may_send(conn):
+        conn.sending = True
+        conn.pending += 1
+        conn_ref(conn)
+        ReleaseSRWLockExclusive(&conn.lock)
+        send_post(worker, conn)
+        sends += 1
+        AcquireSRWLockExclusive(&conn.lock)
+    marks_update(&conn.marks, conn.outbox.nbytes)
+    conn_shut(conn)
+    if executor and conn_wants_recv(conn):
+        conn.receiving = True
+        conn.pending += 1
+        conn_ref(conn)
+        ReleaseSRWLockExclusive(&conn.lock)
+        recv_post(worker, conn)
+        AcquireSRWLockExclusive(&conn.lock)
+    if conn.pending == 0 and (conn.state == STATE_ENDING or conn.state == STATE_ABORTING):
+        conn_close_handle(conn)
+        closed = True
+    conn_leave(worker, conn)
+    if closed:
+        conn_unref(conn)    # of the open handle
+
+
+# -- receiving -----------------------------------------------------------------
+
+
+cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
+    """Precondition: executor; `receiving` set, pending and refs counted by the caller."""
+    cdef engine_t *engine = conn.engine
+    cdef WSABUF wsabuf
+    cdef DWORD nbytes = 0
+    cdef DWORD flags = 0
+    cdef int error
+    # recv_buf is the poster's alone from `receiving` on until recv_done.
+    if conn.recv_buf == NULL:
+        conn.recv_buf = take_buffer(engine, 0)
+        if conn.recv_buf == NULL:
+            recv_done(worker, conn, WSAENOBUFS, 0)
+            conn_unref(conn)
+            return
+    wsabuf.buf = conn.recv_buf.base
+    wsabuf.len = <ULONG>conn.recv_buf.capacity
+    memset(&conn.recv.overlapped, 0, sizeof(OVERLAPPED))
+    count(engine, worker, N_OPS_POSTED, 1)
+    if WSARecv(conn.sock, &wsabuf, 1, &nbytes, &flags, &conn.recv.overlapped, NULL) == 0:
+        if conn.skips:
+            count(engine, worker, N_OPS_COMPLETED, 1)
+            count(engine, worker, N_INLINE_COMPLETIONS, 1)
+            conn.inline_run += 1
+            recv_done(worker, conn, 0, nbytes)
+            conn_unref(conn)
+            return
+    else:
+        error = WSAGetLastError()
+        if error != ERROR_IO_PENDING:
+            count(engine, worker, N_OPS_COMPLETED, 1)
+            recv_done(worker, conn, error, 0)
+            conn_unref(conn)
+            return
+    conn.inline_run = 0
+    cancel_if_over(conn)
+
+
+cdef void recv_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
+    """The outcome of a receive enters the connection's state."""
+    cdef buf_t *buf
+    if nbytes > 0:
+        count(conn.engine, worker, N_RECEIVES, 1)
+        count(conn.engine, worker, N_BYTES_RECEIVED, nbytes)
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.receiving = False
+    conn.pending -= 1
+    if error != 0:
+        conn_fail(conn, error, False)
+    elif nbytes == 0:
+        conn.eof_seen = True
+        conn.state = conn_next_state(conn.state, EVENT_EOF)
+    elif not conn.deaf:
+        buf = conn.recv_buf
+        conn.recv_buf = NULL
+        buf.data = buf.base
+        buf.size = nbytes
+        queue_push(&conn.inbox, buf)
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef void on_recv_complete(worker_t *worker, conn_t *conn, DWORD nbytes) noexcept nogil:
+    # The handle is open: it is closed only when nothing is pending.
+    recv_done(worker, conn, op_error(&conn.recv, conn.sock), nbytes)
+    conn_advance(worker, conn, False)
+    conn_unref(conn)
+
+
+# -- sending -------------------------------------------------------------------
+
+
+cdef void send_post(worker_t *worker, conn_t *conn) noexcept nogil:
+    """One gather send of the front of the outbox.
+
+    Precondition: `sending` set, pending and refs counted by the caller.
+    """
+    cdef engine_t *engine = conn.engine
+    cdef WSABUF[SEND_BUFFERS] wsabufs
+    cdef DWORD n = 0
+    cdef DWORD nbytes = 0
+    cdef buf_t *buf
+    cdef int error
+    # Whoever writes meanwhile appends behind what is gathered here.
+    AcquireSRWLockExclusive(&conn.lock)
+    buf = conn.outbox.head
+    while buf != NULL and n < SEND_BUFFERS:
+        wsabufs[n].buf = buf.data
+        # A length is 32 bits wide; the rest of a longer buffer goes out next.
+        wsabufs[n].len = <ULONG>(buf.size if buf.size < 0x40000000 else 0x40000000)
+        n += 1
+        if buf.size > 0x40000000:
+            break
+        buf = buf.next
+    ReleaseSRWLockExclusive(&conn.lock)
+    memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
+    count(engine, worker, N_OPS_POSTED, 1)
+    if WSASend(conn.sock, wsabufs, n, &nbytes, 0, &conn.send.overlapped, NULL) == 0:
+        if conn.skips:
+            count(engine, worker, N_OPS_COMPLETED, 1)
+            count(engine, worker, N_INLINE_COMPLETIONS, 1)
+            send_done(worker, conn, 0, nbytes)
+            conn_unref(conn)
+            return
+    else:
+        error = WSAGetLastError()
+        if error != ERROR_IO_PENDING:
+            count(engine, worker, N_OPS_COMPLETED, 1)
+            send_done(worker, conn, error, 0)
+            conn_unref(conn)
+            return
+    cancel_if_over(conn)
+
+
+cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
+    """The outcome of a send enters the connection's state; a short one leaves the rest queued."""
+    cdef queue_t emptied
+    memset(&emptied, 0, sizeof(emptied))
+    if nbytes > 0:
+        count(conn.engine, worker, N_SENDS, 1)
+        count(conn.engine, worker, N_BYTES_SENT, nbytes)
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.sending = False
+    conn.pending -= 1
+    queue_consume(&conn.outbox, nbytes, &emptied)
+    conn_drop_queue(conn, &emptied)
+    if conn.tell_sent:
+        conn.sent_untold += nbytes
+    if error != 0:
+        conn_fail(conn, error, True)
+    elif conn.state == STATE_FLUSHING:
+        conn.progress_ms = now_ms()
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef void on_send_complete(worker_t *worker, conn_t *conn, DWORD nbytes) noexcept nogil:
+    send_done(worker, conn, op_error(&conn.send, conn.sock), nbytes)
+    conn_advance(worker, conn, False)
+    conn_unref(conn)
+
+
+# -- accepting -----------------------------------------------------------------
+
+
+cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
+    """Give a slot of the accept pool a fresh socket and post it.
+
+    It never gives a slot up while the listener is open: what cannot be posted
+    now is left to the keeper.
+    """
+    cdef listener_t *listener = acceptor.listener
+    cdef engine_t *engine = listener.engine
+    cdef int attempt
+    for attempt in range(ACCEPT_ATTEMPTS):
+        if listener_closing(listener):
+            free(acceptor)
+            live_drop(engine)
+            return
+        acceptor.sock = WSASocketW(listener.family, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
+                                   WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT)
+        if acceptor.sock == INVALID_SOCKET:
+            break
+        count(engine, worker, N_SOCKETS_OPENED, 1)
+        if acceptor_call(worker, acceptor):
+            return
+        closesocket(acceptor.sock)
+        acceptor.sock = INVALID_SOCKET
+        count(engine, worker, N_SOCKETS_CLOSED, 1)
+    AcquireSRWLockExclusive(&engine.lock)
+    acceptor.next_starved = engine.starved
+    engine.starved = acceptor
+    engine.starved_due_ms = now_ms() + RETRY_MS
+    keeper_wants(engine, engine.starved_due_ms)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef bint listener_closing(listener_t *listener) noexcept nogil:
+    AcquireSRWLockExclusive(&listener.lock)
+    cdef bint closing = listener.closing
+    ReleaseSRWLockExclusive(&listener.lock)
+    return closing
+
+
+cdef bint acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
+    """AcceptEx.  True: a packet will follow, and the acceptor is no longer the caller's."""
+    cdef listener_t *listener = acceptor.listener
+    cdef engine_t *engine = listener.engine
+    cdef DWORD nbytes = 0
+    cdef bint posted = False
+    memset(&acceptor.op.overlapped, 0, sizeof(OVERLAPPED))
+    # The lock keeps the listening handle from being closed, and its value from
+    # being reused, between the look at `closing` and the call.
+    AcquireSRWLockExclusive(&listener.lock)
+    if not listener.closing:
+        count(engine, worker, N_OPS_POSTED, 1)
+        # No first data: a client that says nothing would hold the slot.
+        # Listeners do not skip, so a packet follows also where it succeeds at once.
+        posted = listener.AcceptEx(
+            listener.sock, acceptor.sock, acceptor.addresses, 0, ACCEPT_ADDRESS_BYTES,
+            ACCEPT_ADDRESS_BYTES, &nbytes, &acceptor.op.overlapped
+        ) or WSAGetLastError() == ERROR_IO_PENDING
+        if not posted:
+            count(engine, worker, N_OPS_COMPLETED, 1)
+            count(engine, worker, N_ACCEPT_ERRORS, 1)
+    ReleaseSRWLockExclusive(&listener.lock)
+    return posted
+
+
+cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
+    cdef listener_t *listener = acceptor.listener
+    cdef engine_t *engine = listener.engine
+    cdef char[ADDRESS_BYTES] local
+    cdef char[ADDRESS_BYTES] remote
+    cdef sockaddr *local_addr = NULL
+    cdef sockaddr *remote_addr = NULL
+    cdef int local_bytes = 0
+    cdef int remote_bytes = 0
+    cdef SOCKET sock = acceptor.sock
+    # NTSTATUS: anything else than success is this one client's failure.
+    cdef bint accepted = acceptor.op.overlapped.Internal == 0
+    cdef bint closing
+    acceptor.sock = INVALID_SOCKET
+    AcquireSRWLockExclusive(&listener.lock)
+    closing = listener.closing
+    # Without SO_UPDATE_ACCEPT_CONTEXT the socket does not know that it is
+    # connected: shutdown, getpeername and the inherited options fail.
+    accepted = accepted and not closing and setsockopt(
+        sock, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
+        <char *>&listener.sock, sizeof(SOCKET)) == 0
+    ReleaseSRWLockExclusive(&listener.lock)
+    if accepted:
+        memset(local, 0, sizeof(local))
+        memset(remote, 0, sizeof(remote))
+        listener.GetAcceptExSockaddrs(acceptor.addresses, 0, ACCEPT_ADDRESS_BYTES,
+                                      ACCEPT_ADDRESS_BYTES, &local_addr, &local_bytes,
+                                      &remote_addr, &remote_bytes)
+        memcpy(local, local_addr, min(local_bytes, <int>sizeof(local)))
+        memcpy(remote, remote_addr, min(remote_bytes, <int>sizeof(remote)))
+    # The slot first: the pool stays full whatever becomes of this client.
+    accept_post(worker, acceptor)
+    if accepted and conn_attach(worker, engine, sock, listener.skips, local, remote):
+        count(engine, worker, N_ACCEPTS, 1)
+    else:
+        closesocket(sock)
+        count(engine, worker, N_SOCKETS_CLOSED, 1)
+        if not closing:
+            count(engine, worker, N_ACCEPT_ERRORS, 1)
+
+
+cdef bint conn_attach(worker_t *worker, engine_t *engine, SOCKET sock, bint skips,
+                      const char *local, const char *remote) noexcept nogil:
+    """Make a connection of an accepted socket and schedule it.  False: sock is still the caller's."""
+    cdef conn_t *conn
+    cdef tcp_keepalive keepalive
+    cdef DWORD nbytes = 0
+    cdef BOOL on = True
+    cdef bint running
+    conn = <conn_t *>calloc(1, sizeof(conn_t))
+    if conn == NULL:
+        return False
+    if CreateIoCompletionPort(<HANDLE>sock, engine.port, KEY, 0) == NULL:
+        free(conn)
+        return False
+    # Both only tune the connection; without them it still works.
+    setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, <char *>&on, sizeof(on))
+    keepalive.onoff = 1
+    keepalive.keepalivetime = engine.config.keepalive_idle_ms
+    keepalive.keepaliveinterval = engine.config.keepalive_interval_ms
+    WSAIoctl(sock, SIO_KEEPALIVE_VALS, &keepalive, sizeof(keepalive), NULL, 0, &nbytes, NULL, NULL)
+
+    conn.engine = engine
+    conn.sock = sock
+    conn.refs = 2       # the open handle, and this function's
+    conn.link.owner = conn
+    conn.deadline.link.owner = conn
+    InitializeSRWLock(&conn.lock)
+    conn.state = STATE_OPEN
+    conn.skips = skips and SetFileCompletionNotificationModes(
+        <HANDLE>sock, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)
+    conn.marks.high = engine.config.high_water_bytes
+    conn.marks.low = engine.config.low_water_bytes
+    op_init(&conn.recv, OP_RECV, conn)
+    op_init(&conn.send, OP_SEND, conn)
+    op_init(&conn.serve, OP_SERVE, conn)
+    memcpy(conn.local, local, ADDRESS_BYTES)
+    memcpy(conn.remote, remote, ADDRESS_BYTES)
+
+    AcquireSRWLockExclusive(&engine.lock)
+    # Under the lock that engine_stop takes: what is in the list by then it
+    # closes, and nothing comes after.
+    running = engine.phase == PHASE_RUNNING
+    if running:
+        list_append(&engine.connections, &conn.link)
+        InterlockedIncrement(&engine.live)
+        InterlockedExchangeAdd64(&engine.connections_now, 1)
+    ReleaseSRWLockExclusive(&engine.lock)
+    if not running:
+        free(conn)
+        return False
+    count(engine, worker, N_CONNECTIONS_MADE, 1)
+    AcquireSRWLockExclusive(&conn.lock)
+    conn_leave(worker, conn)
+    conn_unref(conn)
+    return True
+
+
+cdef int listener_prepare(listener_t *listener) noexcept nogil:
+    """Provider's flags and extension functions of a listening socket.  0 or a Windows code."""
+    cdef WSAPROTOCOL_INFOW protocol
+    cdef int length = sizeof(protocol)
+    cdef DWORD nbytes = 0
+    # A layered provider without real handles reports inline completions wrongly;
+    # its sockets go without FILE_SKIP_COMPLETION_PORT_ON_SUCCESS.
+    listener.skips = getsockopt(
+        listener.sock, SOL_SOCKET, SO_PROTOCOL_INFOW, <char *>&protocol, &length
+    ) == 0 and (protocol.dwServiceFlags1 & XP1_IFS_HANDLES) != 0
+    if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
+                &accept_ex_id, sizeof(accept_ex_id), &listener.AcceptEx,
+                sizeof(listener.AcceptEx), &nbytes, NULL, NULL) == SOCKET_ERROR:
+        return WSAGetLastError()
+    if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
+                &accept_addresses_id, sizeof(accept_addresses_id), &listener.GetAcceptExSockaddrs,
+                sizeof(listener.GetAcceptExSockaddrs), &nbytes, NULL, NULL) == SOCKET_ERROR:
+        return WSAGetLastError()
+    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port, KEY, 0) == NULL:
+        return <int>GetLastError()
+    return 0
+
+
+cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil:
+    cdef listener_t *listener = <listener_t *>calloc(1, sizeof(listener_t))
+    cdef acceptor_t *acceptor
+    cdef int error
+    cdef int i
+    cdef bint running
+    if listener == NULL:
+        return WSAENOBUFS
+    listener.engine = engine
+    listener.sock = sock
+    listener.family = family
+    InitializeSRWLock(&listener.lock)
+    error = listener_prepare(listener)
+    if error != 0:
+        free(listener)
+        return error
+    AcquireSRWLockExclusive(&engine.lock)
+    running = engine.phase == PHASE_RUNNING
+    if running:
+        listener.next = engine.listeners
+        engine.listeners = listener
+    ReleaseSRWLockExclusive(&engine.lock)
+    if not running:
+        free(listener)
+        return ERROR_OPERATION_ABORTED
+    for i in range(engine.config.accepts):
+        acceptor = <acceptor_t *>calloc(1, sizeof(acceptor_t))
+        if acceptor == NULL:
+            return 0 if i > 0 else WSAENOBUFS
+        op_init(&acceptor.op, OP_ACCEPT, acceptor)
+        acceptor.listener = listener
+        acceptor.sock = INVALID_SOCKET
+        InterlockedIncrement(&engine.live)
+        accept_post(NULL, acceptor)
+    return 0
+
+
+# -- workers -------------------------------------------------------------------
+
+
+cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
+    """The executor's last step: post what delivery asked for, then give the turn up,
+    or keep it if there is more."""
+    conn_advance(worker, conn, True)
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.executor = 0
+    conn.deliver = conn_has_news(conn)
+    if not conn.deliver and not conn_has_work(conn):
+        conn.scheduled = False
+        ReleaseSRWLockExclusive(&conn.lock)
+        conn_unref(conn)
+        return
+    if conn.inline_run < INLINE_BUDGET:
+        ready_append(&worker.ready, conn)
+    else:
+        conn.inline_run = 0
+        ready_append(&worker.carry, conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef void worker_serve(worker_t *worker) noexcept nogil:
+    """Deliver to all ready connections in one call, then post for each of them."""
+    cdef conn_t *conn = worker.ready.head
+    cdef conn_t *chain = conn
+    cdef conn_t *following
+    cdef bint news = False
+    worker.ready.head = NULL
+    worker.ready.tail = NULL
+    while conn != NULL and not news:
+        news = conn.deliver
+        conn = conn.next_ready
+    if news:
+        if not worker.engine.config.native:
+            count(worker.engine, worker, N_GIL_ACQUISITIONS, 1)
+        worker.engine.config.deliver(worker, chain)
+    while chain != NULL:
+        following = chain.next_ready
+        conn_served(worker, chain)
+        chain = following
+
+
+cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
+    """One look at the port and the work that follows.  False: this worker ends."""
+    cdef engine_t *engine = worker.engine
+    cdef ULONG n = 0
+    cdef ULONG i
+    cdef op_t *op
+    cdef conn_t *conn
+    cdef bint go_on = True
+    ready_move(&worker.carry, &worker.ready)
+    if GetQueuedCompletionStatusEx(engine.port, worker.entries,
+                                   <ULONG>engine.config.packets_per_wait, &n,
+                                   0 if worker.ready.head != NULL else timeout_ms, False):
+        count(engine, worker, N_WAITS, 1)
+        count(engine, worker, N_PACKETS, n)
+        count(engine, worker, N_OPS_COMPLETED, n)
+        for i in range(n):
+            op = <op_t *>worker.entries[i].lpOverlapped
+            if op.kind == OP_RECV:
+                conn = <conn_t *>op.owner
+                on_recv_complete(worker, conn, worker.entries[i].dwNumberOfBytesTransferred)
+            elif op.kind == OP_SEND:
+                conn = <conn_t *>op.owner
+                on_send_complete(worker, conn, worker.entries[i].dwNumberOfBytesTransferred)
+            elif op.kind == OP_ACCEPT:
+                on_accept_complete(worker, <acceptor_t *>op.owner)
+            elif op.kind == OP_SERVE:
+                ready_append(&worker.ready, <conn_t *>op.owner)
+            else:
+                free(op)
+                go_on = False
+    elif GetLastError() != WAIT_TIMEOUT:
+        # The port itself is broken; without this the worker would spin.
+        engine_stop(engine, 0)
+        return False
+    while worker.ready.head != NULL:
+        worker_serve(worker)
+    return go_on
+
+
+cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:
+    cdef worker_t *worker = &engine.workers[index]
+    InterlockedExchange(&worker.thread_id, <LONG>GetCurrentThreadId())
+    while worker_step(worker, INFINITE):
+        pass
+    InterlockedExchange(&worker.thread_id, 0)
+    engine_forgo_worker(engine)
+
+
+cdef void engine_forgo_worker(engine_t *engine) noexcept nogil:
+    # Under the lock, so that the keeper cannot finish, and the engine be freed,
+    # between the two calls.
+    AcquireSRWLockExclusive(&engine.lock)
+    InterlockedDecrement(&engine.workers_running)
+    SetEvent(engine.keeper_event)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+# -- the keeper ------------------------------------------------------------------
+
+
+cdef void conn_deadline(conn_t *conn, bint final) noexcept nogil:
+    """A closing connection has had its time; it gets more while bytes still leave, unless final."""
+    cdef engine_t *engine = conn.engine
+    cdef uint64_t now = now_ms()
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_FLUSHING:
+        if not final and now < conn.progress_ms + engine.config.close_timeout_ms:
+            conn_arm_deadline(conn)
+        else:
+            conn_fail(conn, WSAETIMEDOUT, True)
+    elif conn.state == STATE_DRAINING:
+        # All was sent; the peer just does not end its side.
+        conn.state = conn_next_state(conn.state, EVENT_DEADLINE)
+        conn_cancel(conn)
+    elif conn.state == STATE_OPEN and final:
+        conn_fail(conn, 0, False)
+    ReleaseSRWLockExclusive(&conn.lock)
+    conn_advance(NULL, conn, False)
+
+
+cdef void conn_arm_deadline(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held, handle open."""
+    cdef engine_t *engine = conn.engine
+    AcquireSRWLockExclusive(&engine.lock)
+    deadline_arm(&engine.closing, &conn.deadline, now_ms())
+    keeper_wants(engine, conn.deadline.due_ms)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef conn_t *keeper_expired(engine_t *engine, uint64_t now) noexcept nogil:
+    """A connection whose deadline has passed, with a reference; NULL: none."""
+    cdef conn_t *conn = NULL
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef deadline_t *deadline = deadlines_first(&engine.closing)
+    if deadline != NULL and deadline.due_ms <= now:
+        deadline_disarm(deadline)
+        # In the list, so the handle is open and holds a reference.
+        conn = <conn_t *>deadline.link.owner
+        conn_ref(conn)
+    ReleaseSRWLockExclusive(&engine.lock)
+    return conn
+
+
+cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
+    """Post again what the system refused."""
+    cdef acceptor_t *starved = NULL
+    cdef acceptor_t *next_starved
+    cdef conn_t *unposted
+    cdef conn_t *next_unposted
+    AcquireSRWLockExclusive(&engine.lock)
+    # Also at once when stopping: accept_post then frees the slot.
+    if engine.starved_due_ms <= now or engine.phase != PHASE_RUNNING:
+        starved = engine.starved
+        engine.starved = NULL
+    unposted = engine.unposted
+    engine.unposted = NULL
+    ReleaseSRWLockExclusive(&engine.lock)
+    while starved != NULL:
+        next_starved = starved.next_starved
+        accept_post(NULL, starved)
+        starved = next_starved
+    while unposted != NULL:
+        next_unposted = unposted.next_ready
+        conn_to_worker(NULL, unposted)
+        unposted = next_unposted
+
+
+cdef bint keeper_finish(engine_t *engine) noexcept nogil:
+    """Nothing is left but the workers.  True: they are gone as well."""
+    cdef op_t *op
+    if InterlockedExchangeAdd(&engine.workers_running, 0) == 0:
+        return True
+    # One packet at a time, and again until each has ended: a worker may take
+    # several at once, and a post may be refused.
+    op = <op_t *>malloc(sizeof(op_t))
+    if op != NULL:
+        op_init(op, OP_STOP, engine)
+        count(engine, NULL, N_OPS_POSTED, 1)
+        if not PostQueuedCompletionStatus(engine.port, 0, KEY, &op.overlapped):
+            count(engine, NULL, N_OPS_COMPLETED, 1)
+            free(op)
+    return False
+
+
+cdef bint keeper_step(engine_t *engine) noexcept nogil:
+    """One wait of the keeper and the work that follows.  False: the engine has stopped."""
+    cdef deadline_t *deadline
+    cdef uint64_t now = now_ms()
+    cdef uint64_t due
+    cdef conn_t *conn
+    cdef bint finished
+    cdef bint final
+    AcquireSRWLockExclusive(&engine.lock)
+    due = engine.stop_due_ms
+    deadline = deadlines_first(&engine.closing)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    if engine.starved != NULL:
+        due = min(due, engine.starved_due_ms)
+    if engine.unposted != NULL or engine.phase == PHASE_FINISHED:
+        due = min(due, now + RETRY_MS)
+    engine.keeper_due_ms = due
+    ReleaseSRWLockExclusive(&engine.lock)
+
+    if due == NEVER:
+        WaitForSingleObject(engine.keeper_event, INFINITE)
+    elif due > now:
+        WaitForSingleObject(engine.keeper_event, <DWORD>min(due - now, <uint64_t>60000))
+
+    now = now_ms()
+    keeper_retry(engine, now)
+    conn = keeper_expired(engine, now)
+    while conn != NULL:
+        conn_deadline(conn, False)
+        conn_unref(conn)
+        conn = keeper_expired(engine, now)
+
+    AcquireSRWLockExclusive(&engine.lock)
+    finished = engine.phase == PHASE_FINISHED
+    final = engine.stop_due_ms <= now
+    if final:
+        engine.stop_due_ms = NEVER
+    ReleaseSRWLockExclusive(&engine.lock)
+    if final:
+        engine_for_each(engine, EACH_FINAL)
+    return not (finished and keeper_finish(engine))
+
+
+cdef void engine_run_keeper(engine_t *engine) noexcept nogil:
+    while keeper_step(engine):
+        pass
+    # The lock: a worker that ends may still be inside engine_forgo_worker.
+    AcquireSRWLockExclusive(&engine.lock)
+    ReleaseSRWLockExclusive(&engine.lock)
+    SetEvent(engine.stopped_event)
+
+
+# -- the engine ------------------------------------------------------------------
+
+
+cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
+    cdef engine_t *engine = <engine_t *>calloc(1, sizeof(engine_t))
+    cdef int i
+    if engine == NULL:
+        error[0] = WSAENOBUFS
+        return NULL
+    engine.config = config[0]
+    engine.live = 1
+    engine.workers_running = config.workers
+    InitializeSRWLock(&engine.lock)
+    InitializeSRWLock(&engine.pool_lock)
+    list_init(&engine.connections)
+    deadlines_init(&engine.closing, config.close_timeout_ms)
+    engine.keeper_due_ms = NEVER
+    engine.stop_due_ms = NEVER
+    pool_init(&engine.pool, config.buffer_size, config.max_free_buffers)
+    engine.workers = <worker_t *>calloc(config.workers, sizeof(worker_t))
+    engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0)
+    engine.keeper_event = CreateEventW(NULL, False, False, NULL)
+    engine.stopped_event = CreateEventW(NULL, True, False, NULL)
+    if (engine.workers == NULL or engine.port == NULL or engine.keeper_event == NULL
+            or engine.stopped_event == NULL):
+        error[0] = WSAENOBUFS if engine.workers == NULL else <int>GetLastError()
+        engine_free(engine)
+        return NULL
+    for i in range(config.workers):
+        engine.workers[i].engine = engine
+    return engine
+
+
+cdef void engine_free(engine_t *engine) noexcept nogil:
+    cdef listener_t *listener
+    while engine.listeners != NULL:
+        listener = engine.listeners
+        engine.listeners = listener.next
+        free(listener)
+    pool_clear(&engine.pool)
+    if engine.port != NULL:
+        CloseHandle(engine.port)
+    if engine.keeper_event != NULL:
+        CloseHandle(engine.keeper_event)
+    if engine.stopped_event != NULL:
+        CloseHandle(engine.stopped_event)
+    free(engine.workers)
+    free(engine)
+
+
+cdef enum each_action:
+    EACH_CLOSE
+    EACH_ABORT
+    EACH_FINAL
+
+
+cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
+    """Do something to every connection that is there now.
+
+    The list is turned once, one connection at a time, so that no lock is held
+    while a connection is worked on.  Connections that go or come meanwhile do
+    no harm: new ones join at the end, behind all that were there.
+    """
+    cdef link_t *link
+    cdef conn_t *conn
+    cdef LONG64 n = InterlockedExchangeAdd64(&engine.connections_now, 0)
+    while n > 0:
+        n -= 1
+        AcquireSRWLockExclusive(&engine.lock)
+        link = engine.connections.next
+        if link == &engine.connections:
+            ReleaseSRWLockExclusive(&engine.lock)
+            return
+        list_remove(link)
+        list_append(&engine.connections, link)
+        conn = <conn_t *>link.owner
+        conn_ref(conn)
+        ReleaseSRWLockExclusive(&engine.lock)
+        if action == EACH_CLOSE:
+            conn_close(conn)
+        elif action == EACH_ABORT:
+            conn_abort(conn)
+        else:
+            conn_deadline(conn, True)
+        conn_unref(conn)
+
+
+cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil:
+    engine_for_each(engine, EACH_ABORT if abort else EACH_CLOSE)
+
+
+cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil:
+    cdef listener_t *listener
+    cdef bint first
+    cdef uint64_t due = now_ms() + timeout_ms + 1
+    AcquireSRWLockExclusive(&engine.lock)
+    first = engine.phase == PHASE_RUNNING
+    if first:
+        engine.phase = PHASE_STOPPING
+        engine.stop_due_ms = NEVER
+    if due < engine.stop_due_ms:
+        engine.stop_due_ms = due
+        keeper_wants(engine, due)
+    # Only ever grows in PHASE_RUNNING, so it can be walked without the lock.
+    listener = engine.listeners
+    ReleaseSRWLockExclusive(&engine.lock)
+    if not first:
+        return
+    while listener != NULL:
+        AcquireSRWLockExclusive(&listener.lock)
+        listener.closing = True
+        CancelIoEx(<HANDLE>listener.sock, NULL)
+        ReleaseSRWLockExclusive(&listener.lock)
+        listener = listener.next
+    AcquireSRWLockExclusive(&engine.lock)
+    if engine.starved != NULL:
+        SetEvent(engine.keeper_event)
+    ReleaseSRWLockExclusive(&engine.lock)
+    engine_close_clients(engine, False)
+    live_drop(engine)
+
+
+cdef bint engine_wait_stopped(engine_t *engine, DWORD timeout_ms) noexcept nogil:
+    return WaitForSingleObject(engine.stopped_event, timeout_ms) == WAIT_OBJECT_0
+
+
+cdef bint engine_on_worker(engine_t *engine) noexcept nogil:
+    cdef LONG me = <LONG>GetCurrentThreadId()
+    cdef int i
+    for i in range(engine.config.workers):
+        if InterlockedExchangeAdd(&engine.workers[i].thread_id, 0) == me:
+            return True
+    return False
+
+
+cdef LONG64 engine_count(engine_t *engine, int counter) noexcept nogil:
+    cdef LONG64 total = InterlockedExchangeAdd64(&engine.guest_tally.n[counter], 0)
+    cdef int i
+    for i in range(engine.config.workers):
+        total += InterlockedExchangeAdd64(&engine.workers[i].tally.n[counter], 0)
+    return total
+
+
+cdef size_t engine_buffers_out(engine_t *engine) noexcept nogil:
+    AcquireSRWLockExclusive(&engine.pool_lock)
+    cdef size_t n = engine.pool.n_out
+    ReleaseSRWLockExclusive(&engine.pool_lock)
+    return n
+
+
+cdef LONG64 engine_connections(engine_t *engine) noexcept nogil:
+    return InterlockedExchangeAdd64(&engine.connections_now, 0)
+
+
+# -- requests of the application -----------------------------------------------------
+
+
+cdef bint conn_on_executor(conn_t *conn) noexcept nogil:
+    """Is this thread serving the connection?  conn_served will then do what has to
+    be done, for all that one callback batch asks, in one go.  Precondition: conn.lock held."""
+    return conn.executor != 0 and conn.executor == GetCurrentThreadId()
+
+
+cdef void conn_request_done(conn_t *conn) noexcept nogil:
+    """Releases conn.lock and sees to it that a changed state has its effect."""
+    cdef bint executor = conn_on_executor(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    if not executor:
+        conn_advance(NULL, conn, False)
+
+
+cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil:
+    cdef buf_t *buf
+    cdef int result = 0
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state != STATE_OPEN or conn.write_eof:
+        ReleaseSRWLockExclusive(&conn.lock)
+        return WRITE_CLOSED
+    if owner != NULL and nbytes > COPY_BYTES:
+        buf = buf_wrap(owner, <char *>data, nbytes)
+        if buf == NULL:
+            result = WRITE_NO_MEMORY
+        else:
+            queue_push(&conn.outbox, buf)
+            result = WRITE_KEPT
+    elif not queue_extend(&conn.outbox, data, nbytes):
+        buf = take_buffer(conn.engine, nbytes)
+        if buf == NULL:
+            result = WRITE_NO_MEMORY
+        else:
+            memcpy(buf.data, data, nbytes)
+            buf.size = nbytes
+            queue_push(&conn.outbox, buf)
+    # The executor sends when the callback is over, unless it writes so much that
+    # it has to learn whether the peer takes it.
+    if not conn_on_executor(conn) or conn.outbox.nbytes > conn.marks.high:
+        result |= WRITE_FLUSH
+    ReleaseSRWLockExclusive(&conn.lock)
+    return result
+
+
+cdef bint conn_flush(conn_t *conn) noexcept nogil:
+    cdef bint pause = False
+    conn_advance(NULL, conn, False)
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn_on_executor(conn) and conn.marks.above and not conn.pause_told:
+        conn.pause_told = True
+        pause = True
+    ReleaseSRWLockExclusive(&conn.lock)
+    return pause
+
+
+cdef void conn_write_eof(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.write_eof = True
+    conn_request_done(conn)
+
+
+cdef void conn_close(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_OPEN:
+        conn.state = conn_next_state(conn.state, EVENT_CLOSE)
+        conn.write_eof = True
+        conn.deaf = True
+        conn_drop_queue(conn, &conn.inbox)
+        conn.progress_ms = now_ms()
+        conn_arm_deadline(conn)
+    conn_request_done(conn)
+
+
+cdef void conn_abort(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.deaf = True
+    conn_drop_queue(conn, &conn.inbox)
+    conn_fail(conn, 0, False)
+    conn_request_done(conn)
+
+
+cdef bint conn_is_closing(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint closing = conn.state != STATE_OPEN
+    ReleaseSRWLockExclusive(&conn.lock)
+    return closing
+
+
+cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil:
+    # A receive that is pending stays so: cancelling it could lose what it carries.
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.read_paused = paused
+    conn_leave(NULL, conn)
+
+
+cdef bint conn_is_reading(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint reading = conn.state == STATE_OPEN and not conn.read_paused and not conn.eof_seen
+    ReleaseSRWLockExclusive(&conn.lock)
+    return reading
+
+
+cdef void conn_tell_sent(conn_t *conn, bint tell) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.tell_sent = tell
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil:
+    cdef SOCKET sock
+    AcquireSRWLockExclusive(&conn.lock)
+    sock = conn.sock
+    if sock != INVALID_SOCKET:
+        conn.pending += 1   # like an op: the handle stays open
+    ReleaseSRWLockExclusive(&conn.lock)
+    return sock
+
+
+cdef void conn_return_handle(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.pending -= 1
+    conn_request_done(conn)
+
+
+cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.marks.high = high_bytes
+    conn.marks.low = low_bytes
+    marks_update(&conn.marks, conn.outbox.nbytes)
+    conn_leave(NULL, conn)
+
+
+cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    high_bytes[0] = conn.marks.high
+    low_bytes[0] = conn.marks.low
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef size_t nbytes = conn.outbox.nbytes
+    ReleaseSRWLockExclusive(&conn.lock)
+    return nbytes
+
+
+# -- delivery --------------------------------------------------------------------
+
+
+cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
+    memset(news, 0, sizeof(news_t))
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.executor = GetCurrentThreadId()
+    news.spent = conn.spent.head
+    memset(&conn.spent, 0, sizeof(queue_t))
+    if not conn.made_told:
+        conn.made_told = True
+        # Over before it began: nobody hears of it.
+        if conn.lost_due:
+            conn.lost_told = True
+        else:
+            news.made = True
+    if not conn.lost_told:
+        news.pause = conn.marks.above and not conn.pause_told
+        news.resume = conn.pause_told and not conn.marks.above
+        conn.pause_told = conn.marks.above
+        news.sent = conn.sent_untold
+        conn.sent_untold = 0
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef buf_t *conn_take_data(conn_t *conn) noexcept nogil:
+    cdef buf_t *buf = NULL
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn_readable(conn):
+        buf = queue_pop(&conn.inbox)
+    ReleaseSRWLockExclusive(&conn.lock)
+    return buf
+
+
+cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
+    # Kept for the next receive; the pool's lock is for those that need it.
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.recv_buf == NULL and not conn.receiving and conn.state != STATE_CLOSED:
+        conn.recv_buf = buf
+        buf = NULL
+    ReleaseSRWLockExclusive(&conn.lock)
+    if buf != NULL:
+        give_buffer(conn.engine, buf)
+
+
+cdef bint conn_take_eof(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint due = conn_eof_due(conn)
+    if due:
+        conn.eof_told = True
+    ReleaseSRWLockExclusive(&conn.lock)
+    return due
+
+
+cdef bint conn_take_lost(conn_t *conn, int *error, bint *error_sending) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint due = conn.lost_due and not conn.lost_told and not conn_news_before_lost(conn)
+    if due:
+        conn.lost_told = True
+        conn.deaf = True
+        conn_drop_queue(conn, &conn.inbox)
+        error[0] = conn.error
+        error_sending[0] = conn.error_sending
+    ReleaseSRWLockExclusive(&conn.lock)
+    return due
+
+
+# -- native handlers -------------------------------------------------------------
+
+
+cdef void deliver_echo(worker_t *worker, conn_t *chain) noexcept nogil:
+    """Send back what was received: the received buffer itself moves to the outbox."""
+    cdef conn_t *conn = chain
+    cdef bint over
+    while conn != NULL:
+        AcquireSRWLockExclusive(&conn.lock)
+        conn.executor = GetCurrentThreadId()
+        conn.made_told = True
+        if conn.state != STATE_OPEN:
+            # What is in the outbox by then is the last that goes out.
+            conn_drop_queue(conn, &conn.inbox)
+        while conn_readable(conn):
+            queue_push(&conn.outbox, queue_pop(&conn.inbox))
+        over = conn_eof_due(conn)
+        conn.eof_told = conn.eof_told or over
+        conn.lost_told = conn.lost_due
+        ReleaseSRWLockExclusive(&conn.lock)
+        if over:
+            conn_close(conn)
+        conn = conn.next_ready

@@ -1,0 +1,217 @@
+"""Portable state of the engine; see _state.pxd for the types and their rules."""
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+# -- buffers -------------------------------------------------------------------
+
+
+cdef void queue_push(queue_t *queue, buf_t *buf) noexcept nogil:
+    buf.next = NULL
+    if queue.tail == NULL:
+        queue.head = buf
+    else:
+        queue.tail.next = buf
+    queue.tail = buf
+    queue.nbytes += buf.size
+
+
+cdef buf_t *queue_pop(queue_t *queue) noexcept nogil:
+    cdef buf_t *buf = queue.head
+    if buf != NULL:
+        queue.head = buf.next
+        if queue.head == NULL:
+            queue.tail = NULL
+        queue.nbytes -= buf.size
+        buf.next = NULL
+    return buf
+
+
+cdef void queue_consume(queue_t *queue, size_t nbytes, queue_t *emptied) noexcept nogil:
+    cdef buf_t *buf
+    cdef size_t part
+    while nbytes > 0:
+        buf = queue.head
+        part = nbytes if nbytes < buf.size else buf.size
+        buf.data += part
+        buf.size -= part
+        queue.nbytes -= part
+        nbytes -= part
+        if buf.size == 0:
+            queue_push(emptied, queue_pop(queue))
+
+
+cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes) noexcept nogil:
+    cdef buf_t *buf = queue.tail
+    cdef size_t used
+    if buf == NULL or buf.base == NULL:
+        return False
+    used = <size_t>(buf.data - buf.base) + buf.size
+    if buf.capacity - used < nbytes:
+        return False
+    # The kernel may be reading this buffer's earlier bytes; those stay as they
+    # are, and a send covers only the length that it was given.
+    memcpy(buf.data + buf.size, data, nbytes)
+    buf.size += nbytes
+    queue.nbytes += nbytes
+    return True
+
+
+cdef buf_t *buf_new(size_t capacity) noexcept nogil:
+    cdef buf_t *buf = <buf_t *>malloc(sizeof(buf_t) + capacity)
+    if buf != NULL:
+        buf.next = NULL
+        buf.owner = NULL
+        buf.base = <char *>(buf + 1)
+        buf.capacity = capacity
+        buf.data = buf.base
+        buf.size = 0
+    return buf
+
+
+cdef buf_t *buf_wrap(void *owner, char *data, size_t size) noexcept nogil:
+    cdef buf_t *buf = <buf_t *>malloc(sizeof(buf_t))
+    if buf != NULL:
+        buf.next = NULL
+        buf.owner = owner
+        buf.base = NULL
+        buf.capacity = 0
+        buf.data = data
+        buf.size = size
+    return buf
+
+
+cdef void buf_free(buf_t *buf) noexcept nogil:
+    free(buf)
+
+
+# -- pool ----------------------------------------------------------------------
+
+
+cdef void pool_init(pool_t *pool, size_t capacity, size_t max_free) noexcept nogil:
+    pool.free = NULL
+    pool.n_free = 0
+    pool.max_free = max_free
+    pool.capacity = capacity
+    pool.n_out = 0
+
+
+cdef buf_t *pool_take(pool_t *pool, size_t nbytes) noexcept nogil:
+    cdef buf_t *buf
+    if nbytes > pool.capacity:
+        buf = buf_new(nbytes)
+    elif pool.free != NULL:
+        buf = pool.free
+        pool.free = buf.next
+        pool.n_free -= 1
+        buf.next = NULL
+        buf.data = buf.base
+        buf.size = 0
+    else:
+        buf = buf_new(pool.capacity)
+    if buf != NULL:
+        pool.n_out += 1
+    return buf
+
+
+cdef void pool_give(pool_t *pool, buf_t *buf) noexcept nogil:
+    pool.n_out -= 1
+    if buf.capacity == pool.capacity and pool.n_free < pool.max_free:
+        buf.next = pool.free
+        pool.free = buf
+        pool.n_free += 1
+    else:
+        buf_free(buf)
+
+
+cdef void pool_clear(pool_t *pool) noexcept nogil:
+    cdef buf_t *buf
+    while pool.free != NULL:
+        buf = pool.free
+        pool.free = buf.next
+        buf_free(buf)
+    pool.n_free = 0
+
+
+# -- write marks ---------------------------------------------------------------
+
+
+cdef void marks_update(marks_t *marks, size_t nbytes) noexcept nogil:
+    if nbytes > marks.high:
+        marks.above = True
+    elif nbytes <= marks.low:
+        marks.above = False
+
+
+# -- lists and deadlines -------------------------------------------------------
+
+
+cdef void list_init(link_t *head) noexcept nogil:
+    head.prev = head
+    head.next = head
+    head.owner = NULL
+
+
+cdef void list_append(link_t *head, link_t *link) noexcept nogil:
+    link.prev = head.prev
+    link.next = head
+    head.prev.next = link
+    head.prev = link
+
+
+cdef void list_remove(link_t *link) noexcept nogil:
+    if link.prev != NULL:
+        link.prev.next = link.next
+        link.next.prev = link.prev
+        link.prev = NULL
+        link.next = NULL
+
+
+cdef bint list_empty(const link_t *head) noexcept nogil:
+    return head.next == head
+
+
+cdef void deadlines_init(deadlines_t *deadlines, uint64_t duration_ms) noexcept nogil:
+    list_init(&deadlines.head)
+    deadlines.duration_ms = duration_ms
+
+
+cdef void deadline_arm(deadlines_t *deadlines, deadline_t *deadline,
+                       uint64_t now_ms) noexcept nogil:
+    list_remove(&deadline.link)
+    # now_ms is rounded down: without the added 1 it could come that much early.
+    deadline.due_ms = now_ms + deadlines.duration_ms + 1
+    list_append(&deadlines.head, &deadline.link)
+
+
+cdef void deadline_disarm(deadline_t *deadline) noexcept nogil:
+    list_remove(&deadline.link)
+
+
+cdef deadline_t *deadlines_first(deadlines_t *deadlines) noexcept nogil:
+    if list_empty(&deadlines.head):
+        return NULL
+    return <deadline_t *>deadlines.head.next
+
+
+# -- the connection's states ---------------------------------------------------
+
+# Row: state, in the order of conn_state.  Column: event, in the order of conn_event.
+cdef int[6][6] next_state = [
+    # CLOSE, FLUSHED, EOF, ABORT, DEADLINE, QUIET
+    [STATE_FLUSHING, -1, STATE_OPEN, STATE_ABORTING, -1, STATE_OPEN],       # OPEN
+    [STATE_FLUSHING, STATE_DRAINING, STATE_FLUSHING, STATE_ABORTING,
+     STATE_ABORTING, STATE_FLUSHING],                                       # FLUSHING
+    [STATE_DRAINING, -1, STATE_ENDING, STATE_ABORTING,
+     STATE_ENDING, STATE_DRAINING],                                         # DRAINING
+    [STATE_ENDING, -1, STATE_ENDING, STATE_ENDING,
+     STATE_ENDING, STATE_CLOSED],                                           # ENDING
+    [STATE_ABORTING, -1, STATE_ABORTING, STATE_ABORTING,
+     STATE_ABORTING, STATE_CLOSED],                                         # ABORTING
+    [STATE_CLOSED, -1, -1, STATE_CLOSED, STATE_CLOSED, STATE_CLOSED],       # CLOSED
+]
+
+
+cdef int conn_next_state(int state, int event) noexcept nogil:
+    return next_state[state][event]

@@ -1,0 +1,179 @@
+"""The operating system as iocpx sees it: Winsock and Win32 declarations in
+Microsoft's spelling, and no logic.
+
+Everything that the engine asks of Windows is declared here and nowhere else.
+Names, argument order and types are those of Microsoft's headers; a constant
+without a comment means what its documentation page says.
+"""
+
+cdef extern from * nogil:
+    # winsock2.h has to come before windows.h, which would otherwise bring in
+    # the 1.1 header with clashing declarations (WIN32_LEAN_AND_MEAN, set by
+    # setup.py, keeps it out where another header was faster).
+    """
+    #include <winsock2.h>
+    #include <ws2tcpip.h>
+    #include <mswsock.h>
+    #include <mstcpip.h>
+    #include <windows.h>
+    """
+    ctypedef int BOOL
+    ctypedef unsigned char UCHAR
+    ctypedef unsigned short USHORT
+    ctypedef int INT
+    ctypedef long LONG
+    ctypedef long long LONG64
+    ctypedef unsigned long ULONG
+    ctypedef unsigned long DWORD
+    ctypedef size_t ULONG_PTR
+    ctypedef size_t SIZE_T
+    ctypedef void *PVOID
+    ctypedef void *HANDLE
+    ctypedef size_t SOCKET
+    ctypedef unsigned int GROUP
+
+    HANDLE INVALID_HANDLE_VALUE
+    SOCKET INVALID_SOCKET
+    int SOCKET_ERROR
+    DWORD INFINITE
+
+    # -- overlapped I/O and the completion port ------------------------------
+    ctypedef struct OVERLAPPED:
+        # NTSTATUS of the finished operation.  The copy in OVERLAPPED_ENTRY is
+        # documented as reserved, so this one is read.
+        ULONG_PTR Internal
+        ULONG_PTR InternalHigh
+        DWORD Offset
+        DWORD OffsetHigh
+        HANDLE hEvent
+
+    ctypedef struct OVERLAPPED_ENTRY:
+        ULONG_PTR lpCompletionKey
+        OVERLAPPED *lpOverlapped
+        ULONG_PTR Internal
+        DWORD dwNumberOfBytesTransferred
+
+    HANDLE CreateIoCompletionPort(HANDLE FileHandle, HANDLE ExistingCompletionPort,
+                                  ULONG_PTR CompletionKey,
+                                  DWORD NumberOfConcurrentThreads)
+    BOOL GetQueuedCompletionStatusEx(HANDLE CompletionPort,
+                                     OVERLAPPED_ENTRY *lpCompletionPortEntries,
+                                     ULONG ulCount, ULONG *ulNumEntriesRemoved,
+                                     DWORD dwMilliseconds, BOOL fAlertable)
+    BOOL PostQueuedCompletionStatus(HANDLE CompletionPort,
+                                    DWORD dwNumberOfBytesTransferred,
+                                    ULONG_PTR dwCompletionKey,
+                                    OVERLAPPED *lpOverlapped)
+    BOOL SetFileCompletionNotificationModes(HANDLE FileHandle, UCHAR Flags)
+    BOOL CancelIoEx(HANDLE hFile, OVERLAPPED *lpOverlapped)
+    UCHAR FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
+    UCHAR FILE_SKIP_SET_EVENT_ON_HANDLE
+
+    # -- handles, events, threads, time --------------------------------------
+    BOOL CloseHandle(HANDLE hObject)
+    HANDLE CreateEventW(void *lpEventAttributes, BOOL bManualReset,
+                        BOOL bInitialState, void *lpName)
+    BOOL SetEvent(HANDLE hEvent)
+    BOOL ResetEvent(HANDLE hEvent)
+    DWORD WaitForSingleObject(HANDLE hHandle, DWORD dwMilliseconds)
+    DWORD WaitForMultipleObjects(DWORD nCount, const HANDLE *lpHandles,
+                                 BOOL bWaitAll, DWORD dwMilliseconds)
+    DWORD WAIT_OBJECT_0
+    DWORD WAIT_TIMEOUT
+    DWORD WAIT_FAILED
+    DWORD GetLastError()
+    DWORD GetCurrentThreadId()
+    ctypedef struct LARGE_INTEGER:
+        LONG64 QuadPart
+    BOOL QueryPerformanceCounter(LARGE_INTEGER *lpPerformanceCount)
+    BOOL QueryPerformanceFrequency(LARGE_INTEGER *lpFrequency)
+
+    # -- locks and atomics ----------------------------------------------------
+    ctypedef struct SRWLOCK:
+        pass
+    void InitializeSRWLock(SRWLOCK *SRWLock)
+    void AcquireSRWLockExclusive(SRWLOCK *SRWLock)
+    void ReleaseSRWLockExclusive(SRWLOCK *SRWLock)
+    LONG InterlockedIncrement(LONG *Addend)
+    LONG InterlockedDecrement(LONG *Addend)
+    LONG InterlockedExchange(LONG *Target, LONG Value)
+    LONG InterlockedExchangeAdd(LONG *Addend, LONG Value)
+    LONG64 InterlockedExchangeAdd64(LONG64 *Addend, LONG64 Value)
+
+    # -- sockets ---------------------------------------------------------------
+    struct sockaddr:
+        pass
+    struct sockaddr_storage:
+        pass
+    ctypedef struct GUID:
+        pass
+    ctypedef struct WSABUF:
+        ULONG len
+        char *buf
+    ctypedef struct WSADATA:
+        pass
+    ctypedef struct WSAPROTOCOL_INFOW:
+        DWORD dwServiceFlags1
+    DWORD XP1_IFS_HANDLES
+    ctypedef struct LINGER "struct linger":
+        USHORT l_onoff
+        USHORT l_linger
+    ctypedef struct tcp_keepalive "struct tcp_keepalive":
+        ULONG onoff
+        ULONG keepalivetime
+        ULONG keepaliveinterval
+
+    int WSAStartup(USHORT wVersionRequested, WSADATA *lpWSAData)
+    int WSACleanup()
+    int WSAGetLastError()
+    SOCKET WSASocketW(int af, int type, int protocol, void *lpProtocolInfo,
+                      GROUP g, DWORD dwFlags)
+    int closesocket(SOCKET s)
+    int shutdown(SOCKET s, int how)
+    int setsockopt(SOCKET s, int level, int optname, const char *optval, int optlen)
+    int getsockopt(SOCKET s, int level, int optname, char *optval, int *optlen)
+    int getsockname(SOCKET s, sockaddr *name, int *namelen)
+    int WSAIoctl(SOCKET s, DWORD dwIoControlCode, void *lpvInBuffer, DWORD cbInBuffer,
+                 void *lpvOutBuffer, DWORD cbOutBuffer, DWORD *lpcbBytesReturned,
+                 OVERLAPPED *lpOverlapped, void *lpCompletionRoutine)
+    int WSARecv(SOCKET s, WSABUF *lpBuffers, DWORD dwBufferCount,
+                DWORD *lpNumberOfBytesRecvd, DWORD *lpFlags,
+                OVERLAPPED *lpOverlapped, void *lpCompletionRoutine)
+    int WSASend(SOCKET s, WSABUF *lpBuffers, DWORD dwBufferCount,
+                DWORD *lpNumberOfBytesSent, DWORD dwFlags,
+                OVERLAPPED *lpOverlapped, void *lpCompletionRoutine)
+    BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *lpOverlapped,
+                                DWORD *lpcbTransfer, BOOL fWait, DWORD *lpdwFlags)
+
+    int AF_INET
+    int AF_INET6
+    int SOCK_STREAM
+    int IPPROTO_TCP
+    DWORD WSA_FLAG_OVERLAPPED
+    DWORD WSA_FLAG_NO_HANDLE_INHERIT
+    int SD_SEND
+    int SOL_SOCKET
+    int SO_LINGER
+    int SO_UPDATE_ACCEPT_CONTEXT
+    int SO_PROTOCOL_INFOW
+    int TCP_NODELAY
+    DWORD SIO_KEEPALIVE_VALS
+    DWORD SIO_GET_EXTENSION_FUNCTION_POINTER
+    int ERROR_IO_PENDING "WSA_IO_PENDING"
+    int WSAETIMEDOUT
+    int WSAECONNABORTED
+    int WSAENOBUFS
+    int ERROR_OPERATION_ABORTED
+
+    # Extension functions have no import library entry; WSAIoctl returns their
+    # addresses, which hold for every socket of the same provider.
+    ctypedef BOOL (__stdcall *LPFN_ACCEPTEX)(
+        SOCKET sListenSocket, SOCKET sAcceptSocket, void *lpOutputBuffer,
+        DWORD dwReceiveDataLength, DWORD dwLocalAddressLength,
+        DWORD dwRemoteAddressLength, DWORD *lpdwBytesReceived,
+        OVERLAPPED *lpOverlapped) noexcept nogil
+    ctypedef void (__stdcall *LPFN_GETACCEPTEXSOCKADDRS)(
+        void *lpOutputBuffer, DWORD dwReceiveDataLength, DWORD dwLocalAddressLength,
+        DWORD dwRemoteAddressLength, sockaddr **LocalSockaddr,
+        int *LocalSockaddrLength, sockaddr **RemoteSockaddr,
+        int *RemoteSockaddrLength) noexcept nogil
