@@ -74,25 +74,25 @@ class Child:
             )
         except OSError as error:
             raise Failure(f"{what} could not be started ({shlex.join(command)}): {error}") from None
-        self._readers = [
-            threading.Thread(target=self._read_stdout, daemon=True),
-            threading.Thread(target=self._read_stderr, daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
+        threading.Thread(target=self._read_stdout, daemon=True).start()
+        self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
+        self._stderr_reader.start()
 
+    # The readers close their pipes themselves. Nobody waits for them after an orderly end: Wine
+    # keeps the pipes of a program open for 2 s after its process is gone.
     def _read_stdout(self):
-        for line in self._process.stdout:
-            try:
-                self._lines.put(json.loads(line))
-            except ValueError:
-                # Not ours: a program on the way to the Windows Python said something.
-                self._stderr.append(line)
+        with self._process.stdout as stdout:
+            for line in stdout:
+                try:
+                    self._lines.put(json.loads(line))
+                except ValueError:
+                    # Not ours: a program on the way to the Windows Python said something.
+                    self._stderr.append(line)
         self._lines.put(None)
 
     def _read_stderr(self):
-        for line in self._process.stderr:
-            self._stderr.append(line)
+        with self._process.stderr as stderr:
+            self._stderr.extend(stderr)
 
     def say(self, line):
         # A process that died is reported by the answer that does not come.
@@ -117,6 +117,7 @@ class Child:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
             return f"{self.what} closed its output{self.last_words()}"
+        self._stderr_reader.join(5)
         # Windows ends a crashed process with a status like 0xC0000005.
         shown = f"0x{status & 0xFFFFFFFF:08X}" if status > 255 else str(status)
         return f"{self.what} ended early with status {shown}{self.last_words()}"
@@ -159,10 +160,6 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for reader in self._readers:
-            reader.join(5)
-        self._process.stdout.close()
-        self._process.stderr.close()
 
 
 @dataclass
@@ -284,7 +281,7 @@ class Bench:
                 *("--size", str(workload.size_bytes)),
                 *("--depth", str(workload.depth)),
                 *("--seconds", str(self.seconds)),
-                *("--warmup", str(min(0.2, self.seconds))),
+                *("--warmup", str(min(0.1, self.seconds))),
             ],
         )
         try:
@@ -381,6 +378,10 @@ def introduction(bench):
     return lines
 
 
+def spreads(rows):
+    return [row.spread() for row in rows.values()]
+
+
 def closing_notes(bench):
     notes = [
         "p50, p99: from the send of a message to its complete reply.",
@@ -392,6 +393,11 @@ def closing_notes(bench):
             "Under Wine a system call costs several times what it does on Windows, and Wine's own"
         )
         notes.append("server process does part of the work; its CPU time is not in these figures.")
+    if any(high > 2 * low for rows in bench.rows.values() for low, high in spreads(rows)):
+        notes.append(
+            "Rounds of one server differ by more than 2 times: on a small virtual machine it"
+        )
+        notes.append("matters which CPU wakes which. More --rounds give steadier medians.")
     for workload, rows in bench.rows.items():
         for row in rows.values():
             if row.median("client_busy") > 0.9:
@@ -421,10 +427,10 @@ def parse(argv):
     )
     number = positive(int)
     parser.add_argument(
-        "--seconds", type=positive(float), default=0.5, help="per measurement (default 0.5)"
+        "--seconds", type=positive(float), default=0.3, help="per measurement (default 0.3)"
     )
     parser.add_argument(
-        "--rounds", type=number, default=3, help="measurements per server and workload (default 3)"
+        "--rounds", type=number, default=5, help="measurements per server and workload (default 5)"
     )
     parser.add_argument(
         "--connections", type=number, help="with one of these three: that one workload"
