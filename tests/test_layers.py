@@ -29,7 +29,7 @@ ROOMS = {
     "_state": Room("iocpx/_state.*", "libc"),
     "_engine": Room("iocpx/_engine.*", "_state _op _winsock libc"),
     "_errors": Room("iocpx/_errors.*", "stdlib"),
-    "native": Room("iocpx/native.*", "stdlib"),
+    "native": Room("iocpx/native.*", "_core stdlib"),
     "_core": Room("iocpx/_core.*", "_engine _state _errors libc cpython stdlib"),
     "iocpx": Room("iocpx/__init__.*", "_core _errors native stdlib"),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
@@ -44,14 +44,15 @@ GROUPS = {
     "cpython": {"cpython", "cython"},
     "pip": {"pip"},  # comes with Python
     "stdlib": set(sys.stdlib_module_names),
+    "stub": {"typing_extensions"},  # type checkers bring it along; for .pyi files alone
 }
 
 # The one place that takes the GIL.
 GIL_FILE, GIL_FUNCTION = "iocpx/_core.pyx", "deliver_batch"
 # Rooms without Python: every function is nogil.
 NOGIL_ROOMS = {"_state", "_engine"}
-# The only room that declares what lies outside: the boundary to the operating system.
-EXTERN_ROOMS = {"_winsock"}
+# The only room that includes headers: the boundary to the operating system.
+HEADER_ROOMS = {"_winsock"}
 # The only room that may say that it runs under Wine: a benchmark tells where it ran.
 WINE_ROOMS = {"bench"}
 
@@ -158,6 +159,8 @@ def import_violations(file, room, source, modules=MODULES):
     code = blank(source)
     found = Found(file, source)
     allowed = {room, *ROOMS[room].may_import.split()}
+    if Path(file).suffix == ".pyi":
+        allowed.add("stub")
     for position, module in imported_modules(file, code, modules):
         top = module.partition(".")[0]
         if module in modules:
@@ -211,17 +214,21 @@ def nogil_violations(file, source):
     return found.violations
 
 
-def extern_violations(file, source):
+def header_violations(file, source):
     found = Found(file, source)
-    for match in re.finditer(r"^[ \t]*cdef[ \t]+(?:public[ \t]+)?extern\b", blank(source), re.M):
-        found.add(match.start(), "declares something extern: only _winsock does")
+    # In the source as it is: headers stand in strings.
+    for match in re.finditer(r"^[ \t]*cdef\b[^#\n]*\bextern[ \t]+from[ \t]+['\"]", source, re.M):
+        found.add(match.start(), "declares a header's contents: only _winsock does")
+    for match in re.finditer(r"^[ \t]*#[ \t]*include\b", source, re.M):
+        found.add(match.start(), "includes a header: only _winsock does")
     return found.violations
 
 
 def wine_violations(file, source):
     found = Found(file, source)
-    # Not in any case: WinError is something else.
-    for match in re.finditer("(?<![A-Za-z])wine|Wine|WINE", blank(source, keep_strings=True)):
+    code = blank(source, keep_strings=True)
+    # Not in any case and not in the middle of a word: WinError is something else.
+    for match in re.finditer("(?<![A-Za-z])wine(?!rror)|Wine|WINE(?!RROR)", code):
         found.add(match.start(), "names Wine in code: what differs there is never branched on")
     return found.violations
 
@@ -290,7 +297,7 @@ def test_the_gil_is_taken_in_one_place():
     ("check", "rooms"),
     [
         (nogil_violations, NOGIL_ROOMS),
-        (extern_violations, set(ROOMS) - EXTERN_ROOMS),
+        (header_violations, set(ROOMS) - HEADER_ROOMS),
         (wine_violations, set(ROOMS) - WINE_ROOMS - {"lab", "dev"}),
     ],
 )
@@ -331,6 +338,7 @@ PRETENDED = {"iocpx": "iocpx", "iocpx.native": "native", "iocpx.bench": "bench",
         ("iocpx/_core.pyx", "_core", "from . cimport \\\n    _winsock as w", "iocpx._winsock"),
         ("iocpx/_core.pyx", "_core", "from . import Server", "iocpx"),
         ("iocpx/_core.pyi", "_core", "def f():\n    import rich", "rich"),
+        ("iocpx/_core.pyx", "_core", "from typing_extensions import Self", "typing_extensions"),
         ("iocpx/_errors.py", "_errors", "from iocpx import _core", "iocpx._core"),
         ("iocpx/bench/run.py", "bench", "from .._core import Server", "iocpx._core"),
         ("iocpx/bench/run.py", "bench", "if 1: from iocpx import _state", "iocpx._state"),
@@ -421,10 +429,22 @@ def test_a_function_with_the_gil_is_found():
     assert nogil_violations("x.pyx", source) == ["x.pyx:2: h() is not nogil"]
 
 
-def test_an_extern_declaration_is_found():
-    source = 'from libc cimport math\ncdef extern from "winsock2.h":\n    int f()\n'
-    (found,) = extern_violations("x.pyx", source)
-    assert found.startswith("x.pyx:2: declares something extern")
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ('cdef extern from "winsock2.h":\n    int f()', "declares a header's contents"),
+        ("cdef public extern from '<x.h>' nogil: pass", "declares a header's contents"),
+        ('cdef extern from *:\n    """\n    #include <windows.h>\n    """', "includes a header"),
+    ],
+)
+def test_a_header_is_found(source, what):
+    (found,) = header_violations("x.pyx", "\n" + source)
+    assert found.startswith(("x.pyx:2: " + what, "x.pyx:4: " + what))
+
+
+def test_verbatim_c_without_a_header_passes():
+    source = 'cdef extern from *:\n    """\n    static int one = 1;\n    """\n    int one\n'
+    assert header_violations("x.pyx", source) == []
 
 
 @pytest.mark.parametrize(
@@ -432,7 +452,7 @@ def test_an_extern_declaration_is_found():
     [
         ("x = 1\nif is_wine():\n    pass", [2]),
         ("if name == 'Wine': pass", [1]),
-        ("x = WinError(5) or entwined", []),
+        ("x = WinError(5) or entwined or exc.winerror", []),
         ('"""Under Wine too."""\n# Wine 8 does otherwise.\nx = 1  # wine', []),
     ],
 )
