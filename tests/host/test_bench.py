@@ -33,7 +33,7 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data):
         reply = data
-        if fault == "flipped bit" and self is connections[1] and self.last:
+        if fault == "flipped bit" and connections.index(self) == 1 and self.last:
             reply = data[:5] + bytes([data[5] ^ 1]) + data[6:]
         elif fault == "stale":
             reply = self.last or data
