@@ -10,10 +10,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+import iocpx
 import iocpx._core
 import iocpx.native
-
-import iocpx
 from iocpx.bench.run import main as bench_main
 from iocpx.bench.servers import Echo, platform_facts
 
@@ -78,34 +77,29 @@ def info() -> int:
         ),
         ("GIL", "off" if gil_off else "on"),
         ("system", facts["system"]),
-        ("handlers", "asyncio protocols; native: " + ", ".join(native_handlers())),
+        ("handlers", "asyncio protocols; native: " + ", ".join(iocpx.native.__all__)),
         ("extension", iocpx._core.__file__),
     ):
         print(f"{name:<10} {value}")
     return 0
 
 
-def native_handlers() -> list[str]:
-    return [
-        name
-        for name, value in vars(iocpx.native).items()
-        if isinstance(value, type) and not name.startswith("_")
-    ]
-
-
 def serve_echo(server: iocpx.Server, event_name: str | None) -> int:
     """Serve until Ctrl+C or the named event, then print the totals. Returns the exit status."""
 
+    stopping = False
+
     def on_interrupt(signum: int, frame: FrameType | None) -> None:
-        if server.is_serving():
-            print(
-                "stopping: open connections are closed in order; Ctrl+C again resets them",
-                flush=True,
-            )
+        nonlocal stopping
+        if not stopping:
+            # First the state: the next Ctrl+C can come in the midst of this.
+            stopping = True
             server.close()
+            text = "stopping: open connections are closed in order; Ctrl+C again resets them"
         else:
-            print("resetting the connections", flush=True)
             server.abort_clients()
+            text = "resetting the connections"
+        print(text, flush=True)
 
     try:
         with stop_event(event_name, server):

@@ -25,7 +25,7 @@ def interrupt():
     while os.read(0, 100):
         signal.raise_signal(signal.SIGINT)
 
-iocpx.Server = functools.partial(iocpx.Server, close_timeout_s=100_000)
+iocpx.Server = functools.partial(iocpx.Server, close_timeout_s=86_400)
 threading.Thread(target=interrupt, daemon=True).start()
 runpy.run_module("iocpx", run_name="__main__")
 """
