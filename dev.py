@@ -1,10 +1,94 @@
 """The developer's verbs. `python3 dev.py` lists them; on Windows say `py dev.py`."""
 
 import argparse
+import os
+import shutil
+import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
+
+if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older one shall read this
+    sys.exit("dev.py: Python 3.10 or later is needed: start dev.py with one")
 
 from lab import build, here
-from lab.steps import Failure, exclusive, say
+from lab.steps import LAB, ROOT, Failure, exclusive, say
+
+
+def main(words):
+    # Told in advance, since argparse would take the Windows Python's own options for ours.
+    words, arguments = split(words)
+    options = make_parser().parse_args(words)
+    options.arguments = arguments
+    try:
+        return options.verb(options) or 0
+    except Failure as problem:
+        print(f"dev.py: {problem}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("dev.py: stopped", file=sys.stderr)
+    return 1
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(
+        prog="dev.py",
+        description="The developer's verbs. Each sets up and builds what it needs and is missing.",
+    )
+    parser.set_defaults(verb=lambda options: parser.print_help())
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+
+    def add(name, function, usage, help, lane=None, debug=False):
+        verb = verbs.add_parser(
+            name, help=help, description=help, usage=f"dev.py {name} {usage}", allow_abbrev=False
+        )
+        verb.set_defaults(verb=function)
+        if lane:
+            verb.add_argument("--python", metavar="LANE", choices=here.lanes(), help=lane)
+        if debug:
+            verb.add_argument("--debug", action="store_true", help="the build for a debugger")
+        return verb
+
+    names = ", ".join(here.lanes())
+    all_lanes = f"one of {names}; else all of them"
+    one_lane = f"one of {names}; else {here.default_lane()}"
+    add("setup", setup, "[--python LANE]", "set up the lab, whatever of it is missing", all_lanes)
+    add("build", build_, "[--python LANE] [--debug]", "build iocpx", all_lanes, debug=True)
+    add("run", run, "[--python LANE] [--debug] ARG…", "run the Windows Python", one_lane, True)
+    verb = add(
+        *("test", test, "[--python LANE | --fast] [PYTEST ARGUMENT…]"),
+        "run the linters, the tests of the host and those on each Windows Python;"
+        " with pytest arguments, these tests alone",
+        all_lanes,
+    )
+    verb.add_argument("--fast", action="store_true", help=f"{here.default_lane()} alone")
+    add("bench", bench, "[--python LANE] [ARG…]", "run the echo benchmark", one_lane)
+    verb = add("wheel", wheel, "[--python LANE | --all]", "make wheel and sdist", one_lane)
+    verb.add_argument("--all", action="store_true", help="a wheel for every lane")
+    add("lint", lint, "", "run the linters")
+    verb = add("clean", clean, "[--all]", "remove what was built")
+    verb.add_argument("--all", action="store_true", help="and the lab with all it downloaded")
+    return parser
+
+
+def split(words):
+    """dev.py's own words, and those after them that go as they are to the program that it runs.
+
+    `run` and `bench`: from the first word that is no option of the verb. `test`: every word that
+    is none.
+    """
+    verb, rest = words[:1], words[1:]
+    if verb not in (["run"], ["bench"], ["test"]):
+        return words, []
+    own, passed = verb, []
+    while rest:
+        if rest[0] == "--python":
+            own, rest = own + rest[:2], rest[2:]
+        elif rest[0] in ("--debug", "--fast", "-h", "--help") or rest[0].startswith("--python="):
+            own, rest = own + rest[:1], rest[1:]
+        elif verb == ["test"]:
+            passed, rest = passed + rest[:1], rest[1:]
+        else:
+            return own, rest
+    return own, passed
 
 
 def prepare(lanes, debug=False):
@@ -15,16 +99,19 @@ def prepare(lanes, debug=False):
             build.build(lane, debug)
 
 
+def chosen(options):
+    return [options.python] if options.python else here.lanes()
+
+
 def setup(options):
     with exclusive():
         here.setup(chosen(options))
-    say("set up: " + ", ".join(chosen(options)))
+    say(f"set up: {', '.join(chosen(options))}")
 
 
 def build_(options):
     prepare(chosen(options), options.debug)
-    for lane in chosen(options):
-        say(f"built for {lane}")
+    say(f"built for {', '.join(chosen(options))}")
 
 
 def run(options):
@@ -34,42 +121,116 @@ def run(options):
     return here.call(argv + options.arguments, env)
 
 
-def chosen(options):
-    return [options.python] if options.python else here.lanes()
+def bench(options):
+    lane = options.python or here.default_lane()
+    prepare([lane])
+    return here.bench(lane, options.arguments)
 
 
-def split(words):
-    """dev.py's own words, and those after them that belong to the Windows Python, as they are."""
-    if words[:1] != ["run"]:
-        return words, []
-    own = 1
-    while own < len(words) and words[own].startswith("--"):
-        own += 2 if words[own] == "--python" else 1
-    return words[:own], words[own:]
+def test(options):
+    if options.python and options.fast:
+        raise Failure("--fast is the lane of --python too: give one of them")
+    lanes = [here.default_lane()] if options.fast else chosen(options)
+    prepare(lanes)
+    results = []
+    if not options.arguments:
+        say("==== linters")
+        results.append(("lint", "failed" if lint(options) else "passed"))
+        say("==== tests of the host")
+        argv = [here.host_python(), "-m", "pytest", *pytest_options("host"), "tests/host"]
+        status = subprocess.run(argv, cwd=ROOT).returncode
+        results.append(("host", pytest_result("host", status)))
+    for lane in lanes:
+        say(f"==== tests on {lane}")
+        argv, env = here.command(lane, build.library(lane))
+        words = ["-m", "pytest", *pytest_options(lane), "--ignore=tests/host", *options.arguments]
+        # pytest's own settings and its idea of the folder must be the checkout's.
+        os.chdir(ROOT)
+        status = here.call(argv + words, env)
+        results.append((lane, pytest_result(lane, status)))
+    say("====")
+    for name, result in results:
+        say(f"{name}: {result}")
+    return any("0 failed" not in result and result != "passed" for name, result in results)
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="dev.py", description="The developer's verbs.")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
-    lane = argparse.ArgumentParser(add_help=False)
-    lane.add_argument("--python", choices=here.lanes(), metavar="LANE")
-    debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument("--debug", action="store_true")
-    verbs.add_parser("setup", parents=[lane]).set_defaults(verb=setup)
-    verbs.add_parser("build", parents=[lane, debug]).set_defaults(verb=build_)
-    verbs.add_parser("run", parents=[lane, debug]).set_defaults(verb=run)
-    words, arguments = split(sys.argv[1:])
-    options = parser.parse_args(words)
-    options.arguments = arguments
-    if not hasattr(options, "verb"):
-        parser.print_help()
-        return 0
-    try:
-        return options.verb(options) or 0
-    except Failure as problem:
-        print(f"dev.py: {problem}", file=sys.stderr)
-        return 1
+def pytest_options(name):
+    """Where pytest leaves its cache and its report; each lane has its own."""
+    report = LAB / "reports" / f"{name}.xml"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    report = report.relative_to(ROOT).as_posix()
+    return [f"--junitxml={report}", "-o", f"cache_dir=.lab/pytest-cache/{name}"]
+
+
+def pytest_result(name, status):
+    """One line on a run of pytest, which ended with `status`."""
+    report = LAB / "reports" / f"{name}.xml"
+    if not report.exists():
+        return f"no result, pytest ended with exit status {status}"
+    suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
+    count = {
+        key: sum(int(suite.get(key)) for suite in suites)
+        for key in ("tests", "failures", "errors", "skipped")
+    }
+    failed = count["failures"] + count["errors"]
+    passed = count["tests"] - failed - count["skipped"]
+    if status != 0 and failed == 0:
+        return f"{passed} passed, and pytest ended with exit status {status}"
+    return f"{passed} passed, {failed} failed, {count['skipped']} skipped"
+
+
+def lint(options):
+    with exclusive():
+        here.setup([])
+    if sys.version_info < (3, 11):
+        say("the linters need Python 3.11 or later: left out")
+        return False
+    # The tools call one another by name too.
+    tools_folder = os.path.dirname(here.host_python())
+    env = {**os.environ, "PATH": tools_folder + os.pathsep + os.environ.get("PATH", os.defpath)}
+    cython_files = sorted(
+        str(path.relative_to(ROOT))
+        for folder in ("iocpx", "tests")
+        for path in (ROOT / folder).rglob("*.p[yx][xd]")
+    )
+    commands = [
+        ["ruff", "check", "--quiet", "--output-format", "concise", "."],
+        ["cython-lint", *cython_files],
+        ["mypy", "--no-error-summary"],
+        ["zizmor", "--offline", "--quiet", "--no-progress", ".github/workflows"],
+    ]
+    failed = []
+    for name, *words in commands:
+        say(f"{name} …")
+        program = shutil.which(name, path=tools_folder)
+        if subprocess.run([program, *words], cwd=ROOT, env=env).returncode != 0:
+            failed.append(name)
+    say(f"not content: {', '.join(failed)}" if failed else "all content")
+    return bool(failed)
+
+
+def wheel(options):
+    lanes = here.lanes() if options.all else [options.python or here.default_lane()]
+    with exclusive():
+        here.setup(lanes)
+        made = [build.wheel(lane) for lane in lanes]
+        made.append(build.sdist())
+    for path in made:
+        say(path.relative_to(ROOT))
+
+
+def clean(options):
+    with exclusive():
+        here.clean()
+        folders = [ROOT / "dist", build.BUILD, LAB / "pycache", LAB / "pytest-cache"]
+        folders += [LAB] if options.all else []
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        for pattern in ("*.pyd", "*.pyd.new"):
+            for path in (ROOT / "iocpx").glob(pattern):
+                path.unlink()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

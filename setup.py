@@ -1,12 +1,13 @@
 """Builds the extension modules; everything else stands in pyproject.toml.
 
-`pip install .` on Windows needs nothing but this file. A cross build (dev.py on Linux) goes through it too: the
-environment variable IOCPX_BUILD_CONFIG then names a JSON file with the keys
+`pip install .` on Windows needs nothing but this file. A cross build (dev.py on Linux) goes
+through it too: the environment variable IOCPX_BUILD_CONFIG then names a JSON file with the keys
 
-    cython_dir    where the generated C goes, shared by all targets
-    debug         true: no optimisation, with debug information
-    cross         absent for a native build, otherwise what the running Python cannot know about the target:
-                  cc (argv of the compiler), include_dirs, define (pairs), link (files), ext_suffix, tag (wheel tag)
+    cython_dir    where the generated C goes, shared by all targets debug         true: no
+    optimisation, with debug information cross         absent for a native build, otherwise what
+    the running Python cannot know about the target:
+                  cc (argv of the compiler), include_dirs, define (pairs), link (files),
+                  ext_suffix, tag (wheel tag)
 """
 
 import json
@@ -56,7 +57,7 @@ class BuildExt(build_ext):
     def run(self):
         if not CROSS and sys.platform != "win32":
             raise SystemExit(
-                "iocpx is built for Windows only. On Debian, `python3 dev.py build` builds it for Windows;"
+                "iocpx is for Windows. `python3 dev.py build` builds it for Windows on Debian;"
                 " on other systems use asyncio or uvloop instead of iocpx."
             )
         # Cython comes in here and not at the head: metadata and sdist need no translation.
@@ -90,16 +91,23 @@ class BuildExt(build_ext):
                 extension.extra_link_args = ["/DEBUG"]
         if CROSS:
             cc = CROSS["cc"]
-            self.compiler.set_executables(compiler=cc, compiler_so=cc, linker_so=[*cc, "-shared"], linker_exe=cc)
+            self.compiler.set_executables(
+                compiler=cc, compiler_so=cc, linker_so=[*cc, "-shared"], linker_exe=cc
+            )
         super().build_extensions()
 
     def compile_arguments(self):
         if self.compiler.compiler_type == "msvc":
             return ["/Od", "/Zi"] if CONFIG.get("debug") else []
         return [
-            # DWARF 4: Wine's backtraces do not read a later version. Without -fno-sanitize the compiler adds traps
-            # to an unoptimised build, which would also stop in CPython's own headers.
-            *(["-O0", "-g", "-gdwarf-4", "-fno-sanitize=undefined"] if CONFIG.get("debug") else ["-O2", "-DNDEBUG"]),
+            # DWARF 4: Wine's backtraces do not read a later version. Without -fno-sanitize the
+            # compiler adds traps to an unoptimised build, which would also stop in CPython's own
+            # headers.
+            *(
+                ["-O0", "-g", "-gdwarf-4", "-fno-sanitize=undefined"]
+                if CONFIG.get("debug")
+                else ["-O2", "-DNDEBUG"]
+            ),
             "-fno-strict-aliasing",
             "-Wall",
             "-Wextra",

@@ -1,10 +1,12 @@
-"""The developer's lab: finds or makes a Windows Python, and builds iocpx for it. Standard library only.
+"""The developer's lab: a Windows Python, wherever one is, and iocpx built for it.
 
-steps.py    the steps of the set-up: what is done once, and said while it is done; the lab's folder
+Standard library only.
+
+steps.py    the steps of the set-up, each done once and announced; the lab's folder
 fetch.py    files from the package index and from Debian, each verified
-wine.py     Wine's environment, prefix and server, and running a Windows program so that it behaves like a local one
-linux.py    the Windows Pythons ("lanes") on Linux: Wine, interpreters, headers, wheels, cross compiler
-windows.py  the same on Windows itself: a virtual environment of the running Python, and Microsoft's compiler
+wine.py     Wine's environment, prefix and server; a Windows program run like a local one
+linux.py    Windows Pythons ("lanes") on Linux: interpreters, headers, wheels, cross compiler
+windows.py  the same on Windows itself: the running Python and Microsoft's compiler
 build.py    building, and the wheels and the source distribution
 
 linux.py and windows.py offer the same functions; `here` is the one that fits this machine.

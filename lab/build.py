@@ -1,9 +1,9 @@
 """Building iocpx for a lane, and the wheels and the source distribution.
 
-A lane's build has a folder of its own, .lab/build/LANE (LANE-debug), with the package as setuptools makes it in
-`stage`. The extension modules are then put beside their sources, where lanes do not collide: each has its suffix.
-So the checkout itself is what programs import, also those started in it, where Python looks first. A debug build
-stays in its folder.
+A lane's build has a folder of its own, .lab/build/LANE (LANE-debug), with the package as
+setuptools makes it in `stage`. The extension modules are then put beside their sources, where
+lanes do not collide: each has its suffix. So the checkout itself is what programs import, also
+those started in it, where Python looks first. A debug build stays in its folder.
 """
 
 import json
@@ -36,11 +36,18 @@ def sources():
 
 
 def build(lane, debug=False):
-    """Build what is out of date for the lane; says nothing when nothing is. Call with `steps.exclusive` held."""
+    """Build what is out of date for the lane; says nothing when nothing is.
+
+    Call with `steps.exclusive` held.
+    """
     home = folder(lane, debug)
     config = {"cython_dir": str(BUILD / "c"), "debug": debug, "cross": here.cross(lane)}
     # What decides how everything is compiled: a change of it rebuilds all.
-    tools = [config, (ROOT / "setup.py").read_text(), (ROOT / "lab" / "requirements-host.txt").read_text()]
+    tools = [
+        config,
+        (ROOT / "setup.py").read_text(),
+        (ROOT / "lab" / "requirements-host.txt").read_text(),
+    ]
     state = {"tools": digest(tools), "sources": sources()}
     stamp = home / "state.json"
     known = json.loads(stamp.read_text()) if stamp.exists() else {}
@@ -53,13 +60,26 @@ def build(lane, debug=False):
     remove_stale(home / "stage")
     output = setup_py(
         home,
-        *["build", "--build-base", home / "temp", "--build-lib", home / "stage", "build_py", "--no-compile"],
-        *["build_ext", f"-j{os.cpu_count()}", *(["--force"] if known.get("tools") != state["tools"] else [])],
+        *[
+            "build",
+            "--build-base",
+            home / "temp",
+            "--build-lib",
+            home / "stage",
+            "build_py",
+            "--no-compile",
+        ],
+        *[
+            "build_ext",
+            f"-j{os.cpu_count()}",
+            *(["--force"] if known.get("tools") != state["tools"] else []),
+        ],
     )
     if output.strip():
         say(output.rstrip())
     for pattern in ("*.lib", "*.pdb"):
-        # The linker's by-products: an import library and, beside the debug information in the module, a second one.
+        # The linker's by-products: an import library and, beside the debug information in the
+        # module, a second one.
         for path in (home / "stage").rglob(pattern):
             path.unlink()
     if not debug:
@@ -70,9 +90,10 @@ def build(lane, debug=False):
 def setup_py(home, *words):
     """Run setup.py with the lane's configuration; returns what it printed."""
     env = {**here.build_environment(), "IOCPX_BUILD_CONFIG": str(home / "config.json")}
-    # With it set, setuptools warns that it does not write bytecode, which it is not to do here anyway.
+    # With it set, setuptools warns that it does not write bytecode, which it is not to do here
+    # anyway.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    argv = [here.build_python(), ROOT / "setup.py", "-q", *words]
+    argv = [here.host_python(), ROOT / "setup.py", "-q", *words]
     try:
         return run(argv, cwd=ROOT, env=env)
     except Failure as problem:
@@ -95,7 +116,7 @@ def modules(lane):
 
 
 def publish(stage):
-    """Put the stage's extension modules beside their sources, and remove those that have no source any more."""
+    """Put the stage's extension modules beside their sources; remove those without a source."""
     for path in stage.glob("*.pyd"):
         # Replaced as a whole: a program that runs keeps the module it has loaded.
         partial = ROOT / "iocpx" / (path.name + ".new")
@@ -122,13 +143,18 @@ def wheel(lane):
 
 
 def sdist():
-    """Make the source distribution in dist/ and return its path. Call with `steps.exclusive` held."""
+    """Make the source distribution in dist/ and return its path.
+
+    Call with `steps.exclusive` held.
+    """
     home = BUILD / "sdist"
     home.mkdir(parents=True, exist_ok=True)
     (home / "config.json").write_text("{}")
     made = home / "made"
     shutil.rmtree(made, ignore_errors=True)
-    setup_py(home, "egg_info", "--egg-base", home, "sdist", "--formats", "gztar", "--dist-dir", made)
+    setup_py(
+        home, "egg_info", "--egg-base", home, "sdist", "--formats", "gztar", "--dist-dir", made
+    )
     return deliver(made)
 
 

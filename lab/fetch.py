@@ -8,19 +8,24 @@ DOWNLOADS = LAB / "downloads"
 
 
 def index_file(python, project, filename, sha256):
-    """The path of a file of a project on pip's package index, fetched by `python` (one with pip) if not there yet."""
+    """The path of a file of a project on pip's package index, fetched if it is not there yet.
+
+    `python` is one with pip, which does the fetching.
+    """
     path = DOWNLOADS / filename
     if path.exists() and sha256_of(path) == sha256:
         return path
     DOWNLOADS.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(filename + ".part")
     say(f"[{filename}] ", end="")
-    hint = f"{filename} cannot be fetched; see that pip reaches its package index (`pip download {project}`)"
+    hint = f"{filename} cannot be fetched; see that pip reaches its package index"
     run([python, LAB.parent / "lab" / "pip_file.py", project, filename, partial], hint=hint)
     found = sha256_of(partial)
     if found != sha256:
         partial.unlink()
-        raise Failure(f"{filename} from the package index has SHA-256 {found}, expected {sha256}: not used")
+        raise Failure(
+            f"{filename} from the package index has SHA-256 {found}, expected {sha256}: not used"
+        )
     partial.replace(path)
     return path
 
@@ -28,18 +33,31 @@ def index_file(python, project, filename, sha256):
 def debian_mirror():
     """The address of the Debian archive that this system itself uses."""
     for attempt in range(2):
-        targets = run(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"])
+        targets = run(
+            [
+                "apt-get",
+                "indextargets",
+                "--format",
+                "$(ORIGIN)|$(LABEL)|$(REPO_URI)",
+                "Created-By: Packages",
+            ]
+        )
         for line in targets.splitlines():
             if line.startswith("Debian|Debian|"):
                 return line.split("|")[2]
         if attempt == 0:
             # Before the first update apt does not know yet which of its sources is Debian.
             update_system_lists()
-    raise Failure("apt knows no Debian archive: add one to /etc/apt/sources.list and run this again")
+    raise Failure(
+        "apt knows no Debian archive: add one to /etc/apt/sources.list and run this again"
+    )
 
 
 def update_system_lists():
-    run([*as_root(), "apt-get", "update"], hint="apt cannot read its package lists; see that its mirror is reachable")
+    run(
+        [*as_root(), "apt-get", "update"],
+        hint="apt cannot read its package lists; see that its mirror is reachable",
+    )
 
 
 def as_root():
@@ -59,15 +77,17 @@ def as_root():
 def debian_packages(suites, packages, folder, source=False):
     """Fetch the newest `packages` of the first of `suites` that can deliver them all into `folder`.
 
-    Through a private apt configuration: the system's own stays as it is. apt checks every file by the archive's
-    signature. `source`: the source packages, else the binary ones.
+    Through a private apt configuration: the system's own stays as it is. apt checks every file by
+    the archive's signature. `source`: the source packages, else the binary ones.
     """
     problems = []
     for suite in suites:
         home = LAB / "apt" / (suite + ("-source" if source else ""))
         for name in ("lists/partial", "cache/archives/partial"):
             (home / name).mkdir(parents=True, exist_ok=True)
-        (home / "sources.list").write_text(f"{'deb-src' if source else 'deb'} {debian_mirror()} {suite} main\n")
+        (home / "sources.list").write_text(
+            f"{'deb-src' if source else 'deb'} {debian_mirror()} {suite} main\n"
+        )
         options = [
             f"Dir::Etc::sourcelist={home}/sources.list",
             "Dir::Etc::sourceparts=/dev/null",
@@ -91,6 +111,7 @@ def debian_packages(suites, packages, folder, source=False):
         finally:
             shutil.rmtree(home)
     raise Failure(
-        f"Debian's {' or '.join(suites)} does not deliver {', '.join(packages)}; see that apt's mirror is reachable\n"
+        f"Debian's {' or '.join(suites)} does not deliver {', '.join(packages)};"
+        " see that apt's mirror is reachable\n"
         + "\n".join(problems)
     )

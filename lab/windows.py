@@ -1,1 +1,118 @@
-"""placeholder"""
+"""The lab on Windows itself: a virtual environment of the running Python, Microsoft's compiler.
+
+Here is one lane only, the running Python; `py -3.14t dev.py …` makes another beside it.
+"""
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from .steps import LAB, REQUIREMENTS, ROOT, Failure, run, say, step
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+LANE = f"{sys.version_info[0]}.{sys.version_info[1]}{'t' if FREE_THREADED else ''}"
+VENV = LAB / f"venv-{LANE}"
+PYTHON = VENV / "Scripts" / "python.exe"
+
+# The loops that the benchmark compares with: each goes in if it has a wheel for this Python.
+LOOPS = ["winloop==0.8.2", "blazio==0.1.0"]
+
+
+def lanes():
+    """The names of this machine's lanes."""
+    return [LANE]
+
+
+def default_lane():
+    return LANE
+
+
+def setup(names):
+    """Set up the virtual environment, if it is missing."""
+    find_compiler()
+    step("virtual environment", [REQUIREMENTS.read_text(), LOOPS, sys.version], make_venv, PYTHON)
+
+
+def find_compiler():
+    """See that setuptools will find a C compiler."""
+    if shutil.which("cl"):
+        return
+    arm = platform.machine() == "ARM64"
+    component = "Microsoft.VisualStudio.Component.VC.Tools." + ("ARM64" if arm else "x86.x64")
+    installer = Path(os.environ.get("PROGRAMFILES(X86)", r"C:\Program Files (x86)"))
+    vswhere = installer / "Microsoft Visual Studio" / "Installer" / "vswhere.exe"
+    query = f"-latest -prerelease -products * -requires {component} -property installationPath"
+    if not vswhere.exists() or not run([vswhere, *query.split()]).strip():
+        raise Failure(
+            'there is no C compiler: install Microsoft\'s "Build Tools for Visual Studio" with the'
+            f' workload "Desktop development with C++" (component {component}), then run this again'
+        )
+
+
+def make_venv():
+    if VENV.exists():
+        shutil.rmtree(VENV)
+    run([sys.executable, "-m", "venv", VENV])
+    hint = "pip cannot install the lab's tools; see that pip reaches its package index"
+    pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    pins = REQUIREMENTS.read_text().splitlines()
+    run([*pip, next(pin for pin in pins if pin.startswith("pip=="))], hint=hint)
+    run([*pip, "-r", REQUIREMENTS], hint=hint)
+    for loop in LOOPS:
+        try:
+            run([*pip, "--only-binary=:all:", loop])
+        except Failure:
+            say(f"[no {loop} for this Python: the benchmark goes without] ", end="")
+
+
+def suffix(name):
+    """How the file names of the lane's extension modules end."""
+    return sysconfig.get_config_var("EXT_SUFFIX")
+
+
+def cross(name):
+    """Nothing: setup.py knows the running Python."""
+    return None
+
+
+def build_environment():
+    return dict(os.environ)
+
+
+def host_python():
+    """The Python that runs setup.py and the linters."""
+    return str(PYTHON)
+
+
+def command(name, library):
+    """How to start the lane's Python: its argv so far, and its environment.
+
+    `library` is the folder to import iocpx from.
+    """
+    env = {**os.environ, "PYTHONPATH": str(library)}
+    if library != ROOT:
+        # Else a program started in the checkout would find the iocpx there first.
+        env["PYTHONSAFEPATH"] = "1"
+    return [str(PYTHON)], env
+
+
+def call(argv, env):
+    """Run a program with this process's streams; returns its exit status."""
+    # The console gives Ctrl+C to both; this process leaves it to the program and waits.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    return subprocess.run(argv, env=env, check=False).returncode
+
+
+def bench(name, words):
+    """Run the benchmark; returns its exit status."""
+    argv, env = command(name, ROOT)
+    return call([*argv, "-m", "iocpx", "bench", *words], env)
+
+
+def clean():
+    """Nothing of the lab runs on here."""

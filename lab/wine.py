@@ -1,4 +1,4 @@
-"""Wine: its environment, prefix and server, and running a Windows program so that it behaves like a local one."""
+"""Wine: its environment, prefix and server; a Windows program run like a local one."""
 
 import os
 import shutil
@@ -15,7 +15,10 @@ SERVER_SECONDS = 600
 
 
 def program(name):
-    """The path of one of Wine's own programs. Debian's /usr/bin/wine is a script that looks for a 32-bit Wine first."""
+    """The path of one of Wine's own programs.
+
+    Debian's /usr/bin/wine is a script that looks for a 32-bit Wine first.
+    """
     path = shutil.which(name, path=f"/usr/lib/wine:{os.environ.get('PATH', os.defpath)}")
     if path is None:
         raise Failure(f"{name} is not installed: run `python3 dev.py setup`")
@@ -23,13 +26,17 @@ def program(name):
 
 
 def environment():
-    """The environment for Windows programs: this process's own, with the settings that Wine needs."""
-    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    """The environment for Windows programs: this process's, with the settings that Wine needs."""
+    env = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "VIRTUAL_ENV")
+    }
     env["WINEPREFIX"] = str(PREFIX)
     env.setdefault("WINEDEBUG", "-all")
-    # No .NET and no HTML engine to install; no WMI, through which platform.uname() would abort the process.
+    # No .NET and no HTML engine to install; no WMI, through which platform.uname() would abort the
+    # process.
     env.setdefault("WINEDLLOVERRIDES", "mscoree,mshtml,wbemprox=")
-    # Wine takes its code page from the locale, which is C in a container; nothing in a test should depend on it.
+    # Wine takes its code page from the locale, which is C in a container; nothing in a test should
+    # depend on it.
     env.setdefault("PYTHONUTF8", "1")
     return env
 
@@ -60,8 +67,9 @@ def start_server():
         check=False,
     )
     if started.returncode == 0:
-        # The first program brings up the services, which inherit its streams and keep them: a reader of its output
-        # would wait for the end of the server. So the first program is one that nobody reads.
+        # The first program brings up the services, which inherit its streams and keep them: a
+        # reader of its output would wait for the end of the server. So the first program is one
+        # that nobody reads.
         subprocess.run(
             [program("wine64"), "cmd", "/c", "exit"],
             env=environment(),
@@ -75,8 +83,12 @@ def start_server():
 def stop_server():
     """End the prefix's server and with it every Windows program of this lab."""
     if PREFIX.exists() and shutil.which("wineserver"):
-        subprocess.run([program("wineserver"), "-k"], env=environment(), check=False, capture_output=True)
-        subprocess.run([program("wineserver"), "-w"], env=environment(), check=False, capture_output=True)
+        subprocess.run(
+            [program("wineserver"), "-k"], env=environment(), check=False, capture_output=True
+        )
+        subprocess.run(
+            [program("wineserver"), "-w"], env=environment(), check=False, capture_output=True
+        )
 
 
 def is_file(fd):
@@ -95,9 +107,12 @@ def pump(source, target):
 
 
 def call(argv, env):
-    """Run a Windows program with this process's streams, pass on Ctrl+C and SIGTERM, and return its exit status.
+    """Run a Windows program with this process's streams; returns its exit status.
 
-    Python under Wine ends at its start when a standard stream is a regular file; such a stream goes through a pipe.
+    Ctrl+C and SIGTERM are passed on.
+
+    Python under Wine ends at its start when a standard stream is a regular file; such a stream
+    goes through a pipe.
     """
     pumps, streams, close = [], {}, []
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
@@ -121,7 +136,8 @@ def call(argv, env):
             streams[name] = writer
             pumps.append(threading.Thread(target=pump, args=(reader, os.dup(fd)), daemon=False))
             close.append(writer)
-    # In a session of its own, so that a terminal's Ctrl+C comes by one way only: through the handler below.
+    # In a session of its own, so that a terminal's Ctrl+C comes by one way only: through the
+    # handler below.
     process = subprocess.Popen(argv, env=env, start_new_session=True, **streams)
     for fd in close:
         os.close(fd)
