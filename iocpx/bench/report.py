@@ -2,16 +2,16 @@
 
 import contextlib
 import sys
+import textwrap
 
-COLUMNS = ("server", "messages/s", "min-max", "p50 µs", "p99 µs", "CPU µs/msg", "ratio")
+COLUMNS = ("server", "messages/s", "spread", "p50 µs", "p99 µs", "CPU µs/msg", "ratio")
 
 
 def cells(row):
-    low, high = row.spread()
     return (
         row.server,
         f"{row.median('messages_per_s'):,.0f}",
-        f"{low:,.0f}-{high:,.0f}",
+        f"{row.spread():.1f}",
         f"{row.median('p50_us'):,.0f}",
         f"{row.median('p99_us'):,.0f}",
         f"{row.median('cpu_us'):,.1f}",
@@ -24,6 +24,9 @@ class PlainReport:
 
     def line(self, text):
         print(text, flush=True)
+
+    def paragraph(self, text):
+        self.line(textwrap.fill(text, 78, subsequent_indent="  "))
 
     @contextlib.contextmanager
     def progress(self, steps):
@@ -57,6 +60,9 @@ class RichReport:
 
     def line(self, text):
         self._console.print(text, markup=False, highlight=False)
+
+    # The console wraps between words by itself.
+    paragraph = line
 
     @contextlib.contextmanager
     def progress(self, steps):

@@ -185,8 +185,9 @@ class Row:
         return statistics.median(getattr(r, figure) for r in self.rounds)
 
     def spread(self):
+        """How many times the slowest round's rate the fastest's is."""
         rates = [r.messages_per_s for r in self.rounds]
-        return min(rates), max(rates)
+        return max(rates) / min(rates) if min(rates) else float("inf")
 
 
 def ledger_gaps(totals):
@@ -368,9 +369,9 @@ def introduction(bench):
     rounds = "1 round" if bench.rounds == 1 else f"{bench.rounds} rounds"
     lines = [
         f"machine: {processor_name()}, {os.cpu_count()} CPUs",
-        f"servers: Python {some['python']} on {some['system']}; "
+        f"servers: Python {some['python']} on {some['system']}, "
         + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        f"client:  Python {here['python']} on {here['system']}, checks every byte of every reply",
+        f"client: Python {here['python']} on {here['system']}, checks every byte of every reply",
         f"{rounds} of {bench.seconds:g} s for each server and workload, medians shown",
     ]
     if any("workers" in facts for facts in bench.facts.values()):
@@ -378,32 +379,29 @@ def introduction(bench):
     return lines
 
 
-def spreads(rows):
-    return [row.spread() for row in rows.values()]
-
-
 def closing_notes(bench):
     notes = [
-        "p50, p99: from the send of a message to its complete reply.",
-        "CPU: user and system time of the server's process, per message.",
-        "min-max: messages/s in the slowest and the fastest round. ratio: messages/s, asyncio = 1.",
+        "p50, p99: from the send of a message to its complete reply. CPU: user and system time of "
+        "the server's process, per message. spread: messages/s of the fastest round by those of "
+        "the slowest. ratio: messages/s by asyncio's."
     ]
     if any("Wine" in facts["system"] for facts in bench.facts.values()):
         notes.append(
-            "Under Wine a system call costs several times what it does on Windows, and Wine's own"
+            "Under Wine a system call costs several times what it does on Windows, and Wine's own "
+            "server process does part of the work; its CPU time is not in these figures."
         )
-        notes.append("server process does part of the work; its CPU time is not in these figures.")
-    if any(high > 2 * low for rows in bench.rows.values() for low, high in spreads(rows)):
+    rows = [(workload, row) for workload, rows in bench.rows.items() for row in rows.values()]
+    if any(row.spread() > 2 for _, row in rows):
         notes.append(
-            "Rounds of one server differ by more than 2 times: on a small virtual machine it"
+            "Where the spread is above 2, the machine was not quiet, or it mattered too much which "
+            "CPU wakes which, as it does in a small virtual machine; more --rounds give steadier "
+            "medians."
         )
-        notes.append("matters which CPU wakes which. More --rounds give steadier medians.")
-    for workload, rows in bench.rows.items():
-        for row in rows.values():
-            if row.median("client_busy") > 0.9:
-                notes.append(
-                    f"{row.server}, {workload}: the client was the limit, the server may be faster."
-                )
+    for workload, row in rows:
+        if row.median("client_busy") > 0.9:
+            notes.append(
+                f"{row.server}, {workload}: the client was the limit, the server may be faster."
+            )
     return notes
 
 
@@ -469,13 +467,13 @@ def main(argv=None):
     try:
         bench.probe()
         if bench.facts:
-            for line in introduction(bench):
-                report.line(line)
+            for paragraph in introduction(bench):
+                report.paragraph(paragraph)
             with report.progress(len(bench.names) * len(bench.workloads) * bench.rounds):
                 bench.run()
             report.tables(bench.rows)
-            for line in closing_notes(bench):
-                report.line(line)
+            for note in closing_notes(bench):
+                report.paragraph(note)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
