@@ -1,5 +1,8 @@
-"""Fixtures of the tests on real sockets. Nothing here imports iocpx before a test asks for a server, because the
-tests in `host/` share this file and run where iocpx cannot be imported."""
+"""Fixtures of the tests on real sockets.
+
+Nothing here imports iocpx before a test asks for a server: the tests in `host/` share this file and
+run where iocpx cannot be imported.
+"""
 
 import pytest
 from support import Script, Served
@@ -32,7 +35,10 @@ def serve():
 
 @pytest.fixture
 def start_script():
-    """Start Python programs: `start_script(program, *arguments)` returns a `Script`; none outlives the test."""
+    """Start Python programs: `start_script(program, *arguments)` returns a `Script`.
+
+    None outlives the test.
+    """
     scripts = []
 
     def start(program, *arguments):

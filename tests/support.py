@@ -1,4 +1,4 @@
-"""What the tests on real sockets share: clients, recording protocols, and the books a server must balance.
+"""What the tests on real sockets share: clients, recording protocols, a server's books.
 
 Every wait in here has a limit and fails with a sentence; nothing sleeps.
 """
@@ -15,11 +15,12 @@ import subprocess
 import sys
 import threading
 
-# How long anything may take before a test calls it lost. Far above what is needed: it is no measurement.
+# How long anything may take before a test calls it lost, in seconds. Far above what is needed: it
+# measures nothing.
 WAIT_S = 30
 
-# More than the kernels of both ends of a connection take in on their own, so that a server that wrote this much to
-# a client that does not read is sure to have data left in its own queue.
+# More bytes than the kernels of both ends of a connection take in on their own: a server that wrote
+# this much to a client that does not read is sure to have data left in its own queue.
 MORE_THAN_THE_KERNEL_TAKES = 16 << 20
 
 
@@ -61,7 +62,7 @@ def take(items, what):
 
 
 def run_together(*functions):
-    """Run the functions at the same time, each in a thread; raise the first error one of them had."""
+    """Run the functions at the same time, each in a thread; raise the first error of theirs."""
     errors = []
 
     def guarded(function):
@@ -70,7 +71,9 @@ def run_together(*functions):
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=guarded, args=(function,), daemon=True) for function in functions]
+    threads = [
+        threading.Thread(target=guarded, args=(function,), daemon=True) for function in functions
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -78,6 +81,16 @@ def run_together(*functions):
         assert not thread.is_alive(), f"a thread of the test did not end within {4 * WAIT_S} s"
     if errors:
         raise errors[0]
+
+
+def in_turn(*factories):
+    """A protocol factory that calls each of the factories once, one for each connection."""
+    left = iter(factories)
+
+    def factory():
+        return next(left)()
+
+    return factory
 
 
 def has_ipv6():
@@ -114,7 +127,9 @@ class Client:
         try:
             return self.sock.recv(most)
         except TimeoutError:
-            raise AssertionError(f"after {had} bytes nothing more came from the server for {WAIT_S} s") from None
+            raise AssertionError(
+                f"after {had} bytes nothing more came from the server for {WAIT_S} s"
+            ) from None
 
     def read_exactly(self, size):
         """The next `size` bytes."""
@@ -132,20 +147,23 @@ class Client:
             got += data
         return bytes(got)
 
-    def read_until_gone(self):
-        """Everything up to the end of the connection, whether that is the end of the stream or a reset.
+    def read_until_gone(self, at_most=sys.maxsize):
+        """Everything up to the end of the connection, be it the end of the stream or a reset.
 
-        Which of the two a client sees after an abort is not the server's doing alone: Windows reports the reset
-        (10054), while Wine 8 shows a client under Wine a plain end of stream. The tests accept both.
+        Which of the two a client sees after an abort is not the server's doing alone: Windows
+        reports the reset (10054), while Wine 8 shows a client under Wine a plain end of stream.
+        The tests accept both.
         """
         got = bytearray()
         with contextlib.suppress(ConnectionError):
-            while data := self._read(1 << 18, len(got)):
+            while len(got) < at_most and (
+                data := self._read(min(at_most - len(got), 1 << 18), len(got))
+            ):
                 got += data
         return bytes(got)
 
     def exchange(self, chunks, size=None):
-        """Send the chunks and read as many bytes (or `size`) at the same time; return what was read."""
+        """Send the chunks and read as many bytes (or `size`) meanwhile; return what was read."""
         chunks = list(chunks)
         replies = []
 
@@ -163,7 +181,11 @@ class Client:
 
     def reset(self):
         """Close with a RST."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("HH" if sys.platform == "win32" else "ii", 1, 0))
+        self.sock.setsockopt(
+            socket.SOL_SOCKET,
+            socket.SO_LINGER,
+            struct.pack("HH" if sys.platform == "win32" else "ii", 1, 0),
+        )
         self.sock.close()
 
     def close(self):
@@ -179,13 +201,14 @@ class Client:
 class Recorder:
     """Records every callback and checks the rules that hold for all connections.
 
-    The public hooks `on_made`, `on_data`, `on_eof`, `on_lost`, `on_pause`, `on_resume` and `on_sent` are for tests to
-    override; they run inside the callback. Rules: callbacks run one at a time and never in the main thread,
-    connection_made is the first and connection_lost the last, each once, no data follows the end of the stream, and
-    pause_writing and resume_writing take turns.
+    The hooks `on_made`, `on_data`, `on_eof`, `on_lost`, `on_pause`, `on_resume` and `on_sent` are
+    for tests to override; they run inside the callback. The rules: callbacks run one at a time and
+    never in the main thread; connection_made is the first and connection_lost the last, each once;
+    no data follows the end of the stream; pause_writing and resume_writing take turns.
     """
 
-    # False for a protocol that set_protocol() puts in the place of another one: it is told of no new connection.
+    # False for a protocol that set_protocol() puts in the place of another one: it is told of no
+    # new connection.
     told_of_connection = True
 
     def __init__(self):
@@ -195,7 +218,8 @@ class Recorder:
         self.sent = 0
         self.lost_with = None
         self._faults = []
-        # How often each callback has run to its end, and how many bytes had come ("received") and left ("sent") then.
+        # How often each callback has run to its end, and how many bytes had come ("received") and
+        # left ("sent") by then.
         self.finished = collections.Counter()
         self._changed = threading.Condition()
         self._running = threading.Lock()
@@ -208,8 +232,8 @@ class Recorder:
             self._faults.append(f"{name} was called in the main thread")
         alone = self._running.acquire(blocking=False)
         if not alone and not (name == "pause_writing" and self._runner == thread):
-            # asyncio calls pause_writing from within write(), so inside another callback of the same thread;
-            # anything else means two callbacks at once.
+            # asyncio calls pause_writing from within write(), so inside another callback of the
+            # same thread; anything else means two callbacks at once.
             self._faults.append(f"{name} was called while another callback ran")
         if alone:
             self._runner = thread
@@ -270,10 +294,15 @@ class Recorder:
         self.wait_until(lambda: self.finished[name] >= count, f"{name} (number {count})")
 
     def wait_until(self, condition, what):
-        """Wait until `condition()` holds; it is looked at after every callback, and may look at `finished`."""
+        """Wait until `condition()` holds, which is looked at after every callback.
+
+        It should look at `finished`: other fields may change in the middle of a callback.
+        """
         with self._changed:
             if not self._changed.wait_for(condition, WAIT_S):
-                raise AssertionError(f"{what} did not happen within {WAIT_S} s; the callbacks were {self.events}")
+                raise AssertionError(
+                    f"{what} did not happen within {WAIT_S} s; the callbacks were {self.events}"
+                )
 
     def wait_for_data(self, size):
         self.wait_until(lambda: self.finished["received"] >= size, f"the arrival of {size} bytes")
@@ -283,7 +312,9 @@ class Recorder:
         events = self.events
         assert not self._faults, self._faults
         if self.told_of_connection:
-            assert events[:1] == ["connection_made"], f"connection_made was not the first of {events}"
+            assert events[:1] == ["connection_made"], (
+                f"connection_made was not the first of {events}"
+            )
         assert events.count("connection_made") == int(self.told_of_connection), events
         assert events[-1:] == ["connection_lost"], f"connection_lost was not the last of {events}"
         assert events.count("connection_lost") == 1, events
@@ -293,7 +324,9 @@ class Recorder:
             assert "data_received" not in after, f"data came after the end of the stream: {events}"
             assert "buffer_updated" not in after, f"data came after the end of the stream: {events}"
         turns = [event for event in events if event in ("pause_writing", "resume_writing")]
-        assert turns == ["pause_writing", "resume_writing"] * (len(turns) // 2) + ["pause_writing"] * (len(turns) % 2), turns
+        assert turns == ["pause_writing", "resume_writing"] * (len(turns) // 2) + [
+            "pause_writing"
+        ] * (len(turns) % 2), turns
         assert self.lost_with is None or isinstance(self.lost_with, Exception), self.lost_with
 
 
@@ -362,7 +395,16 @@ class RecordingBuffered(Recorder, asyncio.BufferedProtocol):
 class Served:
     """A started server with its clients, the protocols it made and the errors it reported."""
 
-    def __init__(self, protocol_factory, host="127.0.0.1", port=0, *, started=True, exception_handler=None, **parameters):
+    def __init__(
+        self,
+        protocol_factory,
+        host="127.0.0.1",
+        port=0,
+        *,
+        started=True,
+        exception_handler=None,
+        **parameters,
+    ):
         import iocpx
 
         self.protocols = []
@@ -399,10 +441,23 @@ class Served:
         self._clients.append(client)
         return client
 
-    def open(self, address=None):
-        """A new client and the recording protocol that the server made for it, connection_made done.
+    def connect_in_vain(self, ask=b""):
+        """Connect to a server that drops its clients, before or after `ask` was sent.
 
-        Only for one client at a time: protocols carry no name, so the next one made is taken for this client's.
+        Return what still came from it.
+        """
+        try:
+            client = self.connect()
+        except (ConnectionResetError, ConnectionAbortedError):
+            # Dropped already while connect() looked at the result.
+            return b""
+        client.send_until_refused(ask)
+        return client.read_until_gone()
+
+    def open(self, address=None):
+        """A new client and the recording protocol made for it, its connection_made done.
+
+        Only for one client at a time: the next protocol made is taken for this client's.
         """
         client = self.connect(address)
         protocol = take(self._made, "the protocol of a new connection")
@@ -429,7 +484,9 @@ class Served:
         """Stop the server and assert that nothing is left behind."""
         self.hang_up()
         self.server.close()
-        assert self.server.wait_closed(2 * WAIT_S) is True, f"the server did not stop within {2 * WAIT_S} s: {self.server.stats()}"
+        assert self.server.wait_closed(2 * WAIT_S) is True, (
+            f"the server did not stop within {2 * WAIT_S} s: {self.server.stats()}"
+        )
         assert_balanced(self.server)
         for protocol in self.protocols:
             protocol.check()
@@ -458,7 +515,8 @@ def collect():
 def connect_until_refused(address):
     """Assert that nobody listens at `address`, or soon will not any more.
 
-    A listener that is being closed may still let a client in and drop it; each such client waits to be dropped.
+    A listener that is being closed may still let a client in and drop it; each such client waits to
+    be dropped.
     """
     for _ in range(100):
         try:
@@ -473,7 +531,8 @@ class Script:
     """A Python program in a process of its own, fed and read through pipes."""
 
     def __init__(self, program, *arguments):
-        # Pipes for all three: an interpreter under Wine does not start with a regular file as a standard stream.
+        # Pipes for all three: an interpreter under Wine does not start with a regular file as a
+        # standard stream.
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
             stdin=subprocess.PIPE,
@@ -504,7 +563,9 @@ class Script:
             self.process.kill()
             self.process.wait(WAIT_S)
             self._readers[1].join(WAIT_S)
-            raise AssertionError(f"the program printed nothing for {WAIT_S} s; on stderr: {''.join(self._errors)}") from None
+            raise AssertionError(
+                f"the program printed nothing for {WAIT_S} s; on stderr: {''.join(self._errors)}"
+            ) from None
 
     def read_address(self):
         """The (host, port) that the program prints as one line."""

@@ -1,7 +1,15 @@
 """BufferedProtocol: the server receives into the protocol's own buffer."""
 
 import pytest
-from support import MORE_THAN_THE_KERNEL_TAKES, RecordingBuffered, assert_same_bytes, pattern, pieces, run_together
+from support import (
+    MORE_THAN_THE_KERNEL_TAKES,
+    RecordingBuffered,
+    assert_same_bytes,
+    in_turn,
+    pattern,
+    pieces,
+    run_together,
+)
 
 
 class EchoingBuffered(RecordingBuffered):
@@ -27,7 +35,8 @@ class LendsViews(EchoingBuffered):
 
 
 @pytest.mark.parametrize(
-    "protocol_class, size", [(EchoingBuffered, 1 << 20), (Tiny, 5000), (Roomy, 2 << 20), (LendsViews, 300_000)]
+    "protocol_class, size",
+    [(EchoingBuffered, 1 << 20), (Tiny, 5000), (Roomy, 2 << 20), (LendsViews, 300_000)],
 )
 def test_a_buffered_protocol_gets_every_byte_in_order(serve, protocol_class, size):
     client, protocol = serve(protocol_class).open()
@@ -66,10 +75,12 @@ def test_a_buffered_protocol_can_pause_between_buffers(serve):
         while not done["eof_received"]:
             turn += 1
             protocol.wait_until(
-                lambda: done["buffer_updated"] >= turn or done["eof_received"],
+                lambda turn=turn: done["buffer_updated"] >= turn or done["eof_received"],
                 f"buffer number {turn} or the end of the stream",
             )
-            assert protocol.events.count("buffer_updated") <= turn, "data came while reading was paused"
+            assert protocol.events.count("buffer_updated") <= turn, (
+                "data came while reading was paused"
+            )
             protocol.transport.resume_reading()
 
     run_together(send, resume)
@@ -101,8 +112,7 @@ class LendsNoBuffer(RecordingBuffered):
     ],
 )
 def test_a_useless_buffer_costs_its_connection_only(serve, protocol_class, kind, text):
-    made = iter([protocol_class, EchoingBuffered])
-    served = serve(lambda: next(made)())
+    served = serve(in_turn(protocol_class, EchoingBuffered))
     client, protocol = served.open()
     client.send(b"data")
     client.read_until_gone()

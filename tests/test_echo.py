@@ -1,13 +1,14 @@
-"""What goes in comes out: the echo server, in Python and native, under all sizes, cuts and numbers of clients."""
+"""What goes in comes out: the echo, in Python and native, of all sizes, cuts and client numbers."""
 
 import asyncio
 import random
 
-import iocpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import WAIT_S, Echoing, assert_same_bytes, has_ipv6, pattern, pieces, run_together
+
+import iocpx
 
 MB = 1 << 20
 
@@ -21,7 +22,8 @@ def echo(request):
 sizes = st.one_of(st.integers(1, 300), st.integers(1, 200_000), st.integers(1, 8 * MB))
 
 
-# One server for all examples of a run, hence the suppressed check; a fixed sequence of examples, hence `derandomize`.
+# One server for all examples of a run, hence the suppressed checks; the same examples in each run,
+# hence `derandomize`.
 @settings(
     max_examples=25,
     derandomize=True,
@@ -85,7 +87,8 @@ def test_200_connections_are_served_at_once(serve, echo):
         messages = [pattern(100 + i, seed=1000 * turn + i) for i in range(200)]
         for client, message in zip(clients, messages):
             client.send(message)
-        # The last first: whoever served one connection after the other would not answer it before the others end.
+        # The last first: whoever served one connection after the other would not answer it before
+        # the others end.
         for client, message in reversed(list(zip(clients, messages))):
             assert_same_bytes(client.read_exactly(len(message)), message)
         assert served.server.connection_count == 200
@@ -108,7 +111,9 @@ def test_200_connections_opened_in_the_same_moment_are_all_served(serve, echo):
         return number, got, data
 
     async def talk_all():
-        return await asyncio.wait_for(asyncio.gather(*(talk(number) for number in range(200))), 2 * WAIT_S)
+        return await asyncio.wait_for(
+            asyncio.gather(*(talk(number) for number in range(200))), 2 * WAIT_S
+        )
 
     for _, got, data in asyncio.run(talk_all()):
         assert_same_bytes(got, data)

@@ -96,7 +96,7 @@ def test_pausing_in_a_callback_stops_the_next_callback(serve):
         protocol.wait_for("data_received")
         other, _ = served.open()
         for _ in range(20):
-            # The other connection pauses too, at its first data; it answers nothing, its arrival is what counts.
+            # The other connection pauses too, at its first data; that it was called is what counts.
             other.send(b"x")
         served.protocols[-1].wait_for("data_received")
         assert protocol.events == ["connection_made", "data_received"]
@@ -138,7 +138,7 @@ def test_pausing_and_resuming_again_and_again_keeps_every_byte_in_order(serve):
         while not done["eof_received"]:
             turn += 1
             protocol.wait_until(
-                lambda: done["data_received"] >= turn or done["eof_received"],
+                lambda turn=turn: done["data_received"] >= turn or done["eof_received"],
                 f"data number {turn} or the end of the stream",
             )
             protocol.transport.resume_reading()

@@ -1,4 +1,4 @@
-"""Sending: what may be written, from where, in which order it leaves, and the marks of the write buffer."""
+"""Sending: what may be written, from where, in which order it leaves, and the buffer's marks."""
 
 import array
 import random
@@ -47,7 +47,9 @@ def test_everything_bytes_like_can_be_written(opened, data):
 
 
 @pytest.mark.parametrize("size", [10, 100_000, MORE_THAN_THE_KERNEL_TAKES])
-@pytest.mark.parametrize("kind", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"])
+@pytest.mark.parametrize(
+    "kind", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"]
+)
 def test_a_buffer_can_be_changed_right_after_it_was_written(opened, kind, size):
     client, transport = opened
     data = pattern(size)
@@ -82,7 +84,10 @@ def test_writing_nothing_sends_nothing_and_ends_nothing(opened):
 
 def test_writelines_sends_all_its_parts_in_order(opened):
     client, transport = opened
-    parts = [pattern(size, size) for size in (1, 0, 70_000, 3, 200_000)] + [bytearray(b"ba"), memoryview(b"view")]
+    parts = [pattern(size, size) for size in (1, 0, 70_000, 3, 200_000)] + [
+        bytearray(b"ba"),
+        memoryview(b"view"),
+    ]
     transport.writelines(parts)
     transport.writelines(part for part in (b"from", b"a", b"generator"))
     wanted = b"".join(parts) + b"fromagenerator"
@@ -239,7 +244,10 @@ def test_writing_below_the_high_mark_never_pauses(serve):
     for turn in range(1, 21):
         protocol.transport.write(bytes(90_000))
         client.read_exactly(90_000)
-        protocol.wait_until(lambda: protocol.finished["sent"] >= turn * 90_000, f"data_sent for block {turn}")
+        protocol.wait_until(
+            lambda turn=turn: protocol.finished["sent"] >= turn * 90_000,
+            f"data_sent for block {turn}",
+        )
     assert protocol.transport.get_write_buffer_size() == 0
     assert "pause_writing" not in protocol.events
 
@@ -375,7 +383,7 @@ def test_a_write_in_data_sent_goes_out(serve):
             if self.sent < 100:
                 self.transport.write(b"%d" % (self.sent % 10))
 
-    client, protocol = serve(Continues).open()
+    client, _ = serve(Continues).open()
     client.send(b"go")
     assert client.read_exactly(100) == b"0123456789" * 10
 
@@ -388,14 +396,18 @@ RECORD = struct.Struct("<BIH")
 
 def record(writer, number):
     """One record: who wrote it, which one it is, its length, and bytes that follow from these."""
-    payload = pattern(random.Random(writer * 1000 + number).randint(0, 3000), seed=writer * 100_000 + number)
+    payload = pattern(
+        random.Random(writer * 1000 + number).randint(0, 3000), seed=writer * 100_000 + number
+    )
     return RECORD.pack(writer, number, len(payload)) + payload
 
 
 def test_writes_from_several_threads_stay_whole_and_in_order(serve):
     client, protocol = serve(Echoing).open()
     writers, records = 8, 100
-    total = sum(len(record(writer, number)) for writer in range(writers) for number in range(records))
+    total = sum(
+        len(record(writer, number)) for writer in range(writers) for number in range(records)
+    )
     got = []
 
     def write(writer):
@@ -407,14 +419,17 @@ def test_writes_from_several_threads_stay_whole_and_in_order(serve):
                 protocol.transport.writelines([data[:3], data[3:10], data[10:]])
 
     run_together(
-        *(lambda writer=writer: write(writer) for writer in range(writers)), lambda: got.append(client.read_exactly(total))
+        *(lambda writer=writer: write(writer) for writer in range(writers)),
+        lambda: got.append(client.read_exactly(total)),
     )
     stream, place = got[0], 0
     expected = [0] * writers
     while place < len(stream):
         writer, number, size = RECORD.unpack_from(stream, place)
         assert writer < writers, f"a record is torn at {place}"
-        assert number == expected[writer], f"record {number} of writer {writer} came in place of {expected[writer]}"
+        assert number == expected[writer], (
+            f"record {number} of writer {writer} came in place of {expected[writer]}"
+        )
         end = place + RECORD.size + size
         assert_same_bytes(stream[place:end], record(writer, number))
         expected[writer] += 1
