@@ -10,7 +10,9 @@ sections, which cost nothing where there is a GIL.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
@@ -55,13 +57,14 @@ cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 # -- the way from the engine into Python -------------------------------------------
 
 
-cdef void deliver_batch(worker_t *worker, conn_t *chain) noexcept nogil:
-    cdef conn_t *conn = chain
+cdef void deliver_batch(worker_t *worker) noexcept nogil:
+    cdef conn_t *conn
     with gil:
+        conn = worker_next(worker)
         while conn != NULL:
-            if conn.deliver:
-                deliver(<Runtime>worker.engine.config.runtime, conn)
-            conn = conn.next_ready
+            deliver(<Runtime>worker.engine.config.runtime, conn)
+            worker_delivered(worker, conn)
+            conn = worker_next(worker)
 
 
 cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
@@ -94,7 +97,7 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
         connection._call("data_sent", news.sent)
     buf = conn_take_data(conn)
     while buf != NULL:
-        connection._feed(buf.data, <Py_ssize_t>buf.size)
+        connection._feed(conn, buf)
         conn_give_buffer(conn, buf)
         buf = conn_take_data(conn)
     if conn_take_eof(conn) and not connection._call("eof_received"):
@@ -153,6 +156,7 @@ cdef class Connection:
     cdef char[ADDRESS_BYTES] _remote
     cdef bint _eof_written
     cdef object _socket             # what get_extra_info("socket") made
+    cdef object _raised             # what a callback raised, for connection_lost
     # Critical section: set_protocol changes them.
     cdef object _protocol
     cdef object _data_received      # bound once: looked up per event they cost more than the call
@@ -201,7 +205,7 @@ cdef class Connection:
         buffered = isinstance(protocol, asyncio.BufferedProtocol)
         for name in (("get_buffer", "buffer_updated") if buffered else ("data_received",)):
             if not callable(getattr(protocol, name, None)):
-                raise TypeError(f"the protocol must have a method {name}(), {protocol!r} has none")
+                raise TypeError(f"protocol must be an object with a method {name}(), got {protocol!r}")
         get_buffer = protocol.get_buffer if buffered else None
         buffer_updated = protocol.buffer_updated if buffered else None
         data_received = None if buffered else protocol.data_received
@@ -217,9 +221,11 @@ cdef class Connection:
 
     cdef _failed(self, name, exc):
         """A callback raised: its connection is reset, and no other."""
+        if self._raised is None:
+            self._raised = exc
+        protocol = self.get_protocol()
         self._runtime.report(
-            f"{name}() of {self.get_protocol()!r} raised, the connection is reset",
-            exc, self.get_protocol(), self)
+            f"{name}() of {protocol!r} raised, the connection is reset", exc, protocol, self)
         self.abort()
 
     cdef object _call(self, str name, argument=None):
@@ -232,36 +238,49 @@ cdef class Connection:
         except BaseException as exc:
             self._failed(name, exc)
 
-    cdef void _feed(self, char *data, Py_ssize_t nbytes) noexcept:
+    cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
+        """Deliver one received buffer."""
         with cython.critical_section(self):
             data_received = self._data_received
+        if data_received is None:
+            self._feed_buffers(conn, buf)
+            return
         try:
-            if data_received is None:
-                self._feed_buffers(data, nbytes)
-            else:
-                # The copy that makes bytes of it; the engine's buffer goes on receiving.
-                data_received(PyBytes_FromStringAndSize(data, nbytes))
+            # The copy that makes bytes of it; the engine's buffer goes on receiving.
+            data = PyBytes_FromStringAndSize(buf.data, <Py_ssize_t>buf.size)
+            buf.size = 0
+            data_received(data)
         except BaseException as exc:
-            self._failed("data_received" if data_received is not None else "buffer_updated", exc)
+            self._failed("data_received", exc)
 
-    cdef _feed_buffers(self, char *data, Py_ssize_t nbytes):
+    cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept:
+        """Deliver one received buffer to a BufferedProtocol, in as many parts as it likes."""
         cdef Py_ssize_t part
-        while nbytes > 0:
+        while buf.size > 0 and conn_is_reading_on(conn):
             with cython.critical_section(self):
                 get_buffer = self._get_buffer
                 buffer_updated = self._buffer_updated
-            view = memoryview(get_buffer(nbytes)).cast("B")
-            part = min(<Py_ssize_t>len(view), nbytes)
-            if part == 0:
-                raise RuntimeError("get_buffer() returned an empty buffer")
-            view[:part] = PyMemoryView_FromMemory(data, part, PyBUF_READ)
-            buffer_updated(part)
-            data += part
-            nbytes -= part
+            if get_buffer is None:
+                # set_protocol() in between: the rest is for the new one.
+                self._feed(conn, buf)
+                return
+            name = "get_buffer"
+            try:
+                view = memoryview(get_buffer(<Py_ssize_t>buf.size)).cast("B")
+                part = min(<Py_ssize_t>len(view), <Py_ssize_t>buf.size)
+                if part == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                view[:part] = PyMemoryView_FromMemory(buf.data, part, PyBUF_READ)
+                buf.data += part
+                buf.size -= part
+                name = "buffer_updated"
+                buffer_updated(part)
+            except BaseException as exc:
+                self._failed(name, exc)
 
     cdef _lost(self, int error, bint error_sending):
-        exc = None
-        if error != 0:
+        exc = self._raised
+        if error != 0 and exc is None:
             exc = os_error(error, "send" if error_sending else "receive",
                            address_text(self.get_extra_info("peername")))
         if self._socket is not None:
@@ -273,7 +292,9 @@ cdef class Connection:
             try:
                 callback(exc)
             except BaseException as raised:
-                self._failed("connection_lost", raised)
+                self._runtime.report(f"connection_lost() of {self._protocol!r} raised",
+                                     raised, self._protocol, self)
+        self._raised = None
         with cython.critical_section(self):
             self._data_received = None
             self._get_buffer = None
@@ -433,12 +454,13 @@ cdef class Connection:
         """Set the marks (bytes) for pause_writing() and resume_writing().
         asyncio.WriteTransport.set_write_buffer_limits(), with its defaults: high 64 KiB
         or four times low, low a quarter of high.  Any thread."""
+        if low is not None:
+            low = _integer("low", low)
         if high is None:
-            high = HIGH_WATER_BYTES if low is None else 4 * operator.index(low)
+            high = HIGH_WATER_BYTES if low is None else 4 * low
+        high = _integer("high", high)
         if low is None:
-            low = operator.index(high) // 4
-        high = operator.index(high)
-        low = operator.index(low)
+            low = high // 4
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
         cdef conn_t *conn = self._enter()
@@ -514,10 +536,8 @@ cdef class Connection:
 
 
 cdef int check_data(data) except -1:
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(
-            f"data must be a bytes-like object (bytes, bytearray, memoryview), "
-            f"got {type(data).__name__}")
+    if not PyObject_CheckBuffer(data):
+        raise TypeError(f"data must be a bytes-like object, got {type(data).__name__}")
     return 0
 
 
@@ -542,6 +562,25 @@ class NativeHandler:
 
 
 Echo = NativeHandler("Echo")
+
+_COUNTERS = {
+    "accepts": N_ACCEPTS,
+    "accept_errors": N_ACCEPT_ERRORS,
+    "receives": N_RECEIVES,
+    "bytes_received": N_BYTES_RECEIVED,
+    "sends": N_SENDS,
+    "bytes_sent": N_BYTES_SENT,
+    "inline_completions": N_INLINE_COMPLETIONS,
+    "packets": N_PACKETS,
+    "waits": N_WAITS,
+    "gil_acquisitions": N_GIL_ACQUISITIONS,
+    "ops_posted": N_OPS_POSTED,
+    "ops_completed": N_OPS_COMPLETED,
+    "sockets_opened": N_SOCKETS_OPENED,
+    "sockets_closed": N_SOCKETS_CLOSED,
+    "connections_made": N_CONNECTIONS_MADE,
+    "connections_retired": N_CONNECTIONS_RETIRED,
+}
 
 # What runs at this moment; atexit stops it.  Entered by start(), left by the keeper's thread.
 _running = set()
@@ -570,9 +609,6 @@ cdef class Runtime:
         self.threads = []
         memset(&config, 0, sizeof(config))
         config.workers = workers
-        # A worker delivers what it dequeued one after the other.  Where callbacks
-        # can run in parallel, a packet goes to whichever worker is free.
-        config.packets_per_wait = 1 if free_threaded else 16
         config.accepts = ACCEPTS
         config.buffer_size = buffer_size
         config.max_free_buffers = MAX_FREE_BUFFERS
@@ -682,27 +718,11 @@ cdef class Runtime:
         return engine_connections(self.engine)
 
     def stats(self):
-        cdef engine_t *engine = self.engine
-        return {
-            "connections_now": engine_connections(engine),
-            "accepts": engine_count(engine, N_ACCEPTS),
-            "accept_errors": engine_count(engine, N_ACCEPT_ERRORS),
-            "receives": engine_count(engine, N_RECEIVES),
-            "bytes_received": engine_count(engine, N_BYTES_RECEIVED),
-            "sends": engine_count(engine, N_SENDS),
-            "bytes_sent": engine_count(engine, N_BYTES_SENT),
-            "inline_completions": engine_count(engine, N_INLINE_COMPLETIONS),
-            "packets": engine_count(engine, N_PACKETS),
-            "waits": engine_count(engine, N_WAITS),
-            "gil_acquisitions": engine_count(engine, N_GIL_ACQUISITIONS),
-            "ops_posted": engine_count(engine, N_OPS_POSTED),
-            "ops_completed": engine_count(engine, N_OPS_COMPLETED),
-            "sockets_opened": engine_count(engine, N_SOCKETS_OPENED),
-            "sockets_closed": engine_count(engine, N_SOCKETS_CLOSED),
-            "connections_made": engine_count(engine, N_CONNECTIONS_MADE),
-            "connections_retired": engine_count(engine, N_CONNECTIONS_RETIRED),
-            "buffers_out": engine_buffers_out(engine),
-        }
+        cdef int counter
+        stats = {name: engine_count(self.engine, counter) for name, counter in _COUNTERS.items()}
+        stats["connections_now"] = engine_connections(self.engine)
+        stats["buffers_out"] = engine_buffers_out(self.engine)
+        return stats
 
     cdef void report(self, message, exc, protocol, transport) noexcept:
         """A callback raised: to the exception handler, which may raise as well."""
@@ -728,14 +748,26 @@ def _stop_all():
         runtime.wait(EXIT_PATIENCE_SLICES)
 
 
-def _integer(name, value, low, high):
+def _integer(name, value):
     try:
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def _integer_between(name, value, low, high):
+    number = _integer(name, value)
     if not low <= number <= high:
         raise ValueError(f"{name} must be {low} to {high}, got {number}")
     return number
+
+
+def _seconds(name, value, high):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    if not 0 <= value <= high:
+        raise ValueError(f"{name} must be 0 to {high} seconds, got {value!r}")
+    return value
 
 
 def _hosts(host):
@@ -746,9 +778,11 @@ def _hosts(host):
     try:
         hosts = tuple(host)
     except TypeError:
-        hosts = ()
-    if not hosts or not all(isinstance(h, str) for h in hosts):
+        hosts = (host,)
+    if not all(isinstance(h, str) for h in hosts):
         raise TypeError(f"host must be None, a str or a sequence of str, got {host!r}")
+    if not hosts:
+        raise ValueError(f"host must be None, a str or a sequence of at least one str, got {host!r}")
     return hosts
 
 
@@ -822,17 +856,13 @@ class Server:
             raise TypeError(f"exception_handler must be callable or None, got {exception_handler!r}")
         if workers is None:
             workers = min(os.cpu_count() or 1, 256) if free_threaded else 2
-        if isinstance(close_timeout_s, bool) or not isinstance(close_timeout_s, (int, float)):
-            raise TypeError(f"close_timeout_s must be a number of seconds, got {close_timeout_s!r}")
-        if not 0 <= close_timeout_s <= 86400:
-            raise ValueError(f"close_timeout_s must be 0 to 86400, got {close_timeout_s!r}")
-        self._close_timeout_ms = math.ceil(close_timeout_s * 1000)
+        self._close_timeout_ms = math.ceil(_seconds("close_timeout_s", close_timeout_s, 86400) * 1000)
         self._hosts = _hosts(host)
-        self._port = _integer("port", port, 0, 65535)
-        self._backlog = _integer("backlog", backlog, 1, 65535)
+        self._port = _integer_between("port", port, 0, 65535)
+        self._backlog = _integer_between("backlog", backlog, 1, 65535)
         self._arguments = (
-            protocol_factory, exception_handler, _integer("workers", workers, 1, 256),
-            _integer("buffer_size", buffer_size, 1, 16 * 1024 * 1024),
+            protocol_factory, exception_handler, _integer_between("workers", workers, 1, 256),
+            _integer_between("buffer_size", buffer_size, 1, 16 * 1024 * 1024),
             self._close_timeout_ms)
         self._start_lock = threading.Lock()
 
@@ -906,16 +936,16 @@ class Server:
     def wait_closed(self, timeout=None):
         """Wait until a close() has taken full effect: True, or False after `timeout`
         seconds.  Not from a callback (RuntimeError): it would wait for itself."""
+        slices = -1
+        if timeout is not None:
+            timeout = _seconds("timeout", timeout, threading.TIMEOUT_MAX)
+            slices = max(1, math.ceil(timeout * 1000 / WAIT_SLICE_MS))
         if self._runtime is None:
             return True
         if self._runtime.on_worker():
             raise RuntimeError("wait_closed() must not be called from a callback: "
                                "the server cannot end before the callback returns")
-        if timeout is None:
-            return self._runtime.wait(-1)
-        if timeout < 0:
-            raise ValueError(f"timeout must be None or >= 0 seconds, got {timeout!r}")
-        return self._runtime.wait(max(1, math.ceil(timeout * 1000 / WAIT_SLICE_MS)))
+        return self._runtime.wait(slices)
 
     def close_clients(self):
         """Close every connection gracefully; the server goes on.  asyncio.Server.close_clients()."""
@@ -949,5 +979,5 @@ class Server:
     def stats(self):
         """Counters since start(), readable also after the stop; see the README."""
         if self._runtime is None:
-            raise RuntimeError("the server was never started")
+            return dict.fromkeys((*_COUNTERS, "connections_now", "buffers_out"), 0)
         return self._runtime.stats()

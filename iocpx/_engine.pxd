@@ -2,7 +2,7 @@
 
 Locks, always taken in this order and never held into a callback, into the GIL
 or across a posted operation:
-    conn_t.lock  →  listener_t.lock  →  engine_t.lock  →  engine_t.pool_lock
+    conn_t.lock  →  listener_t.lock  →  worker_t.lock  →  engine_t.lock  →  engine_t.pool_lock
 """
 
 from libc.stdint cimport uint64_t
@@ -45,7 +45,7 @@ ctypedef struct tally_t:
 # -- the structs ------------------------------------------------------------------
 
 cdef enum limits:
-    PACKETS_PER_WAIT = 64   # room for packets in a worker
+    PACKETS_PER_WAIT = 16   # packets that a worker takes at once
     SEND_BUFFERS = 16       # WSABUFs in one gather send
     ADDRESS_BYTES = 28      # sockaddr_in6, the longest address we handle
     ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
@@ -56,7 +56,7 @@ ctypedef struct conn_t:
     engine_t *engine            # borrowed: outlives its connections
     SOCKET sock                 # owned; lock
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
-    conn_t *next_ready          # in a worker's list; the executor's
+    conn_t *next_ready          # in a worker's list, under that worker's lock
     SRWLOCK lock
     # All below: lock.
     int state                   # conn_state
@@ -124,18 +124,20 @@ ctypedef struct ready_t:
 ctypedef struct worker_t:
     engine_t *engine            # borrowed
     LONG thread_id
-    ready_t ready               # to serve now
-    ready_t carry               # to serve after the next look at the port
     tally_t tally
     OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
+    SRWLOCK lock
+    # lock: the scheduled connections that this worker has, until an idle one takes them.
+    ready_t news                # to be delivered
+    ready_t work                # delivered, or without news: to be served
+    ready_t carry               # had their inline share: again after a look at the port
 
-# Called by a worker, no lock held, with a chain (next_ready) of connections that
-# it serves; `deliver` is true on those that have news.
-ctypedef void (*deliver_fn)(worker_t *worker, conn_t *chain) noexcept nogil
+# Called by a worker, no lock held: delivers to connections from worker_next until
+# that returns NULL, and gives each back by worker_delivered.
+ctypedef void (*deliver_fn)(worker_t *worker) noexcept nogil
 
 ctypedef struct config_t:
     int workers
-    int packets_per_wait        # 1 to PACKETS_PER_WAIT
     int accepts                 # AcceptEx kept pending per listener
     size_t buffer_size          # bytes
     size_t max_free_buffers
@@ -159,18 +161,24 @@ ctypedef struct engine_t:
     HANDLE keeper_event         # owned: something for the keeper, auto-reset
     HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
     LONG live                   # acceptors + connections + 1 until the stop
-    LONG workers_running
+    LONG workers_idle           # waiting, or looking for the last time before it
     LONG64 connections_now
     worker_t *workers           # owned array
     tally_t guest_tally         # of threads that are not workers
     SRWLOCK lock
     # All below: lock.
     int phase                   # engine_phase
+    int workers_running
     listener_t *listeners       # owned
     link_t connections          # with a handle
     deadlines_t closing
     uint64_t stop_due_ms        # when connections that are still closing are aborted
     uint64_t keeper_due_ms      # when the keeper looks next by itself
+    uint64_t help_due_ms        # when to see whether a worker is stuck in a callback
+    bint help_posted            # `help` is in the port
+    op_t help
+    bint stop_posted            # `stop` is in the port, or with a worker that ends
+    op_t stop
     acceptor_t *starved         # could not be posted; tried again by the keeper
     uint64_t starved_due_ms
     conn_t *unposted            # could not be brought to a worker; tried again by the keeper
@@ -234,7 +242,12 @@ cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noex
 cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) noexcept nogil
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil
 
-# -- delivery: only inside deliver_fn, by the worker that serves the connection --------
+# -- delivery: only inside deliver_fn, by the worker that has the connection ----------
+
+# The next connection with news, the caller's to deliver to; NULL: none.
+cdef conn_t *worker_next(worker_t *worker) noexcept nogil
+# It has been told everything; what it asked for is done next.
+cdef void worker_delivered(worker_t *worker, conn_t *conn) noexcept nogil
 
 ctypedef struct news_t:
     bint made
@@ -246,11 +259,14 @@ ctypedef struct news_t:
 cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil
 # The next received buffer, owned, to be given back by conn_give_buffer; NULL: none for now.
 cdef buf_t *conn_take_data(conn_t *conn) noexcept nogil
+# What is left in it (size) is delivered first when the connection reads on.
 cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil
+# False: closed or paused since conn_take_data.
+cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil
 cdef bint conn_take_eof(conn_t *conn) noexcept nogil
 # True, once, when connection_lost is due and nothing comes before it.
 cdef bint conn_take_lost(conn_t *conn, int *error, bint *error_sending) noexcept nogil
 
 # -- native handlers ---------------------------------------------------------------------
 
-cdef void deliver_echo(worker_t *worker, conn_t *chain) noexcept nogil
+cdef void deliver_echo(worker_t *worker) noexcept nogil

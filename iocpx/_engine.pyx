@@ -52,17 +52,17 @@ retries what the system refused for lack of resources.
 """
 
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from iocpx._op cimport OP_ACCEPT, OP_RECV, OP_SEND, OP_SERVE, OP_STOP, op_kind, op_t
+from iocpx._op cimport OP_ACCEPT, OP_HELP, OP_RECV, OP_SEND, OP_SERVE, OP_STOP, op_kind, op_t
 from iocpx._state cimport (
     EVENT_ABORT, EVENT_CLOSE, EVENT_DEADLINE, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
     STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
     buf_free, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
     deadlines_first, deadlines_init, link_t, list_append, list_init, list_remove,
     marks_update, pool_clear, pool_give, pool_init, pool_take,
-    queue_consume, queue_extend, queue_pop, queue_push, queue_t,
+    queue_consume, queue_extend, queue_pop, queue_push, queue_push_front, queue_t,
 )
 from iocpx._winsock cimport *
 
@@ -84,6 +84,7 @@ cdef enum:
     # taking the GIL again only to release it.
     COPY_BYTES = 16384
     RETRY_MS = 50           # the keeper's patience with a lack of resources
+    HELP_MS = 10            # … and with a worker that is busy while others are idle
     ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
     KEY = 0x696f6370        # the completion key of every handle and packet of ours
 
@@ -179,6 +180,16 @@ cdef void ready_append(ready_t *ready, conn_t *conn) noexcept nogil:
     ready.tail = conn
 
 
+cdef conn_t *ready_pop(ready_t *ready) noexcept nogil:
+    cdef conn_t *conn = ready.head
+    if conn != NULL:
+        ready.head = conn.next_ready
+        if ready.head == NULL:
+            ready.tail = NULL
+        conn.next_ready = NULL
+    return conn
+
+
 cdef void ready_move(ready_t *ready, ready_t *onto) noexcept nogil:
     if ready.head != NULL:
         if onto.tail == NULL:
@@ -242,7 +253,9 @@ cdef void conn_to_worker(worker_t *worker, conn_t *conn) noexcept nogil:
     """Bring a scheduled connection to a worker: this one, or any by packet."""
     cdef engine_t *engine
     if worker != NULL:
-        ready_append(&worker.ready, conn)
+        AcquireSRWLockExclusive(&worker.lock)
+        ready_append(&worker.news if conn.deliver else &worker.work, conn)
+        ReleaseSRWLockExclusive(&worker.lock)
         return
     engine = conn.engine
     count(engine, NULL, N_OPS_POSTED, 1)
@@ -768,42 +781,116 @@ cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil
 cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     """The executor's last step: post what delivery asked for, then give the turn up,
     or keep it if there is more."""
+    cdef bint carry
     conn_advance(worker, conn, True)
     AcquireSRWLockExclusive(&conn.lock)
-    conn.executor = 0
     conn.deliver = conn_has_news(conn)
     if not conn.deliver and not conn_has_work(conn):
         conn.scheduled = False
         ReleaseSRWLockExclusive(&conn.lock)
         conn_unref(conn)
         return
-    if conn.inline_run < INLINE_BUDGET:
-        ready_append(&worker.ready, conn)
-    else:
+    carry = conn.inline_run >= INLINE_BUDGET
+    if carry:
         conn.inline_run = 0
-        ready_append(&worker.carry, conn)
     ReleaseSRWLockExclusive(&conn.lock)
+    if carry:
+        AcquireSRWLockExclusive(&worker.lock)
+        ready_append(&worker.carry, conn)
+        ReleaseSRWLockExclusive(&worker.lock)
+    else:
+        conn_to_worker(worker, conn)
+
+
+cdef conn_t *worker_next(worker_t *worker) noexcept nogil:
+    AcquireSRWLockExclusive(&worker.lock)
+    cdef conn_t *conn = ready_pop(&worker.news)
+    ReleaseSRWLockExclusive(&worker.lock)
+    return conn
+
+
+cdef void worker_delivered(worker_t *worker, conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.executor = 0
+    ReleaseSRWLockExclusive(&conn.lock)
+    AcquireSRWLockExclusive(&worker.lock)
+    ready_append(&worker.work, conn)
+    ReleaseSRWLockExclusive(&worker.lock)
+
+
+cdef conn_t *worker_next_work(worker_t *worker) noexcept nogil:
+    AcquireSRWLockExclusive(&worker.lock)
+    cdef conn_t *conn = ready_pop(&worker.work)
+    ReleaseSRWLockExclusive(&worker.lock)
+    return conn
+
+
+cdef bint worker_has_any(worker_t *worker) noexcept nogil:
+    AcquireSRWLockExclusive(&worker.lock)
+    cdef bint some = (worker.news.head != NULL or worker.work.head != NULL
+                      or worker.carry.head != NULL)
+    ReleaseSRWLockExclusive(&worker.lock)
+    return some
+
+
+cdef bint worker_take_over(worker_t *worker) noexcept nogil:
+    """Before a worker waits: take what the others have not come to, because one of
+    their callbacks takes long.  True: it has something to do now.
+
+    Without this a connection would wait for the callback of another one only
+    because one worker dequeued both, while other workers are idle.
+    """
+    cdef engine_t *engine = worker.engine
+    cdef worker_t *other
+    cdef ready_t news
+    cdef ready_t work
+    cdef bint some = False
+    cdef int i
+    for i in range(engine.config.workers):
+        other = &engine.workers[i]
+        if other == worker:
+            continue
+        AcquireSRWLockExclusive(&other.lock)
+        news = other.news
+        work = other.work
+        ready_move(&other.carry, &work)
+        memset(&other.news, 0, sizeof(ready_t))
+        memset(&other.work, 0, sizeof(ready_t))
+        ReleaseSRWLockExclusive(&other.lock)
+        if news.head != NULL or work.head != NULL:
+            some = True
+            AcquireSRWLockExclusive(&worker.lock)
+            ready_move(&news, &worker.news)
+            ready_move(&work, &worker.work)
+            ReleaseSRWLockExclusive(&worker.lock)
+    return some
 
 
 cdef void worker_serve(worker_t *worker) noexcept nogil:
-    """Deliver to all ready connections in one call, then post for each of them."""
-    cdef conn_t *conn = worker.ready.head
-    cdef conn_t *chain = conn
-    cdef conn_t *following
-    cdef bint news = False
-    worker.ready.head = NULL
-    worker.ready.tail = NULL
-    while conn != NULL and not news:
-        news = conn.deliver
-        conn = conn.next_ready
+    """Deliver to all connections with news in one call, then serve all that were ready."""
+    cdef engine_t *engine = worker.engine
+    cdef conn_t *conn
+    cdef bint news
+    cdef bint several
+    AcquireSRWLockExclusive(&worker.lock)
+    news = worker.news.head != NULL
+    several = news and (worker.news.head != worker.news.tail or worker.work.head != NULL
+                        or worker.carry.head != NULL)
+    ReleaseSRWLockExclusive(&worker.lock)
     if news:
-        if not worker.engine.config.native:
-            count(worker.engine, worker, N_GIL_ACQUISITIONS, 1)
-        worker.engine.config.deliver(worker, chain)
-    while chain != NULL:
-        following = chain.next_ready
-        conn_served(worker, chain)
-        chain = following
+        if several and InterlockedExchangeAdd(&engine.workers_idle, 0) > 0:
+            AcquireSRWLockExclusive(&engine.lock)
+            if engine.help_due_ms == NEVER:
+                engine.help_due_ms = now_ms() + HELP_MS
+                keeper_wants(engine, engine.help_due_ms)
+            ReleaseSRWLockExclusive(&engine.lock)
+        if not engine.config.native:
+            count(engine, worker, N_GIL_ACQUISITIONS, 1)
+        engine.config.deliver(worker)
+    conn = worker_next_work(worker)
+    while conn != NULL:
+        conn_served(worker, conn)
+        conn = worker_next_work(worker)
 
 
 cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
@@ -812,37 +899,60 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef ULONG n = 0
     cdef ULONG i
     cdef op_t *op
-    cdef conn_t *conn
     cdef bint go_on = True
-    ready_move(&worker.carry, &worker.ready)
-    if GetQueuedCompletionStatusEx(engine.port, worker.entries,
-                                   <ULONG>engine.config.packets_per_wait, &n,
-                                   0 if worker.ready.head != NULL else timeout_ms, False):
+    cdef bint ok
+    cdef bint busy
+    cdef DWORD error
+    AcquireSRWLockExclusive(&worker.lock)
+    busy = worker.carry.head != NULL
+    ReleaseSRWLockExclusive(&worker.lock)
+    # Idle first, then the last look: whoever gets something to do after that
+    # look sees an idle worker, and has the keeper watch over it.
+    cdef bint others_idle = InterlockedIncrement(&engine.workers_idle) > 1
+    if not busy:
+        busy = worker_take_over(worker)
+    ok = GetQueuedCompletionStatusEx(
+        engine.port, worker.entries, 1 if others_idle else PACKETS_PER_WAIT,
+        &n, 0 if busy else timeout_ms, False)
+    error = 0 if ok else GetLastError()
+    InterlockedDecrement(&engine.workers_idle)
+    if ok:
         count(engine, worker, N_WAITS, 1)
         count(engine, worker, N_PACKETS, n)
         count(engine, worker, N_OPS_COMPLETED, n)
         for i in range(n):
             op = <op_t *>worker.entries[i].lpOverlapped
             if op.kind == OP_RECV:
-                conn = <conn_t *>op.owner
-                on_recv_complete(worker, conn, worker.entries[i].dwNumberOfBytesTransferred)
+                on_recv_complete(worker, <conn_t *>op.owner,
+                                 worker.entries[i].dwNumberOfBytesTransferred)
             elif op.kind == OP_SEND:
-                conn = <conn_t *>op.owner
-                on_send_complete(worker, conn, worker.entries[i].dwNumberOfBytesTransferred)
+                on_send_complete(worker, <conn_t *>op.owner,
+                                 worker.entries[i].dwNumberOfBytesTransferred)
             elif op.kind == OP_ACCEPT:
                 on_accept_complete(worker, <acceptor_t *>op.owner)
             elif op.kind == OP_SERVE:
-                ready_append(&worker.ready, <conn_t *>op.owner)
+                conn_to_worker(worker, <conn_t *>op.owner)
+            elif op.kind == OP_HELP:
+                AcquireSRWLockExclusive(&engine.lock)
+                engine.help_posted = False
+                ReleaseSRWLockExclusive(&engine.lock)
+                worker_take_over(worker)
             else:
-                free(op)
                 go_on = False
-    elif GetLastError() != WAIT_TIMEOUT:
+    elif error != WAIT_TIMEOUT:
         # The port itself is broken; without this the worker would spin.
         engine_stop(engine, 0)
         return False
-    while worker.ready.head != NULL:
+    AcquireSRWLockExclusive(&worker.lock)
+    ready_move(&worker.carry, &worker.work)
+    ReleaseSRWLockExclusive(&worker.lock)
+    while True:
         worker_serve(worker)
-    return go_on
+        AcquireSRWLockExclusive(&worker.lock)
+        busy = worker.news.head != NULL or worker.work.head != NULL
+        ReleaseSRWLockExclusive(&worker.lock)
+        if not busy:
+            return go_on
 
 
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:
@@ -858,7 +968,8 @@ cdef void engine_forgo_worker(engine_t *engine) noexcept nogil:
     # Under the lock, so that the keeper cannot finish, and the engine be freed,
     # between the two calls.
     AcquireSRWLockExclusive(&engine.lock)
-    InterlockedDecrement(&engine.workers_running)
+    engine.workers_running -= 1
+    engine.stop_posted = False
     SetEvent(engine.keeper_event)
     ReleaseSRWLockExclusive(&engine.lock)
 
@@ -933,21 +1044,50 @@ cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
         unposted = next_unposted
 
 
-cdef bint keeper_finish(engine_t *engine) noexcept nogil:
-    """Nothing is left but the workers.  True: they are gone as well."""
-    cdef op_t *op
-    if InterlockedExchangeAdd(&engine.workers_running, 0) == 0:
-        return True
-    # One packet at a time, and again until each has ended: a worker may take
-    # several at once, and a post may be refused.
-    op = <op_t *>malloc(sizeof(op_t))
-    if op != NULL:
-        op_init(op, OP_STOP, engine)
+cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
+    """If a worker still has connections waiting, because of a long callback, while
+    others are idle: wake one of these."""
+    cdef bint stuck = False
+    cdef bint post
+    cdef int i
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef bint due = engine.help_due_ms <= now
+    if due:
+        engine.help_due_ms = NEVER
+    ReleaseSRWLockExclusive(&engine.lock)
+    if not due:
+        return
+    for i in range(engine.config.workers):
+        stuck = stuck or worker_has_any(&engine.workers[i])
+    if not stuck or InterlockedExchangeAdd(&engine.workers_idle, 0) == 0:
+        return      # the next to become idle looks by itself
+    AcquireSRWLockExclusive(&engine.lock)
+    engine.help_due_ms = now + HELP_MS
+    post = not engine.help_posted and engine.phase != PHASE_FINISHED
+    if post:
+        engine.help_posted = True
         count(engine, NULL, N_OPS_POSTED, 1)
-        if not PostQueuedCompletionStatus(engine.port, 0, KEY, &op.overlapped):
+        memset(&engine.help.overlapped, 0, sizeof(OVERLAPPED))
+        if not PostQueuedCompletionStatus(engine.port, 0, KEY, &engine.help.overlapped):
             count(engine, NULL, N_OPS_COMPLETED, 1)
-            free(op)
-    return False
+            engine.help_posted = False
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef bint keeper_finish(engine_t *engine) noexcept nogil:
+    """Nothing is left but the workers: end one after the other.  True: all are gone.
+
+    Precondition: engine.lock held, PHASE_FINISHED.
+    """
+    # One packet at a time, since a worker may take several at once; a refused
+    # post is tried again on the next look.
+    if engine.workers_running > 0 and not engine.stop_posted:
+        count(engine, NULL, N_OPS_POSTED, 1)
+        engine.stop_posted = True
+        if not PostQueuedCompletionStatus(engine.port, 0, KEY, &engine.stop.overlapped):
+            count(engine, NULL, N_OPS_COMPLETED, 1)
+            engine.stop_posted = False
+    return engine.workers_running == 0
 
 
 cdef bint keeper_step(engine_t *engine) noexcept nogil:
@@ -959,7 +1099,7 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
     cdef bint finished
     cdef bint final
     AcquireSRWLockExclusive(&engine.lock)
-    due = engine.stop_due_ms
+    due = min(engine.stop_due_ms, engine.help_due_ms)
     deadline = deadlines_first(&engine.closing)
     if deadline != NULL:
         due = min(due, deadline.due_ms)
@@ -976,6 +1116,7 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
         WaitForSingleObject(engine.keeper_event, <DWORD>min(due - now, <uint64_t>60000))
 
     now = now_ms()
+    keeper_help(engine, now)
     keeper_retry(engine, now)
     conn = keeper_expired(engine, now)
     while conn != NULL:
@@ -984,14 +1125,14 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
         conn = keeper_expired(engine, now)
 
     AcquireSRWLockExclusive(&engine.lock)
-    finished = engine.phase == PHASE_FINISHED
+    finished = engine.phase == PHASE_FINISHED and keeper_finish(engine)
     final = engine.stop_due_ms <= now
     if final:
         engine.stop_due_ms = NEVER
     ReleaseSRWLockExclusive(&engine.lock)
     if final:
         engine_for_each(engine, EACH_FINAL)
-    return not (finished and keeper_finish(engine))
+    return not finished
 
 
 cdef void engine_run_keeper(engine_t *engine) noexcept nogil:
@@ -1021,6 +1162,9 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     deadlines_init(&engine.closing, config.close_timeout_ms)
     engine.keeper_due_ms = NEVER
     engine.stop_due_ms = NEVER
+    engine.help_due_ms = NEVER
+    op_init(&engine.help, OP_HELP, engine)
+    op_init(&engine.stop, OP_STOP, engine)
     pool_init(&engine.pool, config.buffer_size, config.max_free_buffers)
     engine.workers = <worker_t *>calloc(config.workers, sizeof(worker_t))
     engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0)
@@ -1033,6 +1177,7 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
         return NULL
     for i in range(config.workers):
         engine.workers[i].engine = engine
+        InitializeSRWLock(&engine.workers[i].lock)
     return engine
 
 
@@ -1340,10 +1485,20 @@ cdef buf_t *conn_take_data(conn_t *conn) noexcept nogil:
     return buf
 
 
-cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
-    # Kept for the next receive; the pool's lock is for those that need it.
+cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
-    if conn.recv_buf == NULL and not conn.receiving and conn.state != STATE_CLOSED:
+    cdef bint on = not conn.deaf and not conn.read_paused
+    ReleaseSRWLockExclusive(&conn.lock)
+    return on
+
+
+cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    if buf.size > 0 and not conn.deaf:
+        queue_push_front(&conn.inbox, buf)
+        buf = NULL
+    # Kept for the next receive; the pool's lock is for those that need it.
+    elif conn.recv_buf == NULL and not conn.receiving and conn.state != STATE_CLOSED:
         conn.recv_buf = buf
         buf = NULL
     ReleaseSRWLockExclusive(&conn.lock)
@@ -1376,13 +1531,12 @@ cdef bint conn_take_lost(conn_t *conn, int *error, bint *error_sending) noexcept
 # -- native handlers -------------------------------------------------------------
 
 
-cdef void deliver_echo(worker_t *worker, conn_t *chain) noexcept nogil:
+cdef void deliver_echo(worker_t *worker) noexcept nogil:
     """Send back what was received: the received buffer itself moves to the outbox."""
-    cdef conn_t *conn = chain
+    cdef conn_t *conn = worker_next(worker)
     cdef bint over
     while conn != NULL:
         AcquireSRWLockExclusive(&conn.lock)
-        conn.executor = GetCurrentThreadId()
         conn.made_told = True
         if conn.state != STATE_OPEN:
             # What is in the outbox by then is the last that goes out.
@@ -1395,4 +1549,5 @@ cdef void deliver_echo(worker_t *worker, conn_t *chain) noexcept nogil:
         ReleaseSRWLockExclusive(&conn.lock)
         if over:
             conn_close(conn)
-        conn = conn.next_ready
+        worker_delivered(worker, conn)
+        conn = worker_next(worker)

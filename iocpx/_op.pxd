@@ -12,6 +12,7 @@ cdef enum op_kind:
     OP_RECV     # owner: conn_t
     OP_SEND     # owner: conn_t
     OP_SERVE    # owner: conn_t; posted packet: serve this connection on a worker
+    OP_HELP     # owner: engine_t; posted packet: an idle worker looks what others have
     OP_STOP     # owner: engine_t; posted packet: one worker ends
 
 ctypedef struct op_t:

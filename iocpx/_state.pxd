@@ -23,6 +23,7 @@ ctypedef struct queue_t:
     size_t nbytes       # sum of the sizes
 
 cdef void queue_push(queue_t *queue, buf_t *buf) noexcept nogil
+cdef void queue_push_front(queue_t *queue, buf_t *buf) noexcept nogil
 cdef buf_t *queue_pop(queue_t *queue) noexcept nogil
 # Takes nbytes (at most queue.nbytes) off the front; emptied buffers move to `emptied`.
 cdef void queue_consume(queue_t *queue, size_t nbytes, queue_t *emptied) noexcept nogil

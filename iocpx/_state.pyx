@@ -17,6 +17,14 @@ cdef void queue_push(queue_t *queue, buf_t *buf) noexcept nogil:
     queue.nbytes += buf.size
 
 
+cdef void queue_push_front(queue_t *queue, buf_t *buf) noexcept nogil:
+    buf.next = queue.head
+    queue.head = buf
+    if queue.tail == NULL:
+        queue.tail = buf
+    queue.nbytes += buf.size
+
+
 cdef buf_t *queue_pop(queue_t *queue) noexcept nogil:
     cdef buf_t *buf = queue.head
     if buf != NULL:
