@@ -3,6 +3,7 @@
 import pytest
 from support import (
     MORE_THAN_THE_KERNEL_TAKES,
+    Recording,
     RecordingBuffered,
     assert_same_bytes,
     in_turn,
@@ -86,6 +87,72 @@ def test_a_buffered_protocol_can_pause_between_buffers(serve):
     run_together(send, resume)
     protocol.wait_for("connection_lost")
     assert_same_bytes(protocol.received, data)
+
+
+class ClosesInBetween(RecordingBuffered):
+    room = 10
+
+    def on_data(self, data):
+        self.transport.close()
+
+
+def test_nothing_is_put_into_a_buffer_after_close(serve):
+    client, protocol = serve(ClosesInBetween).open()
+    client.send(pattern(1000))
+    assert client.read_to_end() == b""
+    client.close()
+    protocol.wait_for("connection_lost")
+    assert protocol.received == pattern(1000)[:10]
+
+
+class PlainAfterwards(Recording):
+    told_of_connection = False
+
+
+class BufferedAfterwards(RecordingBuffered):
+    told_of_connection = False
+    room = 10
+
+
+class BufferedThenPlain(RecordingBuffered):
+    """Hands over in the middle of what came in one piece."""
+
+    room = 10
+
+    def __init__(self):
+        super().__init__()
+        self.second = PlainAfterwards()
+
+    def on_data(self, data):
+        self.transport.set_protocol(self.second)
+
+    def check(self):
+        assert self.events == ["connection_made", "get_buffer", "buffer_updated"], self.events
+        self.second.check()
+
+
+class PlainThenBuffered(Recording):
+    def __init__(self):
+        super().__init__()
+        self.second = BufferedAfterwards()
+
+    def on_data(self, data):
+        self.transport.set_protocol(self.second)
+
+    def check(self):
+        assert self.events == ["connection_made", "data_received"], self.events
+        self.second.check()
+
+
+@pytest.mark.parametrize("first_class", [BufferedThenPlain, PlainThenBuffered])
+def test_protocols_of_the_two_kinds_can_replace_each_other(serve, first_class):
+    client, first = serve(first_class).open()
+    data = pattern(200_000)
+    client.send(data)
+    client.half_close()
+    first.second.wait_for("connection_lost")
+    assert_same_bytes(first.received + first.second.received, data)
+    assert first.received and first.second.received
 
 
 class LendsNothing(RecordingBuffered):

@@ -19,6 +19,7 @@ from support import (
     RecordingBuffered,
     in_turn,
     pattern,
+    run_together,
     take,
     wait_for_event,
 )
@@ -133,6 +134,8 @@ def test_a_raising_callback_costs_its_connection_only(serve, name, base):
             "connection_lost is told what the callback raised"
         )
         assert protocol.events[-1] == "connection_lost"
+    if name == "connection_made":
+        assert protocol.events == ["connection_made", "connection_lost"]
     served.assert_serving()
     assert served.errors.empty(), "one failure is reported once"
 
@@ -309,6 +312,56 @@ def test_data_that_comes_during_a_callback_is_delivered_after_it(serve):
     leave.set()
     protocol.wait_for("connection_lost")
     assert protocol.received == b"firstsecond"
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_callbacks_may_write_to_all_connections(serve, workers):
+    """Everybody sends to everybody: two connections that wait for each other would be stuck."""
+    everybody, size, messages = [], 8, 32
+
+    class Broadcasts(Recording):
+        def on_made(self):
+            everybody.append(self)
+
+        def on_data(self, data):
+            for one in everybody:
+                one.transport.write(data)
+
+    served = serve(Broadcasts, workers=workers)
+    clients = [served.open()[0] for _ in range(size)]
+    heard = [None] * size
+
+    def talk(number):
+        # One byte holds the sender and its count, so no message can be cut apart on the way.
+        chunks = [bytes([number * messages + turn]) for turn in range(messages)]
+        heard[number] = clients[number].exchange(chunks, size=size * messages)
+
+    run_together(*(lambda number=number: talk(number) for number in range(size)))
+    for stream in heard:
+        for sender in range(size):
+            turns = [byte % messages for byte in stream if byte // messages == sender]
+            assert turns == list(range(messages)), f"messages of {sender}"
+
+
+def test_callbacks_may_close_other_connections(serve):
+    everybody = []
+
+    class ClosesAll(Recording):
+        def on_made(self):
+            everybody.append(self)
+
+        def on_data(self, data):
+            for one in everybody:
+                one.transport.close()
+
+    served = serve(ClosesAll, workers=8, close_timeout_s=1)
+    opened = [served.open() for _ in range(8)]
+    for client, _ in opened:
+        client.send_until_refused(b"close")
+    for client, protocol in opened:
+        assert client.read_until_gone() == b""
+        client.close()
+        protocol.wait_for("connection_lost")
 
 
 def test_a_callback_may_take_locks_that_other_threads_hold(serve):

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -70,6 +72,22 @@ def test_starting_twice_is_refused_and_harmless(serve):
     served = serve(Echoing)
     with pytest.raises(RuntimeError, match="already"):
         served.server.start()
+    served.assert_serving()
+
+
+def test_of_several_threads_that_start_a_server_one_does(serve):
+    served = serve(Echoing, started=False)
+    results = []
+
+    def start():
+        try:
+            results.append(served.server.start())
+        except RuntimeError as error:
+            results.append(str(error))
+
+    run_together(*[start] * 4)
+    assert results.count(None) == 1, results
+    assert sum("already" in str(result) for result in results) == 3, results
     served.assert_serving()
 
 
@@ -367,6 +385,26 @@ def test_wait_closed_in_a_callback_is_refused(serve):
         assert "wait_closed" in str(error) and "callback" in str(error), error
 
 
+def test_serve_forever_in_a_callback_is_refused_and_harmless(serve):
+    refused = []
+
+    class Serves(Echoing):
+        def on_data(self, data):
+            try:
+                refused.append(served.server.serve_forever())
+            except RuntimeError as error:
+                refused.append(error)
+            super().on_data(data)
+
+    served = serve(Serves)
+    client, _ = served.open()
+    assert client.exchange([b"hello"]) == b"hello"
+    assert [type(error) for error in refused] == [RuntimeError], refused
+    assert "callback" in str(refused[0])
+    assert served.server.is_serving() is True
+    served.assert_serving()
+
+
 def test_stopping_waits_for_a_running_callback(serve):
     entered, leave = threading.Event(), threading.Event()
 
@@ -382,10 +420,36 @@ def test_stopping_waits_for_a_running_callback(serve):
     served.server.close()
     # Longer than the close timeout, which must not free anything under a running callback.
     assert served.server.wait_closed(0.3) is False
+    with pytest.raises(RuntimeError, match="closing"):
+        served.server.start()
     assert "connection_lost" not in protocol.events
     leave.set()
     assert served.server.wait_closed(WAIT_S) is True
     assert protocol.events[-1] == "connection_lost"
+
+
+def test_a_child_process_does_not_keep_connections_open(serve):
+    served = serve(Echoing)
+    address = served.server.address
+    client, protocol = served.open()
+    client.exchange([b"hello"])
+    # With close_fds=False the child inherits every handle that may be inherited.
+    child = subprocess.Popen(
+        [sys.executable, "-c", "print('up', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        close_fds=False,
+    )
+    try:
+        assert child.stdout.readline() == "up\n"
+        protocol.transport.abort()
+        assert client.read_until_gone() == b""
+        served.server.close()
+        assert served.server.wait_closed(WAIT_S) is True
+        connect_until_refused(address)
+    finally:
+        child.communicate("\n", timeout=WAIT_S)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])

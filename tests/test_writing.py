@@ -437,6 +437,27 @@ def test_writes_from_several_threads_stay_whole_and_in_order(serve):
     assert expected == [records] * writers
 
 
+def test_writelines_of_several_threads_do_not_mix(serve):
+    client, protocol = serve(Recording).open()
+    writers, turns, parts = 4, 100, 50
+    got = []
+
+    def write(writer):
+        for _ in range(turns):
+            protocol.transport.writelines([bytes([writer]) * 20] * parts)
+
+    run_together(
+        *(lambda writer=writer: write(writer) for writer in range(writers)),
+        lambda: got.append(client.read_exactly(writers * turns * parts * 20)),
+    )
+    counts = [0] * writers
+    for place in range(0, len(got[0]), parts * 20):
+        block = got[0][place : place + parts * 20]
+        assert block == block[:1] * (parts * 20), f"parts of two threads are mixed at {place}"
+        counts[block[0]] += 1
+    assert counts == [turns] * writers
+
+
 def test_writing_from_a_thread_while_the_worker_echoes(serve):
     client, protocol = serve(Echoing).open()
     rounds = 300
