@@ -73,7 +73,7 @@ def split(words):
     """dev.py's own words, and those after them that go as they are to the program that it runs.
 
     `run` and `bench`: from the first word that is no option of the verb. `test`: every word that
-    is none.
+    is none. A -- ends the verb's own in any case.
     """
     verb, rest = words[:1], words[1:]
     if verb not in (["run"], ["bench"], ["test"]):
@@ -84,6 +84,8 @@ def split(words):
             own, rest = own + rest[:2], rest[2:]
         elif rest[0] in ("--debug", "--fast", "-h", "--help") or rest[0].startswith("--python="):
             own, rest = own + rest[:1], rest[1:]
+        elif rest[0] == "--":
+            return own, passed + rest[1:]
         elif verb == ["test"]:
             passed, rest = passed + rest[:1], rest[1:]
         else:
@@ -133,25 +135,30 @@ def test(options):
     lanes = [here.default_lane()] if options.fast else chosen(options)
     prepare(lanes)
     results = []
+    colour = ["--color=yes"] if sys.stdout.isatty() else []
     if not options.arguments:
         say("==== linters")
-        results.append(("lint", "failed" if lint(options) else "passed"))
+        failed = lint(options)
+        results.append(("lint", not failed, "failed" if failed else "passed"))
         say("==== tests of the host")
         argv = [here.host_python(), "-m", "pytest", *pytest_options("host"), "tests/host"]
         status = subprocess.run(argv, cwd=ROOT).returncode
-        results.append(("host", pytest_result("host", status)))
+        results.append(("host", *pytest_result("host", status)))
     for lane in lanes:
         say(f"==== tests on {lane}")
         argv, env = here.command(lane, build.library(lane))
-        words = ["-m", "pytest", *pytest_options(lane), "--ignore=tests/host", *options.arguments]
+        words = ["-m", "pytest", *pytest_options(lane), "--ignore=tests/host", *colour]
+        words += options.arguments
         # pytest's own settings and its idea of the folder must be the checkout's.
         os.chdir(ROOT)
-        status = here.call(argv + words, env)
-        results.append((lane, pytest_result(lane, status)))
+        # Without a console, as in continuous integration: tests that behave otherwise with one
+        # would fail there only.
+        status = here.call(argv + words, env, console=False)
+        results.append((lane, *pytest_result(lane, status)))
     say("====")
-    for name, result in results:
-        say(f"{name}: {result}")
-    return any("0 failed" not in result and result != "passed" for name, result in results)
+    for name, _, text in results:
+        say(f"{name}: {text}")
+    return not all(passed for _, passed, _ in results)
 
 
 def pytest_options(name):
@@ -164,10 +171,10 @@ def pytest_options(name):
 
 
 def pytest_result(name, status):
-    """One line on a run of pytest, which ended with `status`."""
+    """Whether a run of pytest, which ended with `status`, passed, and what there is to say."""
     report = LAB / "reports" / f"{name}.xml"
     if not report.exists():
-        return f"no result, pytest ended with exit status {status}"
+        return False, f"no result, pytest ended with exit status {status}"
     suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
     count = {
         key: sum(int(suite.get(key)) for suite in suites)
@@ -176,8 +183,8 @@ def pytest_result(name, status):
     failed = count["failures"] + count["errors"]
     passed = count["tests"] - failed - count["skipped"]
     if status != 0 and failed == 0:
-        return f"{passed} passed, and pytest ended with exit status {status}"
-    return f"{passed} passed, {failed} failed, {count['skipped']} skipped"
+        return False, f"{passed} passed, and pytest ended with exit status {status}"
+    return status == 0, f"{passed} passed, {failed} failed, {count['skipped']} skipped"
 
 
 def lint(options):

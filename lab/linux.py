@@ -396,17 +396,25 @@ def command(name, library):
     return [wine.program("wine64"), str(LAB / "lanes" / name / "python.exe")], env
 
 
-def call(argv, env):
-    """Run what `command` began, with this process's streams; returns its exit status."""
-    return wine.call(argv, env)
+def name(path):
+    """The name by which the lanes' programs know a file."""
+    return wine.windows_path(path)
+
+
+def call(argv, env, console=True):
+    """Run what `command` began, with this process's streams; returns its exit status.
+
+    console: whether it may have the terminal as its console.
+    """
+    return wine.call(argv, env, console)
 
 
 def bench(name, words):
     """Run the benchmark; returns its exit status.
 
-    The load comes from the host's Python, so that it does not take Wine's server; `bench` is the
-    package iocpx.bench, which without iocpx itself can be imported on Linux. Only the servers run
-    on the lane's Python.
+    The load comes from the host's Python, so that it does not take Wine's server; only the servers
+    run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`, in
+    the working folder.
     """
     argv, env = command(name, ROOT)
     # The variables go with the command: to the load generator they would be wrong.
@@ -414,7 +422,7 @@ def bench(name, words):
     server_python = shlex.join(["env", *variables, *argv])
     return subprocess.run(
         [HOST_PYTHON, "-m", "bench", "--server-python", server_python, *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "iocpx")},
+        cwd=ROOT / "iocpx",
         check=False,
     ).returncode
 

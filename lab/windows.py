@@ -101,8 +101,16 @@ def command(name, library):
     return [str(PYTHON)], env
 
 
-def call(argv, env):
-    """Run a program with this process's streams; returns its exit status."""
+def name(path):
+    """The name by which the lanes' programs know a file."""
+    return str(path)
+
+
+def call(argv, env, console=True):
+    """Run a program with this process's streams; returns its exit status.
+
+    console: for the lab on Linux; here a program has the console that this process has.
+    """
     # The console gives Ctrl+C to both; this process leaves it to the program and waits.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     return subprocess.run(argv, env=env, check=False).returncode

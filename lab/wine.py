@@ -1,6 +1,7 @@
 """Wine: its environment, prefix and server; a Windows program run like a local one."""
 
 import os
+import select
 import shutil
 import signal
 import stat
@@ -91,51 +92,60 @@ def stop_server():
         )
 
 
-def is_file(fd):
-    return stat.S_ISREG(os.fstat(fd).st_mode)
-
-
-def pump(source, target):
-    """Copy from one descriptor to the other until the end, and close both."""
-    with open(source, "rb", buffering=0) as reader, open(target, "wb", buffering=0) as writer:
+def pump(source, target, ended):
+    """Copy from one descriptor to the other, and close both: to the end of the source, or until
+    there is no more to read and `ended` is set. A program that is still running, started by the
+    one that has ended, may keep the source open for ever.
+    """
+    with open(source, "rb", buffering=0) as reader, open(target, "wb") as writer:
         try:
-            while block := reader.read(1 << 16):
-                writer.write(block)
+            while True:
+                ready, _, _ = select.select([reader], [], [], 0.1)
+                if ready:
+                    block = reader.read(1 << 16)
+                    if not block:
+                        return
+                    writer.write(block)
+                    writer.flush()
+                elif ended.is_set():
+                    return
         except BrokenPipeError:
-            # The reader of the output has gone; the program learns it from its next write.
-            pass
+            # Nobody reads any more; the program learns it from its next write, or need not know.
+            return
 
 
-def call(argv, env):
+def needs_pipe(fd, console):
+    return stat.S_ISREG(os.fstat(fd).st_mode) or (not console and os.isatty(fd))
+
+
+def call(argv, env, console=True):
     """Run a Windows program with this process's streams; returns its exit status.
 
-    Ctrl+C and SIGTERM are passed on.
+    console: whether it may have the terminal, if there is one, as its console; else it writes to
+    the terminal as to a pipe. Ctrl+C and SIGTERM are passed on.
 
     Python under Wine ends at its start when a standard stream is a regular file; such a stream
-    goes through a pipe.
+    goes through a pipe too.
     """
     pumps, streams, close = [], {}, []
+    ended = threading.Event()
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
-            needs_pipe = is_file(fd)
+            if not needs_pipe(fd, console):
+                continue
         except OSError:
             streams[name] = subprocess.DEVNULL  # a closed descriptor
             continue
-        if not needs_pipe:
-            continue
-        if name == "stderr" and "stdout" in streams and os.path.sameopenfile(1, 2):
+        piped = streams.get("stdout", subprocess.DEVNULL) != subprocess.DEVNULL
+        if fd == 2 and piped and os.path.sameopenfile(1, 2):
             # One pipe for both, so that they stay in order.
             streams[name] = streams["stdout"]
             continue
         reader, writer = os.pipe()
-        if fd == 0:
-            streams[name] = reader
-            pumps.append(threading.Thread(target=pump, args=(os.dup(fd), writer), daemon=True))
-            close.append(reader)
-        else:
-            streams[name] = writer
-            pumps.append(threading.Thread(target=pump, args=(reader, os.dup(fd)), daemon=False))
-            close.append(writer)
+        streams[name], other = (reader, writer) if fd == 0 else (writer, reader)
+        close.append(streams[name])
+        ends = (os.dup(fd), other) if fd == 0 else (other, os.dup(fd))
+        pumps.append(threading.Thread(target=pump, args=(*ends, ended), daemon=True))
     # In a session of its own, so that a terminal's Ctrl+C comes by one way only: through the
     # handler below.
     process = subprocess.Popen(argv, env=env, start_new_session=True, **streams)
@@ -146,7 +156,7 @@ def call(argv, env):
     for thread in pumps:
         thread.start()
     status = process.wait()
+    ended.set()
     for thread in pumps:
-        if not thread.daemon:
-            thread.join()
+        thread.join()
     return status if status >= 0 else 128 - status
