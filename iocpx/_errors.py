@@ -2,38 +2,73 @@
 
 import errno
 
-# code: (exception class, errno, text).  The class is the one that Python's own
-# socket calls raise for the same event, also where completion ports report it by
-# a Win32 code that Python would turn into a bare OSError.
+# code: (exception class, errno, text).
+#
+# The class is the one that Python's own sockets raise for the same event. For Winsock codes (10000
+# and above) that is what OSError makes of the code by itself. Some of these events are also known
+# by a Win32 code, of which OSError would make nothing but an OSError: 64 (10054), 121 (10060), 1225
+# (10061), 1231 (10051), 1232 (10065), 1236 (10053) and 1450 (10055) are told like their Winsock
+# code, and 995 as asyncio tells it.
 _TABLE: dict[int, tuple[type[OSError], int, str]] = {
+    4: (OSError, errno.EMFILE, "too many open handles"),
+    5: (PermissionError, errno.EACCES, "access is denied"),
+    6: (OSError, errno.EBADF, "the handle is not valid"),
     8: (OSError, errno.ENOMEM, "not enough memory"),
+    14: (OSError, errno.ENOMEM, "not enough memory"),
     59: (ConnectionResetError, errno.ECONNRESET, "an unexpected network error occurred"),
     64: (ConnectionResetError, errno.ECONNRESET, "the connection was reset by the peer"),
+    87: (OSError, errno.EINVAL, "invalid parameter"),
     121: (TimeoutError, errno.ETIMEDOUT, "the peer did not answer in time"),
-    995: (ConnectionAbortedError, errno.ECONNABORTED, "the operation was cancelled"),
+    258: (TimeoutError, errno.ETIMEDOUT, "the wait timed out"),
+    735: (OSError, errno.EBADF, "the completion port was closed"),
+    995: (ConnectionResetError, errno.ECONNRESET, "the operation was cancelled"),
+    1168: (OSError, errno.ENOENT, "no such operation is pending"),
     1225: (ConnectionRefusedError, errno.ECONNREFUSED, "the connection was refused"),
     1231: (OSError, errno.ENETUNREACH, "the network cannot be reached"),
     1232: (OSError, errno.EHOSTUNREACH, "the host cannot be reached"),
     1236: (ConnectionAbortedError, errno.ECONNABORTED, "the connection was aborted locally"),
     1450: (OSError, errno.ENOBUFS, "the system is out of resources"),
+    1816: (OSError, errno.ENOMEM, "the process has used up its quota"),
+    10004: (InterruptedError, errno.EINTR, "the call was interrupted"),
+    10009: (OSError, errno.EBADF, "the socket handle is not valid"),
     10013: (PermissionError, errno.EACCES, "the address is forbidden or in exclusive use"),
+    10014: (OSError, errno.EFAULT, "a bad memory address was given"),
     10022: (OSError, errno.EINVAL, "invalid argument"),
     10024: (OSError, errno.EMFILE, "too many open sockets"),
+    10035: (BlockingIOError, errno.EWOULDBLOCK, "too many operations are pending"),
+    10036: (BlockingIOError, errno.EINPROGRESS, "another call is in progress"),
+    10037: (BlockingIOError, errno.EALREADY, "the operation is already in progress"),
     10038: (OSError, errno.ENOTSOCK, "not a socket"),
+    10040: (OSError, errno.EMSGSIZE, "the message is too long, or has too many parts"),
+    10041: (OSError, errno.EPROTOTYPE, "the protocol does not fit the type of the socket"),
+    10042: (OSError, errno.ENOPROTOOPT, "the option is not supported"),
+    10043: (OSError, errno.EPROTONOSUPPORT, "the protocol is not supported"),
+    10044: (OSError, 10044, "the type of socket is not supported"),
+    10045: (OSError, errno.EOPNOTSUPP, "the operation is not supported"),
+    10047: (OSError, errno.EAFNOSUPPORT, "the address family is not supported"),
     10048: (OSError, errno.EADDRINUSE, "the address is already in use"),
     10049: (OSError, errno.EADDRNOTAVAIL, "the address is not one of this machine's"),
     10050: (OSError, errno.ENETDOWN, "the network is down"),
     10051: (OSError, errno.ENETUNREACH, "the network cannot be reached"),
-    10052: (ConnectionResetError, errno.ENETRESET, "keep-alive found the connection dead"),
+    10052: (OSError, errno.ENETRESET, "keep-alive found the connection dead"),
     10053: (ConnectionAbortedError, errno.ECONNABORTED, "the connection was aborted locally"),
     10054: (ConnectionResetError, errno.ECONNRESET, "the connection was reset by the peer"),
     10055: (OSError, errno.ENOBUFS, "the system is out of socket buffers"),
+    10056: (OSError, errno.EISCONN, "the socket is already connected"),
     10057: (OSError, errno.ENOTCONN, "the socket is not connected"),
-    10058: (BrokenPipeError, errno.EPIPE, "the sending side is already shut down"),
+    10058: (BrokenPipeError, 10058, "this direction is already shut down"),
     10060: (TimeoutError, errno.ETIMEDOUT, "the peer did not answer in time"),
     10061: (ConnectionRefusedError, errno.ECONNREFUSED, "the connection was refused"),
-    10064: (OSError, errno.EHOSTDOWN, "the host is down"),
+    10064: (OSError, 10064, "the host is down"),
     10065: (OSError, errno.EHOSTUNREACH, "the host cannot be reached"),
+    10067: (OSError, 10067, "too many processes use Winsock"),
+    10091: (OSError, 10091, "the network is not ready"),
+    10092: (OSError, 10092, "this version of Winsock is not available"),
+    10093: (OSError, 10093, "Winsock is not initialised"),
+    10101: (OSError, 10101, "the peer has closed the connection"),
+    10104: (OSError, 10104, "the Winsock provider is incomplete"),
+    10105: (OSError, 10105, "the Winsock provider has the wrong version"),
+    10106: (OSError, 10106, "the Winsock provider did not start"),
 }
 
 
