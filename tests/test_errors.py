@@ -1,4 +1,4 @@
-"""The table of Windows codes: each that a call can return becomes the exception Python has for it."""
+"""The table of Windows codes: each that a call can return becomes Python's own exception for it."""
 
 import errno
 import re
