@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older one shall read this
     sys.exit("dev.py: Python 3.10 or later is needed: start dev.py with one")
 
-from lab import build, here
+from lab import build, here, steps
 from lab.steps import LAB, ROOT, Failure, exclusive, say
 
 
@@ -117,6 +117,7 @@ def build_(options):
 
 
 def run(options):
+    steps.SAY_TO = sys.stderr
     lane = options.python or here.default_lane()
     prepare([lane], options.debug)
     argv, env = here.command(lane, build.library(lane, options.debug))

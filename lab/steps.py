@@ -14,12 +14,16 @@ LAB = ROOT / ".lab"
 REQUIREMENTS = ROOT / "lab" / "requirements-host.txt"
 
 
+# Where `say` writes: None is sys.stdout. Verbs whose output is another program's use sys.stderr.
+SAY_TO = None
+
+
 class Failure(Exception):
     """Ends dev.py with this sentence, which says what to do, and without a traceback."""
 
 
 def say(text, end="\n"):
-    print(text, end=end, flush=True)
+    print(text, end=end, file=SAY_TO or sys.stdout, flush=True)
 
 
 def tail(output, lines=25):
