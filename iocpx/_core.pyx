@@ -11,7 +11,7 @@ sections, which cost nothing where there is a GIL.
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+    PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
@@ -41,15 +41,14 @@ from iocpx._errors import os_error
 logger = logging.getLogger("iocpx")
 
 cdef enum:
-    ACCEPTS = 10                    # AcceptEx kept pending per listening socket
     HIGH_WATER_BYTES = 65536        # asyncio's defaults
     LOW_WATER_BYTES = 16384
-    KEEPALIVE_IDLE_MS = 5000
-    KEEPALIVE_INTERVAL_MS = 1000
-    MAX_FREE_BUFFERS = 200
+    ROUNDS = 2                      # receives of a BufferedProtocol before others have a turn
     WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
     EXIT_PATIENCE_SLICES = 50       # … and callbacks
+
+cdef int ERROR_INVALID_PARAMETER = 87
 
 cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -62,12 +61,12 @@ cdef void deliver_batch(worker_t *worker) noexcept nogil:
     with gil:
         conn = worker_next(worker)
         while conn != NULL:
-            deliver(<Runtime>worker.engine.config.runtime, conn)
+            deliver(<Runtime>worker.engine.config.runtime, worker, conn)
             worker_delivered(worker, conn)
             conn = worker_next(worker)
 
 
-cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
+cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
     """Tell one connection's protocol all its news, in order."""
     cdef news_t news
     cdef buf_t *buf
@@ -80,10 +79,20 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
         news.spent = buf.next
         Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue
         buf_free(buf)
+    while news.traces != NULL:
+        buf = news.traces
+        news.traces = buf.next
+        runtime.tell_trace(conn, buf.data)
+        buf_free(buf)
     if news.made:
         make_connection(runtime, conn)
     if conn.py == NULL:
         # There is no protocol: the factory raised, or all is told.
+        buf = conn_take_data(conn)
+        while buf != NULL:
+            buf.size = 0
+            conn_give_buffer(conn, buf)
+            buf = conn_take_data(conn)
         conn_take_lost(conn, &error, &error_sending)
         return
     connection = <Connection>conn.py
@@ -100,6 +109,8 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
         connection._feed(conn, buf)
         conn_give_buffer(conn, buf)
         buf = conn_take_data(conn)
+    if conn_take_readable(conn):
+        connection._receive(worker, conn)
     if conn_take_eof(conn) and not connection._call("eof_received"):
         conn_close(conn)
     if conn_take_lost(conn, &error, &error_sending):
@@ -117,10 +128,11 @@ cdef void make_connection(Runtime runtime, conn_t *conn) noexcept:
     except BaseException as exc:
         connection._detach()
         runtime.report("protocol_factory raised, the connection is reset", exc, None, None)
-        conn_abort(conn)
+        conn_abort(conn, ABORT_CALLBACK)
         return
     Py_INCREF(connection)               # for conn.py
     conn.py = <PyObject *>connection
+    runtime.connections.add(connection)
 
 
 cdef object address_tuple(const unsigned char *addr):
@@ -217,6 +229,7 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             conn_tell_sent(conn, hasattr(protocol, "data_sent"))
+            conn_set_direct(conn, buffered)
             conn_unref(conn)
 
     cdef _failed(self, name, exc):
@@ -226,7 +239,10 @@ cdef class Connection:
         protocol = self.get_protocol()
         self._runtime.report(
             f"{name}() of {protocol!r} raised, the connection is reset", exc, protocol, self)
-        self.abort()
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            conn_abort(conn, ABORT_CALLBACK)
+            conn_unref(conn)
 
     cdef object _call(self, str name, argument=None):
         """One callback of the protocol, where it has it."""
@@ -278,7 +294,36 @@ cdef class Connection:
             except BaseException as exc:
                 self._failed(name, exc)
 
+    cdef void _receive(self, worker_t *worker, conn_t *conn) noexcept:
+        """Receive into the memory of a BufferedProtocol."""
+        cdef Py_buffer view
+        cdef size_t received
+        cdef int rounds = ROUNDS
+        while rounds > 0 and conn_take_readable(conn):
+            rounds -= 1
+            with cython.critical_section(self):
+                get_buffer = self._get_buffer
+                buffer_updated = self._buffer_updated
+            if get_buffer is None:
+                return      # set_protocol() in between
+            name = "get_buffer"
+            try:
+                PyObject_GetBuffer(get_buffer(-1), &view, PyBUF_WRITABLE)
+                try:
+                    if view.len == 0:
+                        raise RuntimeError("get_buffer() returned an empty buffer")
+                    with nogil:
+                        received = conn_receive(worker, conn, <char *>view.buf, <size_t>view.len)
+                finally:
+                    PyBuffer_Release(&view)
+                if received > 0:
+                    name = "buffer_updated"
+                    buffer_updated(<Py_ssize_t>received)
+            except BaseException as exc:
+                self._failed(name, exc)
+
     cdef _lost(self, int error, bint error_sending):
+        self._runtime.connections.discard(self)
         exc = self._raised
         if error != 0 and exc is None:
             exc = os_error(error, "send" if error_sending else "receive",
@@ -412,7 +457,7 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             with nogil:
-                conn_abort(conn)
+                conn_abort(conn, ABORT_APPLICATION)
                 conn_unref(conn)
 
     def is_closing(self):
@@ -566,7 +611,12 @@ Echo = NativeHandler("Echo")
 _COUNTERS = {
     "accepts": N_ACCEPTS,
     "accept_errors": N_ACCEPT_ERRORS,
+    "accepts_grown": N_ACCEPTS_GROWN,
+    "accepts_shrunk": N_ACCEPTS_SHRUNK,
+    "refused": N_REFUSED,
+    "silent_clients_dropped": N_SILENT_DROPPED,
     "receives": N_RECEIVES,
+    "zero_byte_receives": N_ZERO_RECEIVES,
     "bytes_received": N_BYTES_RECEIVED,
     "sends": N_SENDS,
     "bytes_sent": N_BYTES_SENT,
@@ -574,6 +624,9 @@ _COUNTERS = {
     "packets": N_PACKETS,
     "waits": N_WAITS,
     "gil_acquisitions": N_GIL_ACQUISITIONS,
+    "write_pauses": N_WRITE_PAUSES,
+    "read_pauses": N_READ_PAUSES,
+    "takeovers": N_TAKEOVERS,
     "ops_posted": N_OPS_POSTED,
     "ops_completed": N_OPS_COMPLETED,
     "sockets_opened": N_SOCKETS_OPENED,
@@ -581,6 +634,10 @@ _COUNTERS = {
     "connections_made": N_CONNECTIONS_MADE,
     "connections_retired": N_CONNECTIONS_RETIRED,
 }
+
+# In the order of abort_reason.
+_ABORT_REASONS = ("application", "error", "callback", "write_limit", "idle_timeout",
+                  "close_timeout", "stop")
 
 # What runs at this moment; atexit stops it.  Entered by start(), left by the keeper's thread.
 _running = set()
@@ -598,25 +655,38 @@ cdef class Runtime:
     cdef readonly object exception_handler
     cdef readonly tuple sockets
     cdef readonly list threads
+    cdef readonly object trace
+    cdef readonly set connections
 
-    def __cinit__(self, factory, exception_handler, int workers, size_t buffer_size,
-                  uint64_t close_timeout_ms):
+    def __cinit__(self, factory, exception_handler, trace, numbers):
         cdef config_t config
         cdef int error = 0
         self.factory = factory
         self.exception_handler = exception_handler
+        self.trace = trace
         self.sockets = ()
         self.threads = []
+        self.connections = set()
         memset(&config, 0, sizeof(config))
-        config.workers = workers
-        config.accepts = ACCEPTS
-        config.buffer_size = buffer_size
-        config.max_free_buffers = MAX_FREE_BUFFERS
+        config.workers = numbers["workers"]
+        config.initial_accepts = numbers["initial_accepts"]
+        config.max_accepts = numbers["max_accepts"]
+        config.accept_receive = numbers["accept_receive"]
+        config.accept_timeout_ms = numbers["accept_timeout_s"]
+        config.max_connections = numbers["max_connections"]
+        config.initial_reads = numbers["initial_reads"]
+        config.buffer_size = numbers["buffer_size"]
+        config.max_free_buffers = numbers["max_free_buffers"]
+        config.max_free_connections = numbers["max_free_connections"]
+        config.idle_timeout_ms = numbers["idle_timeout_s"]
+        config.max_sends = numbers["max_sends"]
+        config.max_write_buffer = numbers["max_write_buffer"]
+        config.close_timeout_ms = numbers["close_timeout_s"]
+        config.keepalive_idle_ms = numbers["keepalive_idle_s"]
+        config.keepalive_interval_ms = numbers["keepalive_interval_s"]
         config.high_water_bytes = HIGH_WATER_BYTES
         config.low_water_bytes = LOW_WATER_BYTES
-        config.close_timeout_ms = close_timeout_ms
-        config.keepalive_idle_ms = KEEPALIVE_IDLE_MS
-        config.keepalive_interval_ms = KEEPALIVE_INTERVAL_MS
+        config.trace = trace is not None
         config.native = factory is Echo
         config.deliver = deliver_echo if config.native else deliver_batch
         config.runtime = <PyObject *>self   # borrowed: the threads keep us
@@ -646,9 +716,18 @@ cdef class Runtime:
                 self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
                 started += 1
             for sock in sockets:
+                # The engine makes it so anyway (WSAEventSelect); told here, so that the
+                # socket object knows, and can be duplicated.
+                sock.setblocking(False)
                 error = engine_listen(self.engine, sock.fileno(), sock.family)
+                if error == ERROR_INVALID_PARAMETER:
+                    raise os_error(error, "listen: the socket is on another completion port "
+                                   "already (to hand it to another process, use socket.share())",
+                                   address_text(sock.getsockname()))
                 if error != 0 and not self.stopping():
                     raise os_error(error, "listen", address_text(sock.getsockname()))
+            logger.info("serving on %s, %d workers",
+                        ", ".join(address_text(sock.getsockname()) for sock in sockets), workers)
         except BaseException:
             for i in range(started, workers):
                 engine_forgo_worker(self.engine)
@@ -668,9 +747,15 @@ cdef class Runtime:
             engine_run_worker(self.engine, index)
 
     def run_keeper(self):
-        with nogil:
-            engine_run_keeper(self.engine)
+        cdef int trouble = 1
+        while trouble != 0:
+            with nogil:
+                trouble = engine_run_keeper(self.engine)
+            if trouble != 0:
+                logger.warning("cannot accept for now, trying again: %s",
+                               os_error(trouble, "accept"))
         _running.discard(self)
+        logger.info("stopped after %d connections", engine_count(self.engine, N_CONNECTIONS_MADE))
 
     def stopping(self):
         return not any(sock.fileno() >= 0 for sock in self.sockets)
@@ -714,15 +799,41 @@ cdef class Runtime:
         with nogil:
             engine_close_clients(self.engine, abort)
 
-    def connections(self):
+    def connection_count(self):
         return engine_connections(self.engine)
 
     def stats(self):
         cdef int counter
         stats = {name: engine_count(self.engine, counter) for name, counter in _COUNTERS.items()}
-        stats["connections_now"] = engine_connections(self.engine)
-        stats["buffers_out"] = engine_buffers_out(self.engine)
+        cdef pools_t pools
+        cdef int i
+        engine_pools(self.engine, &pools)
+        stats.update(
+            connections_now=engine_connections(self.engine),
+            connections_peak=pools.connections_peak,
+            connections_free=pools.connections_free,
+            connection_hits=pools.connection_hits,
+            connection_misses=pools.connection_misses,
+            accepts_pending=pools.accepts_pending,
+            buffers_out=pools.buffers_out,
+            buffers_peak=pools.buffers_peak,
+            buffers_free=pools.buffers_free,
+            buffer_hits=pools.buffer_hits,
+            buffer_misses=pools.buffer_misses,
+            aborts_by_reason={name: engine_count(self.engine, N_ABORTS + i)
+                              for i, name in enumerate(_ABORT_REASONS)},
+            accept_errors_by_code={pools.accept_error_codes[i]: pools.accept_error_counts[i]
+                                   for i in range(<int>ACCEPT_ERROR_CODES)
+                                   if pools.accept_error_counts[i] > 0},
+        )
         return stats
+
+    cdef void tell_trace(self, conn_t *conn, const char *line) noexcept:
+        try:
+            self.trace(f"{address_text(address_tuple(<const unsigned char *>conn.remote))} "
+                       + line.decode("ascii"))
+        except BaseException as raised:
+            self.report("trace raised", raised, None, None)
 
     cdef void report(self, message, exc, protocol, transport) noexcept:
         """A callback raised: to the exception handler, which may raise as well."""
@@ -762,12 +873,40 @@ def _integer_between(name, value, low, high):
     return number
 
 
-def _seconds(name, value, high):
+def _seconds(name, value, low, high):
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, got {value!r}")
-    if not 0 <= value <= high:
-        raise ValueError(f"{name} must be 0 to {high} seconds, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {low} to {high} seconds, got {value!r}")
     return value
+
+
+def _milliseconds(name, value, low, high):
+    return math.ceil(_seconds(name, value, low, high) * 1000)
+
+
+def _limit(name, value, high):
+    """0 stands for no limit."""
+    return 0 if value is None else _integer_between(name, value, 1, high)
+
+
+def _given_sockets(sock):
+    if sock is None:
+        return None
+    try:
+        sockets = (sock,) if isinstance(sock, socket.socket) else tuple(sock)
+    except TypeError:
+        sockets = (sock,)
+    if not sockets or not all(isinstance(item, socket.socket) for item in sockets):
+        raise TypeError(f"sock must be a socket.socket or a sequence of them, got {sock!r}")
+    for item in sockets:
+        if item.type != socket.SOCK_STREAM or item.family not in (socket.AF_INET, socket.AF_INET6):
+            raise ValueError(f"sock must be a TCP socket, got {item!r}")
+        try:
+            item.getsockname()
+        except OSError:
+            raise ValueError(f"sock must be a bound socket, got {item!r}") from None
+    return sockets
 
 
 def _hosts(host):
@@ -824,6 +963,16 @@ def _bind(hosts, port, backlog):
     return tuple(sockets)
 
 
+def _listen(sockets, backlog):
+    """Sockets of the caller's begin to listen, or go on with it."""
+    for sock in sockets:
+        try:
+            sock.listen(backlog)
+        except OSError as exc:
+            raise os_error(exc.winerror, "listen", None) from None
+    return sockets
+
+
 class Server:
     """A TCP server whose callbacks run on the engine's worker threads.
 
@@ -831,39 +980,93 @@ class Server:
         or BufferedProtocol (or anything with their methods), or iocpx.native.Echo.
     host: str, sequence of str, or None for all interfaces.
     port: int, 0 to 65535; 0 takes a free one, see `address`.
+    sock: a bound TCP socket.socket, or a sequence of them, instead of host and port:
+        made by the caller, or come from another process (socket.fromshare()).  The
+        server closes it.
     workers: threads that serve connections, 1 to 256; None: 2, and as many as there
         are CPUs on a free-threaded Python.
     backlog: connections the kernel keeps waiting, 1 to 65535.
+    initial_accepts, max_accepts: AcceptEx calls kept pending per listening socket,
+        1 to 10000; the pool grows to max_accepts when clients come faster, and
+        shrinks again.
+    accept_receive: bool; accept a client with its first data only.  A silent client
+        holds a slot of the accept pool, for accept_timeout_s seconds (1 to 86400).
+    max_connections: int, or None for no limit; the next client gets a reset.
+    initial_reads: receives kept pending per connection, 1 to 64.
     buffer_size: bytes of a receive buffer, 1 to 16 MiB.
+    idle_timeout_s: seconds without a byte in either direction before a reset,
+        up to 86400; None: never.
+    max_sends, max_write_buffer: writes, and bytes, that a connection may have queued;
+        None: no limit.  A write beyond resets the connection; an empty queue takes a
+        write of any size.
     close_timeout_s: seconds that a closing connection, and the stop, may take
         before a reset, 0 to 86400.
+    keepalive_idle_s, keepalive_interval_s: TCP keep-alive, seconds; None: off.
+    max_free_buffers, max_free_connections: how many of each are kept for reuse.
     exception_handler: callable with asyncio's context dict ("message", "exception",
         "protocol", "transport"), called on a worker when a callback raises; None:
         logged under "iocpx".
+    trace: callable with a str, called on a worker for every step of every
+        connection; slow.  None: off.
 
     Callbacks of one connection never overlap and come in stream order; those of
     different connections may run at the same time.  All methods may be called from
     any thread, also from callbacks, unless they say otherwise.
     """
 
-    def __init__(self, protocol_factory, host=None, port=0, *, workers=None, backlog=512,
-                 buffer_size=65536, close_timeout_s=5.0, exception_handler=None):
+    def __init__(self, protocol_factory, host=None, port=0, *, sock=None, workers=None,
+                 backlog=512, initial_accepts=10, max_accepts=100, accept_receive=False,
+                 accept_timeout_s=120.0, max_connections=None, initial_reads=1,
+                 buffer_size=65536, idle_timeout_s=None, max_sends=None,
+                 max_write_buffer=67108864, close_timeout_s=5.0, keepalive_idle_s=5.0,
+                 keepalive_interval_s=1.0, max_free_buffers=200, max_free_connections=100,
+                 exception_handler=None, trace=None):
         self._runtime = None
         self._address = None
         if protocol_factory is not Echo and not callable(protocol_factory):
             raise TypeError(f"protocol_factory must be callable, got {protocol_factory!r}")
-        if exception_handler is not None and not callable(exception_handler):
-            raise TypeError(f"exception_handler must be callable or None, got {exception_handler!r}")
+        for name, value in (("exception_handler", exception_handler), ("trace", trace)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be callable or None, got {value!r}")
+        if trace is not None and protocol_factory is Echo:
+            raise ValueError(f"trace must be None with a native handler, got {trace!r}")
+        if not isinstance(accept_receive, bool):
+            raise TypeError(f"accept_receive must be True or False, got {accept_receive!r}")
         if workers is None:
             workers = min(os.cpu_count() or 1, 256) if free_threaded else 2
-        self._close_timeout_ms = math.ceil(_seconds("close_timeout_s", close_timeout_s, 86400) * 1000)
+        self._sock = _given_sockets(sock)
+        if sock is not None and (host is not None or port != 0):
+            raise ValueError(f"host and port must be left out with sock, got {host!r}, {port!r}")
         self._hosts = _hosts(host)
         self._port = _integer_between("port", port, 0, 65535)
         self._backlog = _integer_between("backlog", backlog, 1, 65535)
-        self._arguments = (
-            protocol_factory, exception_handler, _integer_between("workers", workers, 1, 256),
-            _integer_between("buffer_size", buffer_size, 1, 16 * 1024 * 1024),
-            self._close_timeout_ms)
+        numbers = {
+            "workers": _integer_between("workers", workers, 1, 256),
+            "initial_accepts": _integer_between("initial_accepts", initial_accepts, 1, 10000),
+            "max_accepts": _integer_between("max_accepts", max_accepts, 1, 10000),
+            "accept_receive": accept_receive,
+            "accept_timeout_s": _milliseconds("accept_timeout_s", accept_timeout_s, 1, 86400),
+            "max_connections": _limit("max_connections", max_connections, 10**9),
+            "initial_reads": _integer_between("initial_reads", initial_reads, 1, 64),
+            "buffer_size": _integer_between("buffer_size", buffer_size, 1, 16 * 1024 * 1024),
+            "idle_timeout_s": 0 if idle_timeout_s is None else _milliseconds(
+                "idle_timeout_s", idle_timeout_s, 0.001, 86400),
+            "max_sends": _limit("max_sends", max_sends, 10**9),
+            "max_write_buffer": _limit("max_write_buffer", max_write_buffer, 2**48),
+            "close_timeout_s": _milliseconds("close_timeout_s", close_timeout_s, 0, 86400),
+            "keepalive_idle_s": 0 if keepalive_idle_s is None else _milliseconds(
+                "keepalive_idle_s", keepalive_idle_s, 0.001, 86400),
+            "keepalive_interval_s": _milliseconds(
+                "keepalive_interval_s", keepalive_interval_s, 0.001, 86400),
+            "max_free_buffers": _integer_between("max_free_buffers", max_free_buffers, 0, 10**6),
+            "max_free_connections": _integer_between(
+                "max_free_connections", max_free_connections, 0, 10**6),
+        }
+        if max_accepts < initial_accepts:
+            raise ValueError(f"max_accepts must be initial_accepts ({initial_accepts}) or more, "
+                             f"got {max_accepts}")
+        self._numbers = numbers
+        self._arguments = (protocol_factory, exception_handler, trace, numbers)
         self._start_lock = threading.Lock()
 
     def __repr__(self):
@@ -896,7 +1099,8 @@ class Server:
             if self._runtime is not None and not self._runtime.wait_ms(0):
                 raise RuntimeError("the server is already running" if self.is_serving()
                                    else "the server is still closing: call wait_closed() first")
-            sockets = _bind(self._hosts, self._port, self._backlog)
+            sockets = (_bind(self._hosts, self._port, self._backlog) if self._sock is None
+                       else _listen(self._sock, self._backlog))
             try:
                 runtime = Runtime(*self._arguments)
             except BaseException:
@@ -905,7 +1109,11 @@ class Server:
                 raise
             self._address = sockets[0].getsockname()
             self._runtime = runtime     # from here on a callback's close() finds it
-            runtime.start(sockets)
+            try:
+                runtime.start(sockets)
+            except BaseException:
+                self._runtime = None
+                raise
 
     def serve_forever(self):
         """Start if necessary, and wait until the server is closed.
@@ -914,6 +1122,8 @@ class Server:
         raised; a second one aborts the connections that are still open.  Not from a
         callback.  Main thread only, if Ctrl+C is to be noticed.
         """
+        if self._runtime is not None and self._runtime.on_worker():
+            raise RuntimeError("serve_forever() must not be called from a callback")
         if not self.is_serving():
             self.start()
         try:
@@ -931,14 +1141,14 @@ class Server:
         """Stop: no new clients, every connection is closed gracefully, within
         close_timeout_s.  Returns at once, see wait_closed(); any number of times."""
         if self._runtime is not None:
-            self._runtime.close(self._close_timeout_ms)
+            self._runtime.close(self._numbers["close_timeout_s"])
 
     def wait_closed(self, timeout=None):
         """Wait until a close() has taken full effect: True, or False after `timeout`
         seconds.  Not from a callback (RuntimeError): it would wait for itself."""
         slices = -1
         if timeout is not None:
-            timeout = _seconds("timeout", timeout, threading.TIMEOUT_MAX)
+            timeout = _seconds("timeout", timeout, 0, threading.TIMEOUT_MAX)
             slices = max(1, math.ceil(timeout * 1000 / WAIT_SLICE_MS))
         if self._runtime is None:
             return True
@@ -972,12 +1182,17 @@ class Server:
         return self._address
 
     @property
+    def connections(self):
+        """The open Connection objects, a new list; [] with a native handler."""
+        return [] if self._runtime is None else list(self._runtime.connections)
+
+    @property
     def connection_count(self):
         """Connections whose handle is open."""
-        return 0 if self._runtime is None else self._runtime.connections()
+        return 0 if self._runtime is None else self._runtime.connection_count()
 
     def stats(self):
         """Counters since start(), readable also after the stop; see the README."""
         if self._runtime is None:
-            return dict.fromkeys((*_COUNTERS, "connections_now", "buffers_out"), 0)
+            return Runtime(*self._arguments).stats()
         return self._runtime.stats()

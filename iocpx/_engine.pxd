@@ -9,7 +9,7 @@ from libc.stdint cimport uint64_t
 
 from iocpx._op cimport op_t
 from iocpx._state cimport (
-    buf_t, deadline_t, deadlines_t, link_t, marks_t, pool_t, queue_t,
+    buf_t, deadline_t, deadlines_t, link_t, marks_t, pool_t, queue_t, window_t,
 )
 from iocpx._winsock cimport (
     DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
@@ -27,11 +27,21 @@ cdef enum counter:
     N_CONNECTIONS_RETIRED   # …and freed
     N_ACCEPTS
     N_ACCEPT_ERRORS
+    N_REFUSED               # clients beyond max_connections
+    N_SILENT_DROPPED        # clients that sent nothing for accept_timeout_ms
+    N_ACCEPTS_GROWN         # slots added to the accept pools…
+    N_ACCEPTS_SHRUNK        # …and taken out again
     N_BYTES_RECEIVED
     N_BYTES_SENT
     N_RECEIVES              # receives that brought data
     N_SENDS                 # sends that took data
+    N_ZERO_RECEIVES         # zero-byte receives posted
     N_INLINE_COMPLETIONS
+    N_WRITE_PAUSES          # write queues that passed their high mark
+    N_READ_PAUSES           # pause_reading()
+    N_TAKEOVERS             # times a worker took connections over from others
+    N_ABORTS                # by abort_reason, from here on
+    N_ABORTS_END = N_ABORTS + 6
     N_PACKETS               # dequeued completions
     N_WAITS                 # GetQueuedCompletionStatusEx calls that returned packets
     N_GIL_ACQUISITIONS
@@ -42,6 +52,15 @@ ctypedef struct tally_t:
     # A tally is written by one thread; the padding keeps two from sharing a cache line.
     char[64] padding
 
+cdef enum abort_reason:
+    ABORT_APPLICATION       # abort(), abort_clients()
+    ABORT_ERROR             # a receive or send failed
+    ABORT_CALLBACK          # a callback raised
+    ABORT_WRITE_LIMIT       # max_sends or max_write_buffer
+    ABORT_IDLE              # idle_timeout_s
+    ABORT_CLOSE_TIMEOUT     # close_timeout_s, of the connection
+    ABORT_STOP              # … of the server's stop
+
 # -- the structs ------------------------------------------------------------------
 
 cdef enum limits:
@@ -49,10 +68,22 @@ cdef enum limits:
     SEND_BUFFERS = 16       # WSABUFs in one gather send
     ADDRESS_BYTES = 28      # sockaddr_in6, the longest address we handle
     ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
+    ACCEPT_ERROR_CODES = 16     # distinct codes that are told apart
+
+ctypedef struct recv_t:
+    op_t op             # first: the op of a packet is its recv_t
+    buf_t *buf          # owned, lent to the kernel; NULL: a zero-byte receive
+    bint cancelled      # to take the buffer back
+    # The outcome, until its turn has come:
+    bint done
+    int error
+    DWORD nbytes
 
 ctypedef struct conn_t:
     link_t link                 # in engine.connections; engine.lock
-    deadline_t deadline         # in engine.closing; engine.lock
+    deadline_t closing          # in the engine's list of that name; engine.lock
+    deadline_t quiet            # likewise
+    deadline_t idling           # likewise
     engine_t *engine            # borrowed: outlives its connections
     SOCKET sock                 # owned; lock
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
@@ -64,17 +95,25 @@ ctypedef struct conn_t:
     int error                   # Windows code of the failure; 0: none
     bint error_sending          # the failed operation was a send
     uint64_t progress_ms        # when bytes last left, for the close deadline
+    uint64_t active_ms          # when bytes last came or left, for the idle timeout
+    LONG64 number               # counts connections, for the trace
     bint skips                  # an inline completion yields no packet
     int inline_run              # inline completions since the last wait for the port
     bint scheduled              # in a ready list, in a packet, or being served
     bint deliver                # scheduled because of news for the handler
     DWORD executor              # id of the thread that serves it now; 0: none
     void *py                    # owned: the Connection, from connection_made to connection_lost
+    queue_t traces              # lines for the trace
     # receive side
-    op_t recv
-    buf_t *recv_buf             # owned; lent to the kernel while receiving
-    bint receiving              # recv is posted
+    recv_t *recvs               # owned with the conn_t: window.size of them
+    window_t window             # which of them are posted, in order
+    buf_t *spare                # owned: for the next receive
     queue_t inbox               # received, not yet delivered
+    unsigned int receives       # that brought data
+    unsigned int receives_seen  # at the last look of the quiet deadline
+    bint idle                   # silent: only a zero-byte receive is posted, no buffer held
+    bint direct                 # the handler receives by conn_receive, told when `readable`
+    bint readable
     bint read_paused
     bint deaf                   # nothing received is delivered any more
     bint eof_seen
@@ -105,17 +144,26 @@ ctypedef struct listener_t:
     # All below: lock.
     SOCKET sock                 # borrowed from the Python socket object until `closing`
     bint closing                # sock is not used any more
+    link_t acceptors            # all of its accept pool
+    int n_acceptors
+    int target                  # what the pool shrinks to
+    bint crowded                # FD_ACCEPT came since the last look at shrinking
+    # Constant:
     int family
     bint skips                  # sockets of this provider are real handles
     LPFN_ACCEPTEX AcceptEx
     LPFN_GETACCEPTEXSOCKADDRS GetAcceptExSockaddrs
 
 ctypedef struct acceptor_t:
-    op_t op
+    op_t op                     # first: the op of a packet is its acceptor_t
     listener_t *listener        # borrowed
-    SOCKET sock                 # owned: the socket that the next client gets
+    link_t link                 # in listener.acceptors; listener.lock
     acceptor_t *next_starved    # in engine.starved; engine.lock
-    char[2 * ACCEPT_ADDRESS_BYTES] addresses    # lent to the kernel while pending
+    bint pending                # listener.lock
+    SOCKET sock                 # owned: the socket that the next client gets; listener.lock
+    # Lent while pending: what AcceptEx writes to.
+    buf_t *data                 # owned, with accept_receive only: first data, then the addresses
+    char[2 * ACCEPT_ADDRESS_BYTES] addresses
 
 ctypedef struct ready_t:
     conn_t *head                # each with a reference
@@ -138,13 +186,23 @@ ctypedef void (*deliver_fn)(worker_t *worker) noexcept nogil
 
 ctypedef struct config_t:
     int workers
-    int accepts                 # AcceptEx kept pending per listener
+    int initial_accepts         # AcceptEx kept pending per listener…
+    int max_accepts             # …while clients come faster than that
+    bint accept_receive         # AcceptEx completes with the first data
+    uint64_t accept_timeout_ms  # how long a client may be silent then
+    LONG64 max_connections      # 0: unlimited
+    int initial_reads           # receives kept posted per connection
     size_t buffer_size          # bytes
     size_t max_free_buffers
+    size_t max_free_connections
+    uint64_t idle_timeout_ms    # 0: none
+    int max_sends               # 0: unlimited
+    size_t max_write_buffer     # bytes; 0: unlimited
+    bint trace
     size_t high_water_bytes
     size_t low_water_bytes
     uint64_t close_timeout_ms
-    DWORD keepalive_idle_ms
+    DWORD keepalive_idle_ms     # 0: off
     DWORD keepalive_interval_ms
     deliver_fn deliver
     void *runtime               # borrowed: what `deliver` finds its way by
@@ -159,10 +217,14 @@ ctypedef struct engine_t:
     config_t config
     HANDLE port                 # owned
     HANDLE keeper_event         # owned: something for the keeper, auto-reset
+    HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
     HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
     LONG live                   # acceptors + connections + 1 until the stop
     LONG workers_idle           # waiting, or looking for the last time before it
     LONG64 connections_now
+    LONG64 connections_peak
+    LONG64 accepts_pending
+    LONG64 last_number
     worker_t *workers           # owned array
     tally_t guest_tally         # of threads that are not workers
     SRWLOCK lock
@@ -171,7 +233,15 @@ ctypedef struct engine_t:
     int workers_running
     listener_t *listeners       # owned
     link_t connections          # with a handle
-    deadlines_t closing
+    deadlines_t closing         # close_timeout_ms
+    deadlines_t quiet           # connections that may turn idle
+    deadlines_t idling          # idle_timeout_ms
+    uint64_t accept_period_ms   # constant; 0: never
+    uint64_t accept_due_ms      # next look at silent clients
+    uint64_t shrink_due_ms      # next look at shrinking
+    int trouble                 # Windows code of a starved accept pool, not yet told
+    int[ACCEPT_ERROR_CODES] accept_error_codes
+    LONG64[ACCEPT_ERROR_CODES] accept_error_counts
     uint64_t stop_due_ms        # when connections that are still closing are aborted
     uint64_t keeper_due_ms      # when the keeper looks next by itself
     uint64_t help_due_ms        # when to see whether a worker is stuck in a callback
@@ -183,7 +253,12 @@ ctypedef struct engine_t:
     uint64_t starved_due_ms
     conn_t *unposted            # could not be brought to a worker; tried again by the keeper
     SRWLOCK pool_lock
-    pool_t pool                 # pool_lock
+    # All below: pool_lock.
+    pool_t pool
+    conn_t *free_conns          # owned, by next_ready
+    size_t n_free_conns
+    LONG64 conn_hits
+    LONG64 conn_misses
 
 # -- the engine, for the layer above ------------------------------------------------
 # Unless a line says otherwise: any thread, GIL not needed, no lock held.
@@ -194,8 +269,9 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil
 cdef void engine_free(engine_t *engine) noexcept nogil
 # The body of a worker's thread, index 0 to workers - 1; each exactly once.
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil
-# The body of the keeper's thread; exactly once.
-cdef void engine_run_keeper(engine_t *engine) noexcept nogil
+# The body of the keeper's thread, in a loop until it returns 0.  Anything else is the
+# Windows code of trouble with a listener, which the caller may tell someone.
+cdef int engine_run_keeper(engine_t *engine) noexcept nogil
 # The worker whose thread never came to be; before engine_stop.
 cdef void engine_forgo_worker(engine_t *engine) noexcept nogil
 # sock: bound and listening, borrowed until engine_stop returns.  0 or a Windows code.
@@ -207,8 +283,23 @@ cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil
 cdef bint engine_wait_stopped(engine_t *engine, DWORD timeout_ms) noexcept nogil
 cdef bint engine_on_worker(engine_t *engine) noexcept nogil
 cdef LONG64 engine_count(engine_t *engine, int counter) noexcept nogil
-cdef size_t engine_buffers_out(engine_t *engine) noexcept nogil
 cdef LONG64 engine_connections(engine_t *engine) noexcept nogil
+
+ctypedef struct pools_t:
+    LONG64 accepts_pending
+    LONG64 connections_peak
+    size_t buffers_out
+    size_t buffers_peak
+    size_t buffers_free
+    uint64_t buffer_hits
+    uint64_t buffer_misses
+    size_t connections_free
+    LONG64 connection_hits
+    LONG64 connection_misses
+    int[ACCEPT_ERROR_CODES] accept_error_codes
+    LONG64[ACCEPT_ERROR_CODES] accept_error_counts
+
+cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil
 cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil
 
 # -- a connection, for the layer above: the caller has a reference ---------------------
@@ -228,7 +319,7 @@ cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) 
 cdef bint conn_flush(conn_t *conn) noexcept nogil
 cdef void conn_write_eof(conn_t *conn) noexcept nogil
 cdef void conn_close(conn_t *conn) noexcept nogil
-cdef void conn_abort(conn_t *conn) noexcept nogil
+cdef void conn_abort(conn_t *conn, abort_reason reason) noexcept nogil
 cdef bint conn_is_closing(conn_t *conn) noexcept nogil
 # Whether conn_take_news reports sent bytes.
 cdef void conn_tell_sent(conn_t *conn, bint tell) noexcept nogil
@@ -254,6 +345,7 @@ ctypedef struct news_t:
     bint pause
     bint resume
     size_t sent         # bytes
+    buf_t *traces       # owned chain of lines; the caller frees each with buf_free
     buf_t *spent        # owned chain; the caller releases each owner, then buf_free
 
 cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil
@@ -261,6 +353,13 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil
 cdef buf_t *conn_take_data(conn_t *conn) noexcept nogil
 # What is left in it (size) is delivered first when the connection reads on.
 cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil
+# A direct handler is not given data: it is told that the connection is readable, and
+# receives into memory of its own.
+cdef void conn_set_direct(conn_t *conn, bint direct) noexcept nogil
+# Is there something to receive now?  True at most once per readiness and round.
+cdef bint conn_take_readable(conn_t *conn) noexcept nogil
+# Bytes received; 0: none for now, or the end of the stream or an error, which follow as news.
+cdef size_t conn_receive(worker_t *worker, conn_t *conn, char *data, size_t nbytes) noexcept nogil
 # False: closed or paused since conn_take_data.
 cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil
 cdef bint conn_take_eof(conn_t *conn) noexcept nogil

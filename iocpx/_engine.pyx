@@ -52,6 +52,7 @@ retries what the system refused for lack of resources.
 """
 
 from libc.stdint cimport uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -59,10 +60,11 @@ from iocpx._op cimport OP_ACCEPT, OP_HELP, OP_RECV, OP_SEND, OP_SERVE, OP_STOP, 
 from iocpx._state cimport (
     EVENT_ABORT, EVENT_CLOSE, EVENT_DEADLINE, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
     STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
-    buf_free, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
-    deadlines_first, deadlines_init, link_t, list_append, list_init, list_remove,
+    buf_new, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
+    deadlines_first, deadlines_init, deadlines_t, link_t, list_append, list_init, list_remove,
     marks_update, pool_clear, pool_give, pool_init, pool_take,
     queue_consume, queue_extend, queue_pop, queue_push, queue_push_front, queue_t,
+    window_add, window_drop,
 )
 from iocpx._winsock cimport *
 
@@ -86,6 +88,10 @@ cdef enum:
     RETRY_MS = 50           # the keeper's patience with a lack of resources
     HELP_MS = 10            # … and with a worker that is busy while others are idle
     ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
+    ACCEPT_GROWTH = 50      # slots added when FD_ACCEPT says that the pool ran dry
+    SHRINK_MS = 5000        # without FD_ACCEPT before the pool shrinks again
+    QUIET_MS = 1000         # without data before a receive's buffer is taken back
+    TRACE_BYTES = 120       # one line
     KEY = 0x696f6370        # the completion key of every handle and packet of ours
 
 # A time that the keeper need not wake up for.
@@ -132,6 +138,16 @@ cdef buf_t *take_buffer(engine_t *engine, size_t nbytes) noexcept nogil:
     return buf
 
 
+cdef buf_t *free_buffer(engine_t *engine) noexcept nogil:
+    """Only what the pool has lying there; NULL: nothing."""
+    cdef buf_t *buf = NULL
+    AcquireSRWLockExclusive(&engine.pool_lock)
+    if engine.pool.free != NULL:
+        buf = pool_take(&engine.pool, 0)
+    ReleaseSRWLockExclusive(&engine.pool_lock)
+    return buf
+
+
 cdef void give_buffer(engine_t *engine, buf_t *buf) noexcept nogil:
     AcquireSRWLockExclusive(&engine.pool_lock)
     pool_give(&engine.pool, buf)
@@ -147,6 +163,18 @@ cdef void conn_drop_queue(conn_t *conn, queue_t *queue) noexcept nogil:
             queue_push(&conn.spent, buf)
         else:
             give_buffer(conn.engine, buf)
+
+
+cdef void trace(conn_t *conn, const char *what, LONG64 detail) noexcept nogil:
+    """One line of the connection's life.  Precondition: conn.lock held."""
+    cdef buf_t *line
+    if not conn.engine.config.trace:
+        return
+    line = buf_new(TRACE_BYTES)
+    if line != NULL:
+        line.size = <size_t>snprintf(line.data, TRACE_BYTES, "#%lld %s %lld",
+                                     conn.number, what, detail)
+        queue_push(&conn.traces, line)
 
 
 cdef void op_init(op_t *op, op_kind kind, void *owner) noexcept nogil:
@@ -210,6 +238,11 @@ cdef bint conn_eof_due(conn_t *conn) noexcept nogil:
             and conn.state == STATE_OPEN and not conn.read_paused)
 
 
+cdef bint conn_direct_due(conn_t *conn) noexcept nogil:
+    return (conn.direct and conn.readable and conn.state == STATE_OPEN and not conn.read_paused
+            and not conn.deaf and conn.inbox.head == NULL and not conn.marks.above)
+
+
 cdef bint conn_news_before_lost(conn_t *conn) noexcept nogil:
     return (conn.spent.head != NULL or conn_readable(conn)
             or (conn.tell_sent and conn.sent_untold > 0))
@@ -218,24 +251,29 @@ cdef bint conn_news_before_lost(conn_t *conn) noexcept nogil:
 cdef bint conn_has_news(conn_t *conn) noexcept nogil:
     """Is there anything to tell the handler?  Precondition: conn.lock held."""
     if conn.lost_told:
-        return conn.spent.head != NULL
+        return conn.spent.head != NULL or conn.traces.head != NULL
     return (not conn.made_told or conn.lost_due or conn_news_before_lost(conn)
-            or conn_eof_due(conn)
+            or conn_eof_due(conn) or conn_direct_due(conn) or conn.traces.head != NULL
             or (conn.marks.above != conn.pause_told and not conn.engine.config.native))
 
 
 cdef bint conn_wants_recv(conn_t *conn) noexcept nogil:
     """Precondition: conn.lock held."""
-    if conn.receiving or conn.eof_seen:
+    if conn.eof_seen:
         return False
     if conn.state == STATE_OPEN:
-        # A native handler does not read faster than its replies leave.
-        return (conn.made_told and not conn.read_paused and conn.inbox.head == NULL
-                and not (conn.engine.config.native and conn.marks.above))
+        # Not while the handler is behind: what it was given waits, it has paused,
+        # or its replies leave more slowly than requests come.
+        if (not conn.made_told or conn.read_paused or conn.inbox.head != NULL
+                or conn.marks.above):
+            return False
+        if conn.direct:
+            return conn.window.n == 0 and not conn.readable
+        return conn.window.n < (1 if conn.idle else conn.window.size)
     # Closing: read on and discard.  Unread input would turn our FIN into a reset
     # that can destroy what the peer has not read yet, and a peer that is stuck in
     # its own send would never read.
-    return conn.state == STATE_FLUSHING or conn.state == STATE_DRAINING
+    return conn.window.n == 0 and (conn.state == STATE_FLUSHING or conn.state == STATE_DRAINING)
 
 
 cdef bint conn_may_send(conn_t *conn) noexcept nogil:
@@ -296,9 +334,35 @@ cdef void conn_unref(conn_t *conn) noexcept nogil:
     cdef engine_t *engine
     if InterlockedDecrement(&conn.refs) == 0:
         engine = conn.engine
+        AcquireSRWLockExclusive(&engine.pool_lock)
+        if engine.n_free_conns < engine.config.max_free_connections:
+            conn.next_ready = engine.free_conns
+            engine.free_conns = conn
+            engine.n_free_conns += 1
+            conn = NULL
+        ReleaseSRWLockExclusive(&engine.pool_lock)
         free(conn)
         count(engine, NULL, N_CONNECTIONS_RETIRED, 1)
         live_drop(engine)
+
+
+cdef conn_t *conn_new(engine_t *engine) noexcept nogil:
+    """A conn_t with its recv_t's, all zero; NULL: out of memory."""
+    cdef size_t nbytes = sizeof(conn_t) + <size_t>engine.config.initial_reads * sizeof(recv_t)
+    cdef conn_t *conn
+    AcquireSRWLockExclusive(&engine.pool_lock)
+    conn = engine.free_conns
+    if conn != NULL:
+        engine.free_conns = conn.next_ready
+        engine.n_free_conns -= 1
+        engine.conn_hits += 1
+    else:
+        engine.conn_misses += 1
+    ReleaseSRWLockExclusive(&engine.pool_lock)
+    if conn != NULL:
+        memset(conn, 0, nbytes)
+        return conn
+    return <conn_t *>calloc(1, nbytes)
 
 
 cdef void conn_cancel(conn_t *conn) noexcept nogil:
@@ -307,21 +371,36 @@ cdef void conn_cancel(conn_t *conn) noexcept nogil:
         CancelIoEx(<HANDLE>conn.sock, NULL)
 
 
-cdef void cancel_if_over(conn_t *conn) noexcept nogil:
-    """After a post that is pending: an abort may have cancelled just before it."""
+cdef void cancel_if_over(conn_t *conn, recv_t *recv) noexcept nogil:
+    """After a post that is pending: whoever wanted to cancel it may have come too early.
+
+    recv: the receive that was posted, or NULL.
+    """
     AcquireSRWLockExclusive(&conn.lock)
     if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
         conn_cancel(conn)
+    elif recv != NULL and conn.idle:
+        recv_take_back(conn, recv)
     ReleaseSRWLockExclusive(&conn.lock)
 
 
-cdef void conn_fail(conn_t *conn, int error, bint sending) noexcept nogil:
+cdef void recv_take_back(conn_t *conn, recv_t *recv) noexcept nogil:
+    """Cancel a receive because of its buffer.  Precondition: conn.lock held, handle open
+    or recv not posted."""
+    if recv.buf != NULL and not recv.done:
+        recv.cancelled = True
+        CancelIoEx(<HANDLE>conn.sock, &recv.op.overlapped)
+
+
+cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) noexcept nogil:
     """Reset the connection; `error` is for connection_lost.  Precondition: conn.lock held."""
     cdef LINGER linger
     if conn.state != STATE_OPEN and conn.state != STATE_FLUSHING and conn.state != STATE_DRAINING:
         return
+    trace(conn, "abort, error", error)
     if conn.state != STATE_DRAINING:
         # When draining, all was sent and connection_lost(None) is on its way.
+        count(conn.engine, NULL, N_ABORTS + reason, 1)
         conn.error = error
         conn.error_sending = sending
     conn.state = conn_next_state(conn.state, EVENT_ABORT)
@@ -339,9 +418,10 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         return
     if not conn.shut:
         if shutdown(conn.sock, SD_SEND) == SOCKET_ERROR:
-            conn_fail(conn, WSAGetLastError(), True)
+            conn_fail(conn, ABORT_ERROR, WSAGetLastError(), True)
             return
         conn.shut = True
+        trace(conn, "SD_SEND", 0)
     if conn.state == STATE_FLUSHING:
         conn.state = conn_next_state(conn.state, EVENT_FLUSHED)
         conn.lost_due = True
@@ -357,20 +437,21 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     conn.state = conn_next_state(conn.state, EVENT_QUIET)
     conn.sock = INVALID_SOCKET
     conn_drop_queue(conn, &conn.outbox)
-    if conn.recv_buf != NULL:
-        give_buffer(engine, conn.recv_buf)
-        conn.recv_buf = NULL
+    conn_drop_spare(conn)
     ReleaseSRWLockExclusive(&conn.lock)
 
     closesocket(sock)
     count(engine, NULL, N_SOCKETS_CLOSED, 1)
     AcquireSRWLockExclusive(&engine.lock)
     list_remove(&conn.link)
-    deadline_disarm(&conn.deadline)
+    deadline_disarm(&conn.closing)
+    deadline_disarm(&conn.quiet)
+    deadline_disarm(&conn.idling)
     ReleaseSRWLockExclusive(&engine.lock)
     InterlockedExchangeAdd64(&engine.connections_now, -1)
 
     AcquireSRWLockExclusive(&conn.lock)
+    trace(conn, "handle closed", 0)
     conn.lost_due = True
 
 
@@ -381,6 +462,9 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     Precondition: the caller has a reference and no lock.
     """
     cdef int sends = 0
+    cdef int slot
+    cdef bint zero_byte
+    cdef bint above
     cdef bint closed = False
     AcquireSRWLockExclusive(&conn.lock)
     while sends < INLINE_BUDGET and conn_may_send(conn):
@@ -391,14 +475,21 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
         send_post(worker, conn)
         sends += 1
         AcquireSRWLockExclusive(&conn.lock)
+    above = conn.marks.above
     marks_update(&conn.marks, conn.outbox.nbytes)
+    if conn.marks.above and not above:
+        count(conn.engine, worker, N_WRITE_PAUSES, 1)
     conn_shut(conn)
-    if executor and conn_wants_recv(conn):
-        conn.receiving = True
+    while executor and conn_wants_recv(conn):
+        slot = window_add(&conn.window)
+        zero_byte = conn.state == STATE_OPEN and (conn.idle or conn.direct)
+        if not zero_byte:
+            conn.recvs[slot].buf = conn.spare
+            conn.spare = NULL
         conn.pending += 1
         conn_ref(conn)
         ReleaseSRWLockExclusive(&conn.lock)
-        recv_post(worker, conn)
+        recv_post(worker, conn, &conn.recvs[slot], zero_byte)
         AcquireSRWLockExclusive(&conn.lock)
     if conn.pending == 0 and (conn.state == STATE_ENDING or conn.state == STATE_ABORTING):
         conn_close_handle(conn)
@@ -411,69 +502,130 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
 # -- receiving -----------------------------------------------------------------
 
 
-cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
-    """Precondition: executor; `receiving` set, pending and refs counted by the caller."""
+cdef void recv_post(worker_t *worker, conn_t *conn, recv_t *recv, bint zero_byte) noexcept nogil:
+    """Precondition: executor; window slot, pending and refs counted by the caller.
+
+    A zero-byte receive completes when there is something to receive.  It costs one
+    more call per message, and no buffer while there is none: for idle connections.
+    """
     cdef engine_t *engine = conn.engine
     cdef WSABUF wsabuf
     cdef DWORD nbytes = 0
     cdef DWORD flags = 0
     cdef int error
-    # recv_buf is the poster's alone from `receiving` on until recv_done.
-    if conn.recv_buf == NULL:
-        conn.recv_buf = take_buffer(engine, 0)
-        if conn.recv_buf == NULL:
-            recv_done(worker, conn, WSAENOBUFS, 0)
-            conn_unref(conn)
-            return
-    wsabuf.buf = conn.recv_buf.base
-    wsabuf.len = <ULONG>conn.recv_buf.capacity
-    memset(&conn.recv.overlapped, 0, sizeof(OVERLAPPED))
+    if zero_byte:
+        count(engine, worker, N_ZERO_RECEIVES, 1)
+        wsabuf.buf = NULL
+        wsabuf.len = 0
+    else:
+        if recv.buf == NULL:
+            recv.buf = take_buffer(engine, 0)
+            if recv.buf == NULL:
+                recv_done(worker, conn, recv, WSAENOBUFS, 0)
+                conn_unref(conn)
+                return
+        wsabuf.buf = recv.buf.base
+        wsabuf.len = <ULONG>recv.buf.capacity
+    memset(&recv.op.overlapped, 0, sizeof(OVERLAPPED))
     count(engine, worker, N_OPS_POSTED, 1)
-    if WSARecv(conn.sock, &wsabuf, 1, &nbytes, &flags, &conn.recv.overlapped, NULL) == 0:
+    if WSARecv(conn.sock, &wsabuf, 1, &nbytes, &flags, &recv.op.overlapped, NULL) == 0:
         if conn.skips:
             count(engine, worker, N_OPS_COMPLETED, 1)
             count(engine, worker, N_INLINE_COMPLETIONS, 1)
             conn.inline_run += 1
-            recv_done(worker, conn, 0, nbytes)
+            recv_done(worker, conn, recv, 0, nbytes)
             conn_unref(conn)
             return
     else:
         error = WSAGetLastError()
         if error != ERROR_IO_PENDING:
             count(engine, worker, N_OPS_COMPLETED, 1)
-            recv_done(worker, conn, error, 0)
+            recv_done(worker, conn, recv, error, 0)
             conn_unref(conn)
             return
     conn.inline_run = 0
-    cancel_if_over(conn)
+    cancel_if_over(conn, recv)
 
 
-cdef void recv_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
-    """The outcome of a receive enters the connection's state."""
-    cdef buf_t *buf
+cdef void recv_done(worker_t *worker, conn_t *conn, recv_t *recv, int error,
+                    DWORD nbytes) noexcept nogil:
+    """The outcome of a receive waits until those posted before it are in as well."""
     if nbytes > 0:
         count(conn.engine, worker, N_RECEIVES, 1)
         count(conn.engine, worker, N_BYTES_RECEIVED, nbytes)
     AcquireSRWLockExclusive(&conn.lock)
-    conn.receiving = False
+    recv.done = True
+    recv.error = error
+    recv.nbytes = nbytes
     conn.pending -= 1
-    if error != 0:
-        conn_fail(conn, error, False)
-    elif nbytes == 0:
-        conn.eof_seen = True
-        conn.state = conn_next_state(conn.state, EVENT_EOF)
-    elif not conn.deaf:
-        buf = conn.recv_buf
-        conn.recv_buf = NULL
-        buf.data = buf.base
-        buf.size = nbytes
-        queue_push(&conn.inbox, buf)
+    while conn.window.n > 0 and conn.recvs[conn.window.first].done:
+        recv_absorb(conn, &conn.recvs[window_drop(&conn.window)])
     ReleaseSRWLockExclusive(&conn.lock)
 
 
-cdef void on_recv_complete(worker_t *worker, conn_t *conn, DWORD nbytes) noexcept nogil:
+cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
+    """A receive whose turn has come enters the state.  Precondition: conn.lock held."""
+    cdef buf_t *buf = recv.buf
+    recv.buf = NULL
+    recv.done = False
+    recv.cancelled = recv.cancelled and recv.error != 0
+    if recv.error != 0:
+        if not (recv.cancelled and recv.error == ERROR_OPERATION_ABORTED):
+            conn_fail(conn, ABORT_ERROR, recv.error, False)
+    elif recv.nbytes > 0:
+        trace(conn, "received", recv.nbytes)
+        conn_active(conn)
+        if not conn.deaf:
+            buf.data = buf.base
+            buf.size = recv.nbytes
+            queue_push(&conn.inbox, buf)
+            buf = NULL
+    elif buf == NULL:
+        conn.readable = True
+        conn_active(conn)
+    else:
+        conn_end_of_stream(conn)
+    if buf != NULL:
+        conn_keep_buffer(conn, buf)
+
+
+cdef void conn_end_of_stream(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held."""
+    if not conn.eof_seen:
+        trace(conn, "EOF", 0)
+        conn.eof_seen = True
+        conn.state = conn_next_state(conn.state, EVENT_EOF)
+
+
+cdef void conn_active(conn_t *conn) noexcept nogil:
+    """Something came.  Precondition: conn.lock held."""
+    conn.receives += 1
+    if conn.engine.config.idle_timeout_ms != 0:
+        conn.active_ms = now_ms()
+    if conn.idle:
+        conn.idle = False
+        conn_arm(conn, &conn.engine.quiet, &conn.quiet)
+
+
+cdef void conn_keep_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
+    """Keep one for the next receive, which spares the pool's lock.  Precondition: conn.lock held."""
+    if conn.spare == NULL and not conn.idle and conn.state != STATE_CLOSED:
+        conn.spare = buf
+    else:
+        give_buffer(conn.engine, buf)
+
+
+cdef void conn_drop_spare(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held."""
+    if conn.spare != NULL:
+        give_buffer(conn.engine, conn.spare)
+        conn.spare = NULL
+
+
+cdef void on_recv_complete(worker_t *worker, recv_t *recv, DWORD nbytes) noexcept nogil:
+    cdef conn_t *conn = <conn_t *>recv.op.owner
     # The handle is open: it is closed only when nothing is pending.
-    recv_done(worker, conn, op_error(&conn.recv, conn.sock), nbytes)
+    recv_done(worker, conn, recv, op_error(&recv.op, conn.sock), nbytes)
     conn_advance(worker, conn, False)
     conn_unref(conn)
 
@@ -520,7 +672,7 @@ cdef void send_post(worker_t *worker, conn_t *conn) noexcept nogil:
             send_done(worker, conn, error, 0)
             conn_unref(conn)
             return
-    cancel_if_over(conn)
+    cancel_if_over(conn, NULL)
 
 
 cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
@@ -538,9 +690,13 @@ cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
     if conn.tell_sent:
         conn.sent_untold += nbytes
     if error != 0:
-        conn_fail(conn, error, True)
-    elif conn.state == STATE_FLUSHING:
-        conn.progress_ms = now_ms()
+        conn_fail(conn, ABORT_ERROR, error, True)
+    else:
+        trace(conn, "sent", nbytes)
+        if conn.state == STATE_FLUSHING:
+            conn.progress_ms = now_ms()
+        if conn.engine.config.idle_timeout_ms != 0:
+            conn.active_ms = now_ms()
     ReleaseSRWLockExclusive(&conn.lock)
 
 
@@ -556,141 +712,226 @@ cdef void on_send_complete(worker_t *worker, conn_t *conn, DWORD nbytes) noexcep
 cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
     """Give a slot of the accept pool a fresh socket and post it.
 
-    It never gives a slot up while the listener is open: what cannot be posted
-    now is left to the keeper.
+    A slot is given up only with the listener, or when the pool shrinks; what cannot
+    be posted now is left to the keeper.
     """
     cdef listener_t *listener = acceptor.listener
     cdef engine_t *engine = listener.engine
+    cdef int error = 0
     cdef int attempt
+    cdef bint over
     for attempt in range(ACCEPT_ATTEMPTS):
-        if listener_closing(listener):
+        AcquireSRWLockExclusive(&listener.lock)
+        over = listener.closing or listener.n_acceptors > listener.target
+        if over:
+            list_remove(&acceptor.link)
+            listener.n_acceptors -= 1
+            if not listener.closing:
+                count(engine, worker, N_ACCEPTS_SHRUNK, 1)
+        ReleaseSRWLockExclusive(&listener.lock)
+        if over:
+            if acceptor.data != NULL:
+                give_buffer(engine, acceptor.data)
             free(acceptor)
             live_drop(engine)
             return
-        acceptor.sock = WSASocketW(listener.family, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
-                                   WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT)
-        if acceptor.sock == INVALID_SOCKET:
-            break
-        count(engine, worker, N_SOCKETS_OPENED, 1)
-        if acceptor_call(worker, acceptor):
+        error = acceptor_call(worker, acceptor)
+        if error == ERROR_IO_PENDING:
             return
-        closesocket(acceptor.sock)
-        acceptor.sock = INVALID_SOCKET
-        count(engine, worker, N_SOCKETS_CLOSED, 1)
+        if error == ERROR_OPERATION_ABORTED:
+            continue    # closing: the next turn ends it
+        count_accept_error(engine, worker, error)
+        if error != WSAECONNRESET:
+            break       # not a vanished client's, so trying again at once is no use
     AcquireSRWLockExclusive(&engine.lock)
     acceptor.next_starved = engine.starved
+    if engine.starved == NULL and engine.trouble == 0:
+        engine.trouble = error
     engine.starved = acceptor
     engine.starved_due_ms = now_ms() + RETRY_MS
     keeper_wants(engine, engine.starved_due_ms)
     ReleaseSRWLockExclusive(&engine.lock)
 
 
-cdef bint listener_closing(listener_t *listener) noexcept nogil:
-    AcquireSRWLockExclusive(&listener.lock)
-    cdef bint closing = listener.closing
-    ReleaseSRWLockExclusive(&listener.lock)
-    return closing
-
-
-cdef bint acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
-    """AcceptEx.  True: a packet will follow, and the acceptor is no longer the caller's."""
+cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
+    """A fresh socket, and AcceptEx.  ERROR_IO_PENDING: a packet will follow, and the
+    acceptor is no longer the caller's.  Else a Windows code, and nothing is posted."""
     cdef listener_t *listener = acceptor.listener
     cdef engine_t *engine = listener.engine
+    cdef SOCKET sock
     cdef DWORD nbytes = 0
-    cdef bint posted = False
+    cdef DWORD data_bytes = 0
+    cdef char *output = acceptor.addresses
+    cdef int error
+    if engine.config.accept_receive:
+        if acceptor.data == NULL:
+            acceptor.data = take_buffer(engine, 2 * ACCEPT_ADDRESS_BYTES + 1)
+            if acceptor.data == NULL:
+                return WSAENOBUFS
+        output = acceptor.data.base
+        data_bytes = <DWORD>(acceptor.data.capacity - 2 * ACCEPT_ADDRESS_BYTES)
+    sock = WSASocketW(listener.family, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
+                      WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT)
+    if sock == INVALID_SOCKET:
+        return WSAGetLastError()
+    count(engine, worker, N_SOCKETS_OPENED, 1)
     memset(&acceptor.op.overlapped, 0, sizeof(OVERLAPPED))
     # The lock keeps the listening handle from being closed, and its value from
     # being reused, between the look at `closing` and the call.
     AcquireSRWLockExclusive(&listener.lock)
-    if not listener.closing:
+    if listener.closing:
+        error = ERROR_OPERATION_ABORTED
+    else:
+        acceptor.sock = sock
+        acceptor.pending = True
+        InterlockedExchangeAdd64(&engine.accepts_pending, 1)
         count(engine, worker, N_OPS_POSTED, 1)
-        # No first data: a client that says nothing would hold the slot.
-        # Listeners do not skip, so a packet follows also where it succeeds at once.
-        posted = listener.AcceptEx(
-            listener.sock, acceptor.sock, acceptor.addresses, 0, ACCEPT_ADDRESS_BYTES,
-            ACCEPT_ADDRESS_BYTES, &nbytes, &acceptor.op.overlapped
-        ) or WSAGetLastError() == ERROR_IO_PENDING
-        if not posted:
+        error = ERROR_IO_PENDING
+        # Without first data, since a client that says nothing would hold the slot,
+        # unless the server asked for it.  Listeners do not skip, so a packet
+        # follows also where it succeeds at once.
+        if not listener.AcceptEx(listener.sock, sock, output, data_bytes,
+                                 ACCEPT_ADDRESS_BYTES, ACCEPT_ADDRESS_BYTES, &nbytes,
+                                 &acceptor.op.overlapped):
+            error = WSAGetLastError()
+        if error != ERROR_IO_PENDING:
+            acceptor.pending = False
+            acceptor.sock = INVALID_SOCKET
+            InterlockedExchangeAdd64(&engine.accepts_pending, -1)
             count(engine, worker, N_OPS_COMPLETED, 1)
-            count(engine, worker, N_ACCEPT_ERRORS, 1)
     ReleaseSRWLockExclusive(&listener.lock)
-    return posted
+    if error != ERROR_IO_PENDING:
+        drop_socket(engine, worker, sock)
+    return error
 
 
-cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
+cdef void drop_socket(engine_t *engine, worker_t *worker, SOCKET sock) noexcept nogil:
+    closesocket(sock)
+    count(engine, worker, N_SOCKETS_CLOSED, 1)
+
+
+cdef void count_accept_error(engine_t *engine, worker_t *worker, int error) noexcept nogil:
+    cdef int i
+    count(engine, worker, N_ACCEPT_ERRORS, 1)
+    AcquireSRWLockExclusive(&engine.lock)
+    for i in range(<int>ACCEPT_ERROR_CODES):
+        if engine.accept_error_counts[i] == 0 or engine.accept_error_codes[i] == error:
+            engine.accept_error_codes[i] = error
+            engine.accept_error_counts[i] += 1
+            break
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbytes) noexcept nogil:
     cdef listener_t *listener = acceptor.listener
     cdef engine_t *engine = listener.engine
-    cdef char[ADDRESS_BYTES] local
-    cdef char[ADDRESS_BYTES] remote
-    cdef sockaddr *local_addr = NULL
-    cdef sockaddr *remote_addr = NULL
+    cdef sockaddr *local = NULL
+    cdef sockaddr *remote = NULL
     cdef int local_bytes = 0
     cdef int remote_bytes = 0
-    cdef SOCKET sock = acceptor.sock
-    # NTSTATUS: anything else than success is this one client's failure.
-    cdef bint accepted = acceptor.op.overlapped.Internal == 0
+    cdef char[ADDRESS_BYTES] local_copy
+    cdef char[ADDRESS_BYTES] remote_copy
+    cdef buf_t *data
+    cdef SOCKET sock
+    cdef int error = 0
     cdef bint closing
-    acceptor.sock = INVALID_SOCKET
+    cdef bint expected      # to fail: cancelled by us
     AcquireSRWLockExclusive(&listener.lock)
+    acceptor.pending = False
+    sock = acceptor.sock    # INVALID_SOCKET: a silent client, dropped
+    acceptor.sock = INVALID_SOCKET
     closing = listener.closing
-    # Without SO_UPDATE_ACCEPT_CONTEXT the socket does not know that it is
-    # connected: shutdown, getpeername and the inherited options fail.
-    accepted = accepted and not closing and setsockopt(
-        sock, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
-        <char *>&listener.sock, sizeof(SOCKET)) == 0
+    expected = closing or sock == INVALID_SOCKET or listener.n_acceptors > listener.target
+    if not closing:
+        error = op_error(&acceptor.op, listener.sock)
+        # Without SO_UPDATE_ACCEPT_CONTEXT the socket does not know that it is
+        # connected: shutdown, getpeername and the inherited options fail.
+        if error == 0 and sock != INVALID_SOCKET and setsockopt(
+                sock, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
+                <char *>&listener.sock, sizeof(SOCKET)) != 0:
+            error = WSAGetLastError()
     ReleaseSRWLockExclusive(&listener.lock)
-    if accepted:
-        memset(local, 0, sizeof(local))
-        memset(remote, 0, sizeof(remote))
-        listener.GetAcceptExSockaddrs(acceptor.addresses, 0, ACCEPT_ADDRESS_BYTES,
-                                      ACCEPT_ADDRESS_BYTES, &local_addr, &local_bytes,
-                                      &remote_addr, &remote_bytes)
-        memcpy(local, local_addr, min(local_bytes, <int>sizeof(local)))
-        memcpy(remote, remote_addr, min(remote_bytes, <int>sizeof(remote)))
+    InterlockedExchangeAdd64(&engine.accepts_pending, -1)
+    if closing or error != 0 or sock == INVALID_SOCKET:
+        # This one client's failure, or nobody's; the slot goes on.
+        if sock != INVALID_SOCKET:
+            drop_socket(engine, worker, sock)
+        if not expected:
+            count_accept_error(engine, worker, error)
+        accept_post(worker, acceptor)
+        return
+    data = acceptor.data
+    listener.GetAcceptExSockaddrs(
+        <char *>acceptor.addresses if data == NULL else data.base,
+        0 if data == NULL else <DWORD>(data.capacity - 2 * ACCEPT_ADDRESS_BYTES),
+        ACCEPT_ADDRESS_BYTES, ACCEPT_ADDRESS_BYTES,
+        &local, &local_bytes, &remote, &remote_bytes)
+    memset(local_copy, 0, sizeof(local_copy))
+    memset(remote_copy, 0, sizeof(remote_copy))
+    memcpy(local_copy, local, min(<size_t>local_bytes, sizeof(local_copy)))
+    memcpy(remote_copy, remote, min(<size_t>remote_bytes, sizeof(remote_copy)))
+    if data != NULL:
+        data.size = nbytes
+        acceptor.data = NULL
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
-    if accepted and conn_attach(worker, engine, sock, listener.skips, local, remote):
+    if conn_attach(worker, listener, sock, local_copy, remote_copy, data):
         count(engine, worker, N_ACCEPTS, 1)
-    else:
-        closesocket(sock)
-        count(engine, worker, N_SOCKETS_CLOSED, 1)
-        if not closing:
-            count(engine, worker, N_ACCEPT_ERRORS, 1)
+        return
+    if data != NULL:
+        give_buffer(engine, data)
+    drop_socket(engine, worker, sock)
 
 
-cdef bint conn_attach(worker_t *worker, engine_t *engine, SOCKET sock, bint skips,
-                      const char *local, const char *remote) noexcept nogil:
-    """Make a connection of an accepted socket and schedule it.  False: sock is still the caller's."""
+cdef bint conn_attach(worker_t *worker, listener_t *listener, SOCKET sock,
+                      const char *local, const char *remote, buf_t *data) noexcept nogil:
+    """Make a connection of an accepted socket and schedule it.
+
+    data: the first data, or NULL; the connection's from here on.  False: sock and
+    data are still the caller's.
+    """
+    cdef engine_t *engine = listener.engine
     cdef conn_t *conn
     cdef tcp_keepalive keepalive
+    cdef LINGER linger
     cdef DWORD nbytes = 0
     cdef BOOL on = True
     cdef bint running
-    conn = <conn_t *>calloc(1, sizeof(conn_t))
+    cdef bint room
+    cdef int i
+    cdef LONG64 now
+    conn = conn_new(engine)
     if conn == NULL:
         return False
     if CreateIoCompletionPort(<HANDLE>sock, engine.port, KEY, 0) == NULL:
         free(conn)
         return False
-    # Both only tune the connection; without them it still works.
+    # These only tune the connection; without them it still works.
     setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, <char *>&on, sizeof(on))
-    keepalive.onoff = 1
-    keepalive.keepalivetime = engine.config.keepalive_idle_ms
-    keepalive.keepaliveinterval = engine.config.keepalive_interval_ms
-    WSAIoctl(sock, SIO_KEEPALIVE_VALS, &keepalive, sizeof(keepalive), NULL, 0, &nbytes, NULL, NULL)
+    if engine.config.keepalive_idle_ms != 0:
+        keepalive.onoff = 1
+        keepalive.keepalivetime = engine.config.keepalive_idle_ms
+        keepalive.keepaliveinterval = engine.config.keepalive_interval_ms
+        WSAIoctl(sock, SIO_KEEPALIVE_VALS, &keepalive, sizeof(keepalive), NULL, 0, &nbytes,
+                 NULL, NULL)
 
     conn.engine = engine
     conn.sock = sock
     conn.refs = 2       # the open handle, and this function's
     conn.link.owner = conn
-    conn.deadline.link.owner = conn
+    conn.closing.link.owner = conn
+    conn.quiet.link.owner = conn
+    conn.idling.link.owner = conn
     InitializeSRWLock(&conn.lock)
     conn.state = STATE_OPEN
-    conn.skips = skips and SetFileCompletionNotificationModes(
+    conn.skips = listener.skips and SetFileCompletionNotificationModes(
         <HANDLE>sock, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)
     conn.marks.high = engine.config.high_water_bytes
     conn.marks.low = engine.config.low_water_bytes
-    op_init(&conn.recv, OP_RECV, conn)
+    conn.window.size = engine.config.initial_reads
+    conn.recvs = <recv_t *>(conn + 1)
+    for i in range(conn.window.size):
+        op_init(&conn.recvs[i].op, OP_RECV, conn)
     op_init(&conn.send, OP_SEND, conn)
     op_init(&conn.serve, OP_SERVE, conn)
     memcpy(conn.local, local, ADDRESS_BYTES)
@@ -700,16 +941,47 @@ cdef bint conn_attach(worker_t *worker, engine_t *engine, SOCKET sock, bint skip
     # Under the lock that engine_stop takes: what is in the list by then it
     # closes, and nothing comes after.
     running = engine.phase == PHASE_RUNNING
-    if running:
+    now = engine.connections_now
+    room = engine.config.max_connections == 0 or now < engine.config.max_connections
+    if running and room:
         list_append(&engine.connections, &conn.link)
         InterlockedIncrement(&engine.live)
         InterlockedExchangeAdd64(&engine.connections_now, 1)
+        engine.connections_peak = max(engine.connections_peak, now + 1)
+        engine.last_number += 1
+        conn.number = engine.last_number
     ReleaseSRWLockExclusive(&engine.lock)
-    if not running:
+    if not (running and room):
         free(conn)
+        # The client shall see at once that it was not taken.
+        linger.l_onoff = 1
+        linger.l_linger = 0
+        setsockopt(sock, SOL_SOCKET, SO_LINGER, <char *>&linger, sizeof(linger))
+        if running:
+            count(engine, worker, N_REFUSED, 1)
         return False
     count(engine, worker, N_CONNECTIONS_MADE, 1)
+
     AcquireSRWLockExclusive(&conn.lock)
+    trace(conn, "accepted", 0)
+    if data != NULL and data.size > 0 and not conn.deaf:
+        trace(conn, "received", <LONG64>data.size)
+        count(engine, worker, N_RECEIVES, 1)
+        count(engine, worker, N_BYTES_RECEIVED, <LONG64>data.size)
+        queue_push(&conn.inbox, data)
+    else:
+        # A buffer that is free anyway is there for a client that talks at once; else
+        # the connection begins as an idle one, which holds none.
+        if data == NULL:
+            data = free_buffer(engine)
+        if data != NULL:
+            conn_keep_buffer(conn, data)
+        conn.idle = conn.spare == NULL
+    if engine.config.idle_timeout_ms != 0:
+        conn.active_ms = now_ms()
+        conn_arm(conn, &engine.idling, &conn.idling)
+    if not conn.idle:
+        conn_arm(conn, &engine.quiet, &conn.quiet)
     conn_leave(worker, conn)
     conn_unref(conn)
     return True
@@ -720,35 +992,45 @@ cdef int listener_prepare(listener_t *listener) noexcept nogil:
     cdef WSAPROTOCOL_INFOW protocol
     cdef int length = sizeof(protocol)
     cdef DWORD nbytes = 0
+    cdef BOOL listening = False
     # A layered provider without real handles reports inline completions wrongly;
     # its sockets go without FILE_SKIP_COMPLETION_PORT_ON_SUCCESS.
     listener.skips = getsockopt(
         listener.sock, SOL_SOCKET, SO_PROTOCOL_INFOW, <char *>&protocol, &length
     ) == 0 and (protocol.dwServiceFlags1 & XP1_IFS_HANDLES) != 0
+    # AcceptEx on a socket that does not listen fails with WSAEINVAL on Windows; to
+    # be sure that it does not wait for ever instead, it is asked first.
+    length = sizeof(listening)
+    if getsockopt(listener.sock, SOL_SOCKET, SO_ACCEPTCONN, <char *>&listening, &length) != 0:
+        return WSAGetLastError()
+    if not listening:
+        return WSAEINVAL
     if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
                 &accept_ex_id, sizeof(accept_ex_id), &listener.AcceptEx,
                 sizeof(listener.AcceptEx), &nbytes, NULL, NULL) == SOCKET_ERROR:
         return WSAGetLastError()
     if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
-                &accept_addresses_id, sizeof(accept_addresses_id), &listener.GetAcceptExSockaddrs,
-                sizeof(listener.GetAcceptExSockaddrs), &nbytes, NULL, NULL) == SOCKET_ERROR:
+                &accept_addresses_id, sizeof(accept_addresses_id),
+                &listener.GetAcceptExSockaddrs, sizeof(listener.GetAcceptExSockaddrs),
+                &nbytes, NULL, NULL) == SOCKET_ERROR:
         return WSAGetLastError()
     if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port, KEY, 0) == NULL:
         return <int>GetLastError()
+    if WSAEventSelect(listener.sock, listener.engine.accept_event, FD_ACCEPT) == SOCKET_ERROR:
+        return WSAGetLastError()
     return 0
 
 
 cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil:
     cdef listener_t *listener = <listener_t *>calloc(1, sizeof(listener_t))
-    cdef acceptor_t *acceptor
     cdef int error
-    cdef int i
     cdef bint running
     if listener == NULL:
         return WSAENOBUFS
     listener.engine = engine
     listener.sock = sock
     listener.family = family
+    list_init(&listener.acceptors)
     InitializeSRWLock(&listener.lock)
     error = listener_prepare(listener)
     if error != 0:
@@ -763,16 +1045,95 @@ cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil
     if not running:
         free(listener)
         return ERROR_OPERATION_ABORTED
-    for i in range(engine.config.accepts):
+    listener_grow(listener, engine.config.initial_accepts)
+    return 0
+
+
+cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
+    """Add slots to the accept pool, up to max_accepts.  Precondition: no lock held.
+
+    What cannot even be allocated is left out: the next FD_ACCEPT asks again.
+    """
+    cdef engine_t *engine = listener.engine
+    cdef acceptor_t *acceptor
+    cdef bint room
+    while by > 0:
+        by -= 1
         acceptor = <acceptor_t *>calloc(1, sizeof(acceptor_t))
         if acceptor == NULL:
-            return 0 if i > 0 else WSAENOBUFS
+            return
         op_init(&acceptor.op, OP_ACCEPT, acceptor)
         acceptor.listener = listener
+        acceptor.link.owner = acceptor
         acceptor.sock = INVALID_SOCKET
-        InterlockedIncrement(&engine.live)
+        AcquireSRWLockExclusive(&listener.lock)
+        room = not listener.closing and listener.n_acceptors < engine.config.max_accepts
+        if room:
+            list_append(&listener.acceptors, &acceptor.link)
+            listener.n_acceptors += 1
+            listener.target = max(listener.target, listener.n_acceptors)
+            InterlockedIncrement(&engine.live)
+        ReleaseSRWLockExclusive(&listener.lock)
+        if not room:
+            free(acceptor)
+            return
         accept_post(NULL, acceptor)
-    return 0
+
+
+cdef void listener_crowded(listener_t *listener) noexcept nogil:
+    """FD_ACCEPT may have come: a client waits, and no AcceptEx did."""
+    cdef engine_t *engine = listener.engine
+    cdef WSANETWORKEVENTS events
+    cdef bint crowded
+    AcquireSRWLockExclusive(&listener.lock)
+    crowded = (not listener.closing
+               and WSAEnumNetworkEvents(listener.sock, NULL, &events) == 0
+               and (events.lNetworkEvents & FD_ACCEPT) != 0)
+    listener.crowded = listener.crowded or crowded
+    cdef int before = listener.n_acceptors
+    ReleaseSRWLockExclusive(&listener.lock)
+    if crowded:
+        listener_grow(listener, ACCEPT_GROWTH)
+        AcquireSRWLockExclusive(&listener.lock)
+        count(engine, NULL, N_ACCEPTS_GROWN, max(listener.n_acceptors - before, 0))
+        ReleaseSRWLockExclusive(&listener.lock)
+
+
+cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
+    """Drop clients that have been silent too long; shrink a pool that was not needed."""
+    cdef engine_t *engine = listener.engine
+    cdef link_t *link
+    cdef acceptor_t *acceptor
+    cdef DWORD seconds
+    cdef int length
+    cdef int surplus = 0
+    AcquireSRWLockExclusive(&listener.lock)
+    if shrink and not listener.closing:
+        if not listener.crowded:
+            listener.target = engine.config.initial_accepts
+            surplus = listener.n_acceptors - listener.target
+        listener.crowded = False
+    link = listener.acceptors.next
+    while link != &listener.acceptors and not listener.closing:
+        acceptor = <acceptor_t *>link.owner
+        link = link.next
+        if not acceptor.pending or acceptor.sock == INVALID_SOCKET:
+            continue
+        length = sizeof(seconds)
+        seconds = <DWORD>-1     # as for a socket that nobody has connected to
+        getsockopt(acceptor.sock, SOL_SOCKET, SO_CONNECT_TIME, <char *>&seconds, &length)
+        if seconds == <DWORD>-1:
+            if surplus > 0:
+                surplus -= 1
+                CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)
+        elif (engine.config.accept_receive
+              and <uint64_t>seconds * 1000 >= engine.config.accept_timeout_ms):
+            # As AcceptEx's documentation has it: closing the accept socket makes
+            # the call fail, and its completion posts the slot anew.
+            drop_socket(engine, NULL, acceptor.sock)
+            acceptor.sock = INVALID_SOCKET
+            count(engine, NULL, N_SILENT_DROPPED, 1)
+    ReleaseSRWLockExclusive(&listener.lock)
 
 
 # -- workers -------------------------------------------------------------------
@@ -863,6 +1224,8 @@ cdef bint worker_take_over(worker_t *worker) noexcept nogil:
             ready_move(&news, &worker.news)
             ready_move(&work, &worker.work)
             ReleaseSRWLockExclusive(&worker.lock)
+    if some:
+        count(engine, worker, N_TAKEOVERS, 1)
     return some
 
 
@@ -923,13 +1286,14 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
         for i in range(n):
             op = <op_t *>worker.entries[i].lpOverlapped
             if op.kind == OP_RECV:
-                on_recv_complete(worker, <conn_t *>op.owner,
+                on_recv_complete(worker, <recv_t *>op,
                                  worker.entries[i].dwNumberOfBytesTransferred)
             elif op.kind == OP_SEND:
                 on_send_complete(worker, <conn_t *>op.owner,
                                  worker.entries[i].dwNumberOfBytesTransferred)
             elif op.kind == OP_ACCEPT:
-                on_accept_complete(worker, <acceptor_t *>op.owner)
+                on_accept_complete(worker, <acceptor_t *>op,
+                                   worker.entries[i].dwNumberOfBytesTransferred)
             elif op.kind == OP_SERVE:
                 conn_to_worker(worker, <conn_t *>op.owner)
             elif op.kind == OP_HELP:
@@ -977,40 +1341,76 @@ cdef void engine_forgo_worker(engine_t *engine) noexcept nogil:
 # -- the keeper ------------------------------------------------------------------
 
 
-cdef void conn_deadline(conn_t *conn, bint final) noexcept nogil:
-    """A closing connection has had its time; it gets more while bytes still leave, unless final."""
+cdef void conn_arm(conn_t *conn, deadlines_t *deadlines, deadline_t *deadline) noexcept nogil:
+    """Precondition: conn.lock held.  Without effect once the handle is closed: nothing
+    would disarm it, and the conn_t be freed under the keeper's hands."""
+    cdef engine_t *engine = conn.engine
+    if conn.sock == INVALID_SOCKET:
+        return
+    AcquireSRWLockExclusive(&engine.lock)
+    deadline_arm(deadlines, deadline, now_ms())
+    keeper_wants(engine, deadline.due_ms)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef void conn_close_due(conn_t *conn, bint stop) noexcept nogil:
+    """A closing connection has had its time.  It gets more while bytes still leave,
+    unless the server's own time is over (stop)."""
     cdef engine_t *engine = conn.engine
     cdef uint64_t now = now_ms()
     AcquireSRWLockExclusive(&conn.lock)
     if conn.state == STATE_FLUSHING:
-        if not final and now < conn.progress_ms + engine.config.close_timeout_ms:
-            conn_arm_deadline(conn)
+        if not stop and now < conn.progress_ms + engine.config.close_timeout_ms:
+            conn_arm(conn, &engine.closing, &conn.closing)
         else:
-            conn_fail(conn, WSAETIMEDOUT, True)
+            conn_fail(conn, ABORT_STOP if stop else ABORT_CLOSE_TIMEOUT, WSAETIMEDOUT, True)
     elif conn.state == STATE_DRAINING:
         # All was sent; the peer just does not end its side.
         conn.state = conn_next_state(conn.state, EVENT_DEADLINE)
         conn_cancel(conn)
-    elif conn.state == STATE_OPEN and final:
-        conn_fail(conn, 0, False)
+    elif conn.state == STATE_OPEN and stop:
+        conn_fail(conn, ABORT_STOP, 0, False)
     ReleaseSRWLockExclusive(&conn.lock)
     conn_advance(NULL, conn, False)
 
 
-cdef void conn_arm_deadline(conn_t *conn) noexcept nogil:
-    """Precondition: conn.lock held, handle open."""
-    cdef engine_t *engine = conn.engine
-    AcquireSRWLockExclusive(&engine.lock)
-    deadline_arm(&engine.closing, &conn.deadline, now_ms())
-    keeper_wants(engine, conn.deadline.due_ms)
-    ReleaseSRWLockExclusive(&engine.lock)
+cdef void conn_quiet_due(conn_t *conn) noexcept nogil:
+    """If nothing was received since the last look: no buffer for this one any more."""
+    cdef int i
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_OPEN and not conn.idle:
+        if conn.receives != conn.receives_seen or conn.inbox.head != NULL:
+            conn.receives_seen = conn.receives
+            conn_arm(conn, &conn.engine.quiet, &conn.quiet)
+        else:
+            trace(conn, "quiet", 0)
+            conn.idle = True
+            conn_drop_spare(conn)
+            # Cancelling loses nothing: a receive that wins the race brings its data.
+            for i in range(conn.window.size):
+                recv_take_back(conn, &conn.recvs[i])
+    conn_leave(NULL, conn)
 
 
-cdef conn_t *keeper_expired(engine_t *engine, uint64_t now) noexcept nogil:
+cdef void conn_idle_due(conn_t *conn) noexcept nogil:
+    """Looked at several times per idle timeout, so that it is neither early nor very late."""
+    cdef uint64_t now = now_ms()
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_OPEN:
+        # The added 1: both times are rounded down.
+        if now >= conn.active_ms + conn.engine.config.idle_timeout_ms + 1:
+            conn_fail(conn, ABORT_IDLE, WSAETIMEDOUT, False)
+        else:
+            conn_arm(conn, &conn.engine.idling, &conn.idling)
+    ReleaseSRWLockExclusive(&conn.lock)
+    conn_advance(NULL, conn, False)
+
+
+cdef conn_t *keeper_expired(engine_t *engine, deadlines_t *deadlines, uint64_t now) noexcept nogil:
     """A connection whose deadline has passed, with a reference; NULL: none."""
     cdef conn_t *conn = NULL
     AcquireSRWLockExclusive(&engine.lock)
-    cdef deadline_t *deadline = deadlines_first(&engine.closing)
+    cdef deadline_t *deadline = deadlines_first(deadlines)
     if deadline != NULL and deadline.due_ms <= now:
         deadline_disarm(deadline)
         # In the list, so the handle is open and holds a reference.
@@ -1018,6 +1418,43 @@ cdef conn_t *keeper_expired(engine_t *engine, uint64_t now) noexcept nogil:
         conn_ref(conn)
     ReleaseSRWLockExclusive(&engine.lock)
     return conn
+
+
+cdef void keeper_deadlines(engine_t *engine, uint64_t now) noexcept nogil:
+    cdef conn_t *conn = keeper_expired(engine, &engine.closing, now)
+    while conn != NULL:
+        conn_close_due(conn, False)
+        conn_unref(conn)
+        conn = keeper_expired(engine, &engine.closing, now)
+    conn = keeper_expired(engine, &engine.idling, now)
+    while conn != NULL:
+        conn_idle_due(conn)
+        conn_unref(conn)
+        conn = keeper_expired(engine, &engine.idling, now)
+    conn = keeper_expired(engine, &engine.quiet, now)
+    while conn != NULL:
+        conn_quiet_due(conn)
+        conn_unref(conn)
+        conn = keeper_expired(engine, &engine.quiet, now)
+
+
+cdef void keeper_listeners(engine_t *engine, uint64_t now) noexcept nogil:
+    """Look after the accept pools every accept_period_ms."""
+    cdef listener_t *listener
+    cdef bint due
+    cdef bint shrink
+    AcquireSRWLockExclusive(&engine.lock)
+    listener = engine.listeners
+    due = engine.accept_due_ms <= now
+    shrink = engine.shrink_due_ms <= now
+    if due:
+        engine.accept_due_ms = now + engine.accept_period_ms
+    if shrink:
+        engine.shrink_due_ms = now + SHRINK_MS
+    ReleaseSRWLockExclusive(&engine.lock)
+    while due and listener != NULL:
+        listener_look_after(listener, shrink)
+        listener = listener.next
 
 
 cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
@@ -1092,15 +1529,25 @@ cdef bint keeper_finish(engine_t *engine) noexcept nogil:
 
 cdef bint keeper_step(engine_t *engine) noexcept nogil:
     """One wait of the keeper and the work that follows.  False: the engine has stopped."""
+    cdef HANDLE[2] events
     cdef deadline_t *deadline
+    cdef listener_t *listener
     cdef uint64_t now = now_ms()
     cdef uint64_t due
-    cdef conn_t *conn
+    cdef DWORD wait_ms
     cdef bint finished
-    cdef bint final
+    cdef bint stop
     AcquireSRWLockExclusive(&engine.lock)
     due = min(engine.stop_due_ms, engine.help_due_ms)
+    if engine.phase == PHASE_RUNNING and engine.accept_period_ms != 0:
+        due = min(due, engine.accept_due_ms)
     deadline = deadlines_first(&engine.closing)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    deadline = deadlines_first(&engine.quiet)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    deadline = deadlines_first(&engine.idling)
     if deadline != NULL:
         due = min(due, deadline.due_ms)
     if engine.starved != NULL:
@@ -1110,38 +1557,51 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
     engine.keeper_due_ms = due
     ReleaseSRWLockExclusive(&engine.lock)
 
+    events[0] = engine.keeper_event
+    events[1] = engine.accept_event
     if due == NEVER:
-        WaitForSingleObject(engine.keeper_event, INFINITE)
-    elif due > now:
-        WaitForSingleObject(engine.keeper_event, <DWORD>min(due - now, <uint64_t>60000))
+        wait_ms = INFINITE
+    else:
+        wait_ms = <DWORD>min(due - now, <uint64_t>60000) if due > now else 0
+    if WaitForMultipleObjects(2, events, False, wait_ms) == WAIT_OBJECT_0 + 1:
+        AcquireSRWLockExclusive(&engine.lock)
+        listener = engine.listeners
+        ReleaseSRWLockExclusive(&engine.lock)
+        while listener != NULL:
+            listener_crowded(listener)
+            listener = listener.next
 
     now = now_ms()
     keeper_help(engine, now)
     keeper_retry(engine, now)
-    conn = keeper_expired(engine, now)
-    while conn != NULL:
-        conn_deadline(conn, False)
-        conn_unref(conn)
-        conn = keeper_expired(engine, now)
+    keeper_deadlines(engine, now)
+    keeper_listeners(engine, now)
 
     AcquireSRWLockExclusive(&engine.lock)
     finished = engine.phase == PHASE_FINISHED and keeper_finish(engine)
-    final = engine.stop_due_ms <= now
-    if final:
+    stop = engine.stop_due_ms <= now
+    if stop:
         engine.stop_due_ms = NEVER
     ReleaseSRWLockExclusive(&engine.lock)
-    if final:
-        engine_for_each(engine, EACH_FINAL)
+    if stop:
+        engine_for_each(engine, EACH_STOP)
     return not finished
 
 
-cdef void engine_run_keeper(engine_t *engine) noexcept nogil:
+cdef int engine_run_keeper(engine_t *engine) noexcept nogil:
+    cdef int trouble
     while keeper_step(engine):
-        pass
+        AcquireSRWLockExclusive(&engine.lock)
+        trouble = engine.trouble if engine.phase == PHASE_RUNNING else 0
+        engine.trouble = 0
+        ReleaseSRWLockExclusive(&engine.lock)
+        if trouble != 0:
+            return trouble
     # The lock: a worker that ends may still be inside engine_forgo_worker.
     AcquireSRWLockExclusive(&engine.lock)
     ReleaseSRWLockExclusive(&engine.lock)
     SetEvent(engine.stopped_event)
+    return 0
 
 
 # -- the engine ------------------------------------------------------------------
@@ -1160,6 +1620,16 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     InitializeSRWLock(&engine.pool_lock)
     list_init(&engine.connections)
     deadlines_init(&engine.closing, config.close_timeout_ms)
+    deadlines_init(&engine.quiet, QUIET_MS)
+    deadlines_init(&engine.idling, config.idle_timeout_ms // 8 + 1)
+    # Silent clients are looked for several times per timeout, so that none stays
+    # much longer; a pool that never grows need not shrink.
+    if config.accept_receive:
+        engine.accept_period_ms = min(config.accept_timeout_ms // 8 + 1, <uint64_t>SHRINK_MS)
+    elif config.max_accepts > config.initial_accepts:
+        engine.accept_period_ms = SHRINK_MS
+    engine.accept_due_ms = now_ms() + engine.accept_period_ms
+    engine.shrink_due_ms = now_ms() + SHRINK_MS
     engine.keeper_due_ms = NEVER
     engine.stop_due_ms = NEVER
     engine.help_due_ms = NEVER
@@ -1169,9 +1639,10 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     engine.workers = <worker_t *>calloc(config.workers, sizeof(worker_t))
     engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0)
     engine.keeper_event = CreateEventW(NULL, False, False, NULL)
+    engine.accept_event = CreateEventW(NULL, False, False, NULL)
     engine.stopped_event = CreateEventW(NULL, True, False, NULL)
     if (engine.workers == NULL or engine.port == NULL or engine.keeper_event == NULL
-            or engine.stopped_event == NULL):
+            or engine.accept_event == NULL or engine.stopped_event == NULL):
         error[0] = WSAENOBUFS if engine.workers == NULL else <int>GetLastError()
         engine_free(engine)
         return NULL
@@ -1183,15 +1654,22 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
 
 cdef void engine_free(engine_t *engine) noexcept nogil:
     cdef listener_t *listener
+    cdef conn_t *conn
     while engine.listeners != NULL:
         listener = engine.listeners
         engine.listeners = listener.next
         free(listener)
+    while engine.free_conns != NULL:
+        conn = engine.free_conns
+        engine.free_conns = conn.next_ready
+        free(conn)
     pool_clear(&engine.pool)
     if engine.port != NULL:
         CloseHandle(engine.port)
     if engine.keeper_event != NULL:
         CloseHandle(engine.keeper_event)
+    if engine.accept_event != NULL:
+        CloseHandle(engine.accept_event)
     if engine.stopped_event != NULL:
         CloseHandle(engine.stopped_event)
     free(engine.workers)
@@ -1201,7 +1679,7 @@ cdef void engine_free(engine_t *engine) noexcept nogil:
 cdef enum each_action:
     EACH_CLOSE
     EACH_ABORT
-    EACH_FINAL
+    EACH_STOP
 
 
 cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
@@ -1229,9 +1707,9 @@ cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
         if action == EACH_CLOSE:
             conn_close(conn)
         elif action == EACH_ABORT:
-            conn_abort(conn)
+            conn_abort(conn, ABORT_APPLICATION)
         else:
-            conn_deadline(conn, True)
+            conn_close_due(conn, True)
         conn_unref(conn)
 
 
@@ -1291,11 +1769,25 @@ cdef LONG64 engine_count(engine_t *engine, int counter) noexcept nogil:
     return total
 
 
-cdef size_t engine_buffers_out(engine_t *engine) noexcept nogil:
+cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil:
+    cdef int i
+    pools.accepts_pending = InterlockedExchangeAdd64(&engine.accepts_pending, 0)
+    AcquireSRWLockExclusive(&engine.lock)
+    pools.connections_peak = engine.connections_peak
+    for i in range(<int>ACCEPT_ERROR_CODES):
+        pools.accept_error_codes[i] = engine.accept_error_codes[i]
+        pools.accept_error_counts[i] = engine.accept_error_counts[i]
+    ReleaseSRWLockExclusive(&engine.lock)
     AcquireSRWLockExclusive(&engine.pool_lock)
-    cdef size_t n = engine.pool.n_out
+    pools.buffers_out = engine.pool.n_out
+    pools.buffers_peak = engine.pool.max_out
+    pools.buffers_free = engine.pool.n_free
+    pools.buffer_hits = engine.pool.hits
+    pools.buffer_misses = engine.pool.misses
+    pools.connections_free = engine.n_free_conns
+    pools.connection_hits = engine.conn_hits
+    pools.connection_misses = engine.conn_misses
     ReleaseSRWLockExclusive(&engine.pool_lock)
-    return n
 
 
 cdef LONG64 engine_connections(engine_t *engine) noexcept nogil:
@@ -1322,10 +1814,19 @@ cdef void conn_request_done(conn_t *conn) noexcept nogil:
 cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil:
     cdef buf_t *buf
     cdef int result = 0
+    cdef config_t *config = &conn.engine.config
     AcquireSRWLockExclusive(&conn.lock)
     if conn.state != STATE_OPEN or conn.write_eof:
         ReleaseSRWLockExclusive(&conn.lock)
         return WRITE_CLOSED
+    # An empty queue takes a write of any size: its memory is the caller's already.
+    if conn.outbox.head != NULL and (
+            (config.max_write_buffer != 0
+             and conn.outbox.nbytes + nbytes > config.max_write_buffer)
+            or (config.max_sends != 0 and conn.outbox.writes >= config.max_sends)):
+        conn_fail(conn, ABORT_WRITE_LIMIT, WSAENOBUFS, True)
+        ReleaseSRWLockExclusive(&conn.lock)
+        return WRITE_FLUSH
     if owner != NULL and nbytes > COPY_BYTES:
         buf = buf_wrap(owner, <char *>data, nbytes)
         if buf == NULL:
@@ -1340,6 +1841,7 @@ cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) 
         else:
             memcpy(buf.data, data, nbytes)
             buf.size = nbytes
+            buf.writes = 1
             queue_push(&conn.outbox, buf)
     # The executor sends when the callback is over, unless it writes so much that
     # it has to learn whether the peer takes it.
@@ -1374,15 +1876,16 @@ cdef void conn_close(conn_t *conn) noexcept nogil:
         conn.deaf = True
         conn_drop_queue(conn, &conn.inbox)
         conn.progress_ms = now_ms()
-        conn_arm_deadline(conn)
+        trace(conn, "close, bytes queued", <LONG64>conn.outbox.nbytes)
+        conn_arm(conn, &conn.engine.closing, &conn.closing)
     conn_request_done(conn)
 
 
-cdef void conn_abort(conn_t *conn) noexcept nogil:
+cdef void conn_abort(conn_t *conn, abort_reason reason) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn.deaf = True
     conn_drop_queue(conn, &conn.inbox)
-    conn_fail(conn, 0, False)
+    conn_fail(conn, reason, 0, False)
     conn_request_done(conn)
 
 
@@ -1396,6 +1899,8 @@ cdef bint conn_is_closing(conn_t *conn) noexcept nogil:
 cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil:
     # A receive that is pending stays so: cancelling it could lose what it carries.
     AcquireSRWLockExclusive(&conn.lock)
+    if paused and not conn.read_paused:
+        count(conn.engine, NULL, N_READ_PAUSES, 1)
     conn.read_paused = paused
     conn_leave(NULL, conn)
 
@@ -1460,11 +1965,15 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
     conn.executor = GetCurrentThreadId()
     news.spent = conn.spent.head
     memset(&conn.spent, 0, sizeof(queue_t))
+    news.traces = conn.traces.head
+    memset(&conn.traces, 0, sizeof(queue_t))
     if not conn.made_told:
         conn.made_told = True
         # Over before it began: nobody hears of it.
         if conn.lost_due:
             conn.lost_told = True
+            conn.deaf = True
+            conn_drop_queue(conn, &conn.inbox)
         else:
             news.made = True
     if not conn.lost_told:
@@ -1496,14 +2005,57 @@ cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     if buf.size > 0 and not conn.deaf:
         queue_push_front(&conn.inbox, buf)
-        buf = NULL
-    # Kept for the next receive; the pool's lock is for those that need it.
-    elif conn.recv_buf == NULL and not conn.receiving and conn.state != STATE_CLOSED:
-        conn.recv_buf = buf
-        buf = NULL
+    else:
+        conn_keep_buffer(conn, buf)
     ReleaseSRWLockExclusive(&conn.lock)
-    if buf != NULL:
-        give_buffer(conn.engine, buf)
+
+
+cdef void conn_set_direct(conn_t *conn, bint direct) noexcept nogil:
+    cdef ULONG on = True
+    AcquireSRWLockExclusive(&conn.lock)
+    if direct and not conn.direct and conn.sock != INVALID_SOCKET:
+        # Overlapped operations do not care; conn_receive must not block.
+        ioctlsocket(conn.sock, FIONBIO, &on)
+    conn.direct = direct
+    conn_leave(NULL, conn)
+
+
+cdef bint conn_take_readable(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint due = conn_direct_due(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    return due
+
+
+cdef size_t conn_receive(worker_t *worker, conn_t *conn, char *data, size_t nbytes) noexcept nogil:
+    cdef SOCKET sock = conn_borrow_handle(conn)
+    cdef WSABUF wsabuf
+    cdef DWORD received = 0
+    cdef DWORD flags = 0
+    cdef int error = 0
+    if sock == INVALID_SOCKET:
+        return 0
+    wsabuf.buf = data
+    wsabuf.len = <ULONG>min(nbytes, <size_t>0x40000000)
+    if WSARecv(sock, &wsabuf, 1, &received, &flags, NULL, NULL) != 0:
+        error = WSAGetLastError()
+        received = 0
+    if received > 0:
+        count(conn.engine, worker, N_RECEIVES, 1)
+        count(conn.engine, worker, N_BYTES_RECEIVED, received)
+    AcquireSRWLockExclusive(&conn.lock)
+    # Less than there was room for: all is received, and the next bytes are awaited.
+    conn.readable = received == wsabuf.len
+    if received > 0:
+        trace(conn, "received", received)
+        conn_active(conn)
+    elif error == 0:
+        conn_end_of_stream(conn)
+    elif error != WSAEWOULDBLOCK:
+        conn_fail(conn, ABORT_ERROR, error, False)
+    conn.pending -= 1
+    ReleaseSRWLockExclusive(&conn.lock)
+    return received
 
 
 cdef bint conn_take_eof(conn_t *conn) noexcept nogil:

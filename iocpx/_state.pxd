@@ -16,18 +16,21 @@ ctypedef struct buf_t:
     size_t size         # bytes from data on
     char *base          # start of the storage behind this struct; NULL with an owner
     size_t capacity     # bytes of that storage; 0 with an owner
+    int writes          # write() calls whose last byte is here
 
 ctypedef struct queue_t:
     buf_t *head         # owned
     buf_t *tail         # borrowed from the chain
     size_t nbytes       # sum of the sizes
+    int writes          # sum of the writes
 
 cdef void queue_push(queue_t *queue, buf_t *buf) noexcept nogil
 cdef void queue_push_front(queue_t *queue, buf_t *buf) noexcept nogil
 cdef buf_t *queue_pop(queue_t *queue) noexcept nogil
 # Takes nbytes (at most queue.nbytes) off the front; emptied buffers move to `emptied`.
 cdef void queue_consume(queue_t *queue, size_t nbytes, queue_t *emptied) noexcept nogil
-# Appends a copy to the last buffer if it has room for all of it; False: nothing done.
+# Appends a copy, one more write, to the last buffer if it has room for all of it;
+# False: nothing done.
 cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes) noexcept nogil
 
 # NULL: out of memory.
@@ -44,6 +47,9 @@ ctypedef struct pool_t:
     size_t max_free     # beyond this a returned buffer is freed
     size_t capacity
     size_t n_out        # taken and not yet given back, of any capacity
+    size_t max_out      # the most that were out at once
+    uint64_t hits       # taken from the free list
+    uint64_t misses     # newly allocated
 
 cdef void pool_init(pool_t *pool, size_t capacity, size_t max_free) noexcept nogil
 # An empty buffer that holds at least nbytes (0: the pool's capacity); NULL: out of memory.
@@ -51,6 +57,18 @@ cdef buf_t *pool_take(pool_t *pool, size_t nbytes) noexcept nogil
 # buf has no owner (any more).
 cdef void pool_give(pool_t *pool, buf_t *buf) noexcept nogil
 cdef void pool_clear(pool_t *pool) noexcept nogil
+
+# -- reorder window: which of `size` slots are in use, first in first out -----------
+
+ctypedef struct window_t:
+    int size
+    int first           # the slot whose turn it is, if n > 0
+    int n               # slots in use, from `first` on, wrapping around
+
+# The next free slot, now in use.  Precondition: n < size.
+cdef int window_add(window_t *window) noexcept nogil
+# The first slot, no longer in use.  Precondition: n > 0.
+cdef int window_drop(window_t *window) noexcept nogil
 
 # -- write marks -------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ cdef void queue_push(queue_t *queue, buf_t *buf) noexcept nogil:
         queue.tail.next = buf
     queue.tail = buf
     queue.nbytes += buf.size
+    queue.writes += buf.writes
 
 
 cdef void queue_push_front(queue_t *queue, buf_t *buf) noexcept nogil:
@@ -23,6 +24,7 @@ cdef void queue_push_front(queue_t *queue, buf_t *buf) noexcept nogil:
     if queue.tail == NULL:
         queue.tail = buf
     queue.nbytes += buf.size
+    queue.writes += buf.writes
 
 
 cdef buf_t *queue_pop(queue_t *queue) noexcept nogil:
@@ -32,6 +34,7 @@ cdef buf_t *queue_pop(queue_t *queue) noexcept nogil:
         if queue.head == NULL:
             queue.tail = NULL
         queue.nbytes -= buf.size
+        queue.writes -= buf.writes
         buf.next = NULL
     return buf
 
@@ -62,7 +65,9 @@ cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes) noexcept
     # are, and a send covers only the length that it was given.
     memcpy(buf.data + buf.size, data, nbytes)
     buf.size += nbytes
+    buf.writes += 1
     queue.nbytes += nbytes
+    queue.writes += 1
     return True
 
 
@@ -75,6 +80,7 @@ cdef buf_t *buf_new(size_t capacity) noexcept nogil:
         buf.capacity = capacity
         buf.data = buf.base
         buf.size = 0
+        buf.writes = 0
     return buf
 
 
@@ -87,6 +93,7 @@ cdef buf_t *buf_wrap(void *owner, char *data, size_t size) noexcept nogil:
         buf.capacity = 0
         buf.data = data
         buf.size = size
+        buf.writes = 1
     return buf
 
 
@@ -103,23 +110,29 @@ cdef void pool_init(pool_t *pool, size_t capacity, size_t max_free) noexcept nog
     pool.max_free = max_free
     pool.capacity = capacity
     pool.n_out = 0
+    pool.max_out = 0
+    pool.hits = 0
+    pool.misses = 0
 
 
 cdef buf_t *pool_take(pool_t *pool, size_t nbytes) noexcept nogil:
     cdef buf_t *buf
-    if nbytes > pool.capacity:
-        buf = buf_new(nbytes)
-    elif pool.free != NULL:
+    if nbytes <= pool.capacity and pool.free != NULL:
         buf = pool.free
         pool.free = buf.next
         pool.n_free -= 1
+        pool.hits += 1
         buf.next = NULL
         buf.data = buf.base
         buf.size = 0
+        buf.writes = 0
     else:
-        buf = buf_new(pool.capacity)
+        buf = buf_new(nbytes if nbytes > pool.capacity else pool.capacity)
+        pool.misses += 1
     if buf != NULL:
         pool.n_out += 1
+        if pool.n_out > pool.max_out:
+            pool.max_out = pool.n_out
     return buf
 
 
@@ -140,6 +153,22 @@ cdef void pool_clear(pool_t *pool) noexcept nogil:
         pool.free = buf.next
         buf_free(buf)
     pool.n_free = 0
+
+
+# -- reorder window ------------------------------------------------------------
+
+
+cdef int window_add(window_t *window) noexcept nogil:
+    cdef int slot = (window.first + window.n) % window.size
+    window.n += 1
+    return slot
+
+
+cdef int window_drop(window_t *window) noexcept nogil:
+    cdef int slot = window.first
+    window.first = (window.first + 1) % window.size
+    window.n -= 1
+    return slot
 
 
 # -- write marks ---------------------------------------------------------------

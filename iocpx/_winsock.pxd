@@ -115,6 +115,10 @@ cdef extern from * nogil:
     ctypedef struct WSAPROTOCOL_INFOW:
         DWORD dwServiceFlags1
     DWORD XP1_IFS_HANDLES
+    ctypedef struct WSANETWORKEVENTS:
+        long lNetworkEvents
+    long FD_ACCEPT
+    long FIONBIO
     ctypedef struct LINGER "struct linger":
         USHORT l_onoff
         USHORT l_linger
@@ -133,6 +137,10 @@ cdef extern from * nogil:
     int setsockopt(SOCKET s, int level, int optname, const char *optval, int optlen)
     int getsockopt(SOCKET s, int level, int optname, char *optval, int *optlen)
     int getsockname(SOCKET s, sockaddr *name, int *namelen)
+    int ioctlsocket(SOCKET s, long cmd, ULONG *argp)
+    int WSAEventSelect(SOCKET s, HANDLE hEventObject, long lNetworkEvents)
+    int WSAEnumNetworkEvents(SOCKET s, HANDLE hEventObject,
+                             WSANETWORKEVENTS *lpNetworkEvents)
     int WSAIoctl(SOCKET s, DWORD dwIoControlCode, void *lpvInBuffer, DWORD cbInBuffer,
                  void *lpvOutBuffer, DWORD cbOutBuffer, DWORD *lpcbBytesReturned,
                  OVERLAPPED *lpOverlapped, void *lpCompletionRoutine)
@@ -156,13 +164,17 @@ cdef extern from * nogil:
     int SO_LINGER
     int SO_UPDATE_ACCEPT_CONTEXT
     int SO_PROTOCOL_INFOW
+    int SO_ACCEPTCONN
+    int SO_CONNECT_TIME
     int TCP_NODELAY
     DWORD SIO_KEEPALIVE_VALS
     DWORD SIO_GET_EXTENSION_FUNCTION_POINTER
     int ERROR_IO_PENDING "WSA_IO_PENDING"
     int WSAETIMEDOUT
-    int WSAECONNABORTED
+    int WSAECONNRESET
     int WSAENOBUFS
+    int WSAEINVAL
+    int WSAEWOULDBLOCK
     int ERROR_OPERATION_ABORTED
 
     # Extension functions have no import library entry; WSAIoctl returns their
