@@ -1,4 +1,4 @@
-"""The defects of the textbook server with a completion port, each as a test that fails on its logic.
+"""The defects of the textbook server with a completion port, each as a test that it would fail.
 
 The docstring of a test names the defect. What cannot be seen from outside has no test here:
 docs/ARCHITECTURE.md says by what design it cannot happen.
