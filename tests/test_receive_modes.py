@@ -1,0 +1,433 @@
+"""How data is received: several receives at once, none while idle, directly, and not too much."""
+
+import threading
+
+import pytest
+from support import (
+    CountingSent,
+    Echoing,
+    Recording,
+    RecordingBuffered,
+    assert_same_bytes,
+    pattern,
+    pieces,
+    run_together,
+    wait_for_event,
+)
+from support3 import clock, wait_for_figure, wait_until, wait_until_gone
+
+import iocpx
+
+# -- initial_reads
+
+
+@pytest.mark.parametrize("reads", [1, 2, 7, 64])
+@pytest.mark.parametrize("buffer_size, size", [(1, 500), (37, 30_000), (65536, 4 << 20)])
+def test_data_of_several_receives_comes_in_order(serve, reads, buffer_size, size):
+    served = serve(Recording, initial_reads=reads, buffer_size=buffer_size)
+    client, protocol = served.open()
+    data = pattern(size, seed=reads)
+    for piece in pieces(data, 30):
+        client.send(piece)
+    client.half_close()
+    protocol.wait_for("connection_lost")
+    assert_same_bytes(protocol.received, data)
+    assert protocol.events[-2:] == ["eof_received", "connection_lost"]
+    assert protocol.events.count("data_received") >= size / buffer_size
+    assert served.server.stats()["receives"] >= size / buffer_size
+
+
+@pytest.mark.parametrize("reads", [1, 8])
+def test_no_data_is_longer_than_the_buffer(serve, reads):
+    class Measuring(Recording):
+        longest = 0
+
+        def on_data(self, data):
+            self.longest = max(self.longest, len(data))
+
+    client, protocol = serve(Measuring, initial_reads=reads, buffer_size=1000).open()
+    client.send(pattern(50_000))
+    protocol.wait_for_data(50_000)
+    assert 0 < protocol.longest <= 1000
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("handler", [Echoing, iocpx.native.Echo], ids=["protocol", "native"])
+def test_an_echo_with_several_receives_keeps_the_order(serve, handler, workers):
+    served = serve(handler, initial_reads=8, buffer_size=512, workers=workers)
+    clients = [served.connect() for _ in range(5)]
+
+    def talk(number):
+        data = pattern(100_000, number)
+        assert_same_bytes(clients[number].exchange(pieces(data, 20, number)), data)
+
+    run_together(*(lambda number=number: talk(number) for number in range(len(clients))))
+
+
+class PausesOften(Recording):
+    """Pauses at every data; lets nothing in while paused."""
+
+    def __init__(self):
+        super().__init__()
+        self.unwanted = 0
+
+    def on_data(self, data):
+        self.unwanted += not self.transport.is_reading()
+        self.transport.pause_reading()
+
+
+def test_pausing_with_several_receives_pending_loses_and_swaps_nothing(serve):
+    client, protocol = serve(PausesOften, initial_reads=8, buffer_size=3000).open()
+    data = pattern(150_000)
+
+    def send():
+        for piece in pieces(data, 40):
+            client.send(piece)
+        client.half_close()
+
+    def resume():
+        turn, done = 0, protocol.finished
+        while not done["eof_received"]:
+            turn += 1
+            protocol.wait_until(
+                lambda turn=turn: done["data_received"] >= turn or done["eof_received"],
+                f"data number {turn} or the end of the stream",
+            )
+            protocol.transport.resume_reading()
+
+    run_together(send, resume)
+    protocol.wait_for("connection_lost")
+    assert_same_bytes(protocol.received, data)
+    assert protocol.unwanted == 0
+
+
+@pytest.mark.parametrize("end", ["close", "half_close", "reset"])
+def test_several_pending_receives_end_the_stream_once(serve, end):
+    served = serve(Recording, initial_reads=16)
+    client, protocol = served.open()
+    client.send(b"hello")
+    protocol.wait_for_data(5)
+    getattr(client, end)()
+    protocol.wait_for("connection_lost")
+    # The rules that every Recorder checks at the end: one end, one loss, no data after either.
+    protocol.check()
+    assert protocol.received == b"hello"
+    if end != "reset":
+        assert protocol.events.count("eof_received") == 1
+        assert protocol.lost_with is None
+
+
+def test_closing_with_several_receives_pending(serve):
+    served = serve(Recording, initial_reads=16)
+    for method in ("close", "abort"):
+        client, protocol = served.open()
+        getattr(protocol.transport, method)()
+        client.read_until_gone()
+        client.close()
+        protocol.wait_for("connection_lost")
+        assert protocol.lost_with is None
+
+
+# -- idle connections hold no buffer
+
+
+@pytest.mark.parametrize(
+    "handler, reads", [(Echoing, 8), (iocpx.native.Echo, 1)], ids=["protocol", "native"]
+)
+def test_an_idle_connection_holds_no_buffer(serve, handler, reads):
+    served = serve(handler, initial_reads=reads)
+    clients = [served.connect() for _ in range(5)]
+    for client in clients:
+        assert client.exchange([b"hello"]) == b"hello"
+    wait_for_figure(served.server, "buffers_out", 0)
+    stats = served.server.stats()
+    assert stats["zero_byte_receives"] >= 5
+    # Nothing got lost with the buffers: more than they would hold comes through.
+    for number, client in enumerate(clients):
+        data = pattern(300_000, number)
+        assert_same_bytes(client.exchange([data]), data)
+    assert served.server.stats()["buffers_peak"] > 0
+
+
+def test_connections_that_never_spoke_hold_no_buffer(serve):
+    served = serve(Echoing)
+    opened = [served.open() for _ in range(20)]
+    wait_for_figure(served.server, "buffers_out", 0)
+    for client, _ in opened:
+        assert client.exchange([b"hello"]) == b"hello"
+
+
+def test_an_idle_connection_sees_the_end_of_its_client(serve):
+    served = serve(Recording)
+    client, protocol = served.open()
+    wait_for_figure(served.server, "buffers_out", 0)
+    client.close()
+    protocol.wait_for("connection_lost")
+    assert protocol.events == ["connection_made", "eof_received", "connection_lost"]
+    client, protocol = served.open()
+    wait_for_figure(served.server, "buffers_out", 0)
+    client.reset()
+    protocol.wait_for("connection_lost")
+    assert "data_received" not in protocol.events
+
+
+def test_data_that_races_with_the_taking_back_of_buffers_is_kept(serve):
+    """Each connection speaks at another moment around the second at which it counts as idle."""
+    served = serve(Echoing, initial_reads=4)
+    opened = [served.open() for _ in range(25)]
+    for client, _ in opened:
+        assert client.exchange([b"hello"]) == b"hello"
+    start = clock()
+    turn = 0
+    while clock() - start < 1.2:
+        client, _ = opened[turn % len(opened)]
+        message = pattern(50, turn)
+        assert client.exchange([message]) == message
+        turn += 1
+    for client, protocol in opened:
+        assert client.exchange([b"bye"]) == b"bye"
+        assert "connection_lost" not in protocol.events
+
+
+# -- BufferedProtocol
+
+
+class EchoingBuffered(RecordingBuffered):
+    room = 50_000
+
+    def on_data(self, data):
+        self.transport.write(data)
+
+
+def test_a_buffered_protocol_is_received_without_a_buffer_of_the_servers(serve):
+    class Quiet(RecordingBuffered):
+        room = 50_000
+
+    served = serve(Quiet)
+    client, protocol = served.open()
+    data = pattern(1 << 20)
+    client.send(data)
+    protocol.wait_for_data(len(data))
+    assert_same_bytes(protocol.received, data)
+    # No copy: there was no other memory that the data could have been copied from.
+    assert served.server.stats()["buffers_peak"] == 0
+    assert served.server.stats()["bytes_received"] == len(data)
+
+
+def test_a_buffered_protocol_gets_as_much_at_once_as_it_has_room_for(serve):
+    held, sent = threading.Event(), threading.Event()
+
+    class Waits(RecordingBuffered):
+        room = 1 << 20
+        greatest = 0
+
+        def lend(self):
+            if not held.is_set():
+                held.set()
+                wait_for_event(sent, "the sending of the data")
+            return super().lend()
+
+        def on_data(self, data):
+            self.greatest = max(self.greatest, len(data))
+
+    client, protocol = serve(Waits, buffer_size=1000).open()
+    client.send(b"wake")
+    wait_for_event(held, "get_buffer")
+    client.send(pattern(100_000))
+    sent.set()
+    protocol.wait_for_data(100_004)
+    # More than a receive of the server's own could have brought.
+    assert protocol.greatest > 1000
+
+
+def test_a_lent_buffer_is_given_back_when_the_connection_is_over(serve):
+    served = serve(EchoingBuffered)
+    client, protocol = served.open()
+    client.exchange([b"hello"])
+    client.close()
+    protocol.wait_for("connection_lost")
+    # A bytearray that is still lent refuses this with a BufferError.
+    protocol._buffer.clear()
+
+
+def test_many_buffered_connections_do_not_mix(serve):
+    served = serve(EchoingBuffered, workers=4, initial_reads=4)
+    clients = [served.connect() for _ in range(8)]
+
+    def talk(number):
+        data = pattern(200_000, number)
+        assert_same_bytes(clients[number].exchange(pieces(data, 10, number)), data)
+
+    run_together(*(lambda number=number: talk(number) for number in range(len(clients))))
+
+
+# -- back-pressure
+
+
+class EchoingBlindly(Recording):
+    """Writes whatever comes and does not care for pause_writing; it cannot even be told."""
+
+    pause_writing = None
+    resume_writing = None
+
+    def __init__(self):
+        super().__init__()
+        self.greatest = 0
+
+    def on_data(self, data):
+        self.transport.write(data)
+        self.greatest = max(self.greatest, self.transport.get_write_buffer_size())
+
+
+class EchoingBlindlyBuffered(RecordingBuffered):
+    room = 65536
+    greatest = 0
+    pause_writing = None
+    resume_writing = None
+
+    def on_data(self, data):
+        self.transport.write(data)
+        self.greatest = max(self.greatest, self.transport.get_write_buffer_size())
+
+
+@pytest.mark.parametrize(
+    "protocol_class, reads",
+    [(EchoingBlindly, 1), (EchoingBlindly, 4), (EchoingBlindlyBuffered, 1)],
+    ids=["one-read", "four-reads", "buffered"],
+)
+def test_a_client_that_does_not_read_is_not_read_either(serve, protocol_class, reads):
+    served = serve(protocol_class, initial_reads=reads)
+    client, protocol = served.open()
+    data = pattern(16 << 20)
+    got = []
+
+    def read_late():
+        wait_until(lambda: served.server.stats()["write_pauses"] > 0, "a full write queue")
+        got.append(client.read_exactly(len(data)))
+
+    run_together(lambda: client.send(data), read_late)
+    assert_same_bytes(got[0], data)
+    # The high mark, and what had been received by the time it was passed.
+    assert protocol.greatest <= 65536 + (reads + 2) * 65536
+
+
+def test_reading_goes_on_at_the_low_mark(serve):
+    """A connection above its high mark hears nothing until its client has read."""
+
+    class Floods(CountingSent):
+        def on_data(self, data):
+            if data == b"flood":
+                self.transport.write(flood)
+
+    flood = pattern(16 << 20)
+    served = serve(Floods, workers=1)
+    client, protocol = served.open()
+    client.send(b"flood")
+    protocol.wait_for("pause_writing")
+    client.send(b"more")
+    other, _ = served.open()
+    for turn in range(20):
+        # The server is at work all the time; it just does not look at this connection.
+        other.send(b"x")
+        served.protocols[-1].wait_for_data(turn + 1)
+    assert protocol.received == b"flood"
+    assert_same_bytes(client.read_exactly(len(flood)), flood)
+    protocol.wait_for_data(9)
+    assert protocol.received == b"floodmore"
+    assert protocol.events.index("resume_writing") < len(protocol.events) - 1
+
+
+# -- idle_timeout_s
+
+
+def assert_timed_out(protocol, client):
+    host, port = client.address
+    error = protocol.lost_with
+    assert type(error) is TimeoutError
+    assert error.winerror == 10060
+    assert str(error).endswith(f"({host}:{port})"), error
+
+
+@pytest.mark.parametrize("protocol_class", [Recording, RecordingBuffered])
+def test_a_silent_connection_is_reset_after_the_idle_timeout_and_not_before(serve, protocol_class):
+    served = serve(protocol_class, idle_timeout_s=0.3)
+    start = clock()
+    client, protocol = served.open()
+    assert client.read_until_gone() == b""
+    assert clock() - start >= 0.3
+    protocol.wait_for("connection_lost")
+    assert_timed_out(protocol, client)
+    assert protocol.events == ["connection_made", "connection_lost"]
+    assert served.server.stats()["aborts_by_reason"]["idle_timeout"] == 1
+
+
+def test_silent_connections_of_the_native_echo_are_reset_too(serve):
+    served = serve(iocpx.native.Echo, idle_timeout_s=0.3)
+    start = clock()
+    clients = [served.connect() for _ in range(5)]
+    for client in clients:
+        assert client.read_until_gone() == b""
+    assert clock() - start >= 0.3
+    wait_until_gone(served)
+    assert served.server.stats()["aborts_by_reason"]["idle_timeout"] == 5
+
+
+class EndlessTalk:
+    """Talks to a connection with an idle timeout for much longer than that.
+
+    Each `turn()` is traffic. A machine that stands still may let the timeout pass between two
+    turns: then the connection may be lost, but not sooner.
+    """
+
+    timeout = 0.3
+
+    def __init__(self, served, turn):
+        for _ in range(10):
+            self.client, self.protocol = served.open()
+            start = self.began = clock()
+            try:
+                while clock() - start < 3 * self.timeout:
+                    began = clock()
+                    turn(self.client, self.protocol)
+                    # When this turn's byte passed is not known, but it was not before that.
+                    self.began = began
+                return
+            except (AssertionError, ConnectionError):
+                assert clock() - self.began >= self.timeout, "lost in the midst of traffic"
+        raise AssertionError("this machine is too slow for so short a timeout")
+
+    def check_end(self):
+        """After the last turn the connection is silent, and lost in due time."""
+        self.protocol.wait_for("connection_lost")
+        assert clock() - self.began >= self.timeout
+        assert_timed_out(self.protocol, self.client)
+
+
+def test_receiving_puts_the_idle_timeout_off(serve):
+    def turn(client, protocol):
+        done = protocol.finished
+        seen = done["received"]
+        client.send(b"?")
+        protocol.wait_until(
+            lambda: done["received"] > seen or done["connection_lost"], "the arrival of a byte"
+        )
+        assert done["received"] > seen
+
+    EndlessTalk(serve(Recording, idle_timeout_s=EndlessTalk.timeout), turn).check_end()
+
+
+def test_sending_puts_the_idle_timeout_off(serve):
+    def turn(client, protocol):
+        protocol.transport.write(b"!")
+        assert client.read_exactly(1) == b"!"
+
+    EndlessTalk(serve(Recording, idle_timeout_s=EndlessTalk.timeout), turn).check_end()
+
+
+def test_without_an_idle_timeout_a_silent_connection_stays(serve):
+    """It outlives the timeouts of a whole other server."""
+    client, protocol = serve(Echoing).open()
+    _, other = serve(Recording, idle_timeout_s=0.3).open()
+    other.wait_for("connection_lost")
+    assert client.exchange([b"hello"]) == b"hello"
+    assert "connection_lost" not in protocol.events
