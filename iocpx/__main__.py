@@ -7,11 +7,10 @@ import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 
 import iocpx
-import iocpx._core
 import iocpx.native
 from iocpx.bench.run import main as bench_main
 from iocpx.bench.servers import Echo, platform_facts
@@ -78,7 +77,7 @@ def info() -> int:
         ("GIL", "off" if gil_off else "on"),
         ("system", facts["system"]),
         ("handlers", "asyncio protocols; native: " + ", ".join(iocpx.native.__all__)),
-        ("extension", iocpx._core.__file__),
+        ("extension", sys.modules[iocpx.Server.__module__].__file__),
     ):
         print(f"{name:<10} {value}")
     return 0
@@ -120,7 +119,7 @@ def serve_echo(server: iocpx.Server, event_name: str | None) -> int:
     return 0
 
 
-def totals(stats: dict[str, int]) -> Iterator[str]:
+def totals(stats: Mapping[str, object]) -> Iterator[str]:
     """A stopped server's counts in words."""
     yield "stopped"
     made, retired = stats["connections_made"], stats["connections_retired"]

@@ -40,8 +40,8 @@ def platform_facts():
     """Where this process runs, in words."""
     # Not by the platform module: under Wine 8 it ends the process (WMI).
     if sys.platform == "win32":
-        version = sys.getwindowsversion()
-        system = f"Windows {version.major}.{version.minor}.{version.build}"
+        # The other fields are what a program without a manifest is told: 6.2, for good.
+        system = "Windows " + ".".join(map(str, sys.getwindowsversion().platform_version))
         wine = wine_version()
         if wine:
             system += f" (Wine {wine})"
