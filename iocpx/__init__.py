@@ -21,7 +21,8 @@ if sys.platform != "win32":
         "which exist nowhere else. Use asyncio here, or uvloop for speed."
     )
 
-from iocpx import native  # noqa: E402  (after the platform check, which says what is wrong)
-from iocpx._core import Connection, Server  # noqa: E402
+# After the check, which says better what is wrong than the missing extension would.
+from iocpx import native
+from iocpx._core import Connection, Server
 
-__all__ = ["Connection", "Server", "native", "__version__"]
+__all__ = ["Connection", "Server", "__version__", "native"]

@@ -2,7 +2,7 @@ import socket
 from asyncio import BaseProtocol
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from typing_extensions import Self
 
@@ -11,6 +11,45 @@ _Buffer: TypeAlias = bytes | bytearray | memoryview
 class NativeHandler: ...
 
 Echo: NativeHandler
+
+class Stats(TypedDict):
+    accepts: int
+    accept_errors: int
+    accepts_grown: int
+    accepts_shrunk: int
+    refused: int
+    silent_clients_dropped: int
+    receives: int
+    zero_byte_receives: int
+    bytes_received: int
+    sends: int
+    bytes_sent: int
+    inline_completions: int
+    packets: int
+    waits: int
+    gil_acquisitions: int
+    write_pauses: int
+    read_pauses: int
+    takeovers: int
+    ops_posted: int
+    ops_completed: int
+    sockets_opened: int
+    sockets_closed: int
+    connections_made: int
+    connections_retired: int
+    connections_now: int
+    connections_peak: int
+    connections_free: int
+    connection_hits: int
+    connection_misses: int
+    accepts_pending: int
+    buffers_out: int
+    buffers_peak: int
+    buffers_free: int
+    buffer_hits: int
+    buffer_misses: int
+    aborts_by_reason: dict[str, int]
+    accept_errors_by_code: dict[int, int]
 
 class Connection:
     def write(self, data: _Buffer) -> None: ...
@@ -37,11 +76,26 @@ class Server:
         host: str | Sequence[str] | None = None,
         port: int = 0,
         *,
+        sock: socket.socket | Sequence[socket.socket] | None = None,
         workers: int | None = None,
         backlog: int = 512,
+        initial_accepts: int = 10,
+        max_accepts: int = 100,
+        accept_receive: bool = False,
+        accept_timeout_s: float = 120.0,
+        max_connections: int | None = None,
+        initial_reads: int = 1,
         buffer_size: int = 65536,
+        idle_timeout_s: float | None = None,
+        max_sends: int | None = None,
+        max_write_buffer: int | None = 67108864,
         close_timeout_s: float = 5.0,
+        keepalive_idle_s: float | None = 5.0,
+        keepalive_interval_s: float = 1.0,
+        max_free_buffers: int = 200,
+        max_free_connections: int = 100,
         exception_handler: Callable[[dict[str, Any]], object] | None = None,
+        trace: Callable[[str], object] | None = None,
     ) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -62,5 +116,7 @@ class Server:
     @property
     def address(self) -> tuple[Any, ...] | None: ...
     @property
+    def connections(self) -> list[Connection]: ...
+    @property
     def connection_count(self) -> int: ...
-    def stats(self) -> dict[str, int]: ...
+    def stats(self) -> Stats: ...

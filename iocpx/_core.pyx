@@ -11,7 +11,8 @@ sections, which cost nothing where there is a GIL.
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+    PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE,
+    PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
@@ -45,10 +46,13 @@ cdef enum:
     LOW_WATER_BYTES = 16384
     ROUNDS = 2                      # receives of a BufferedProtocol before others have a turn
     WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
+    KEEPER = -1                     # among the indexes of the workers' threads
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
-    EXIT_PATIENCE_SLICES = 50       # … and callbacks
+    EXIT_PATIENCE_MS = 5000         # … and callbacks
 
 cdef int ERROR_INVALID_PARAMETER = 87
+
+MAX_BYTES = sys.maxsize
 
 cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -70,6 +74,7 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
     """Tell one connection's protocol all its news, in order."""
     cdef news_t news
     cdef buf_t *buf
+    cdef bint keep_open
     cdef int error = 0
     cdef bint error_sending = False
     cdef Connection connection
@@ -111,8 +116,10 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
         buf = conn_take_data(conn)
     if conn_take_readable(conn):
         connection._receive(worker, conn)
-    if conn_take_eof(conn) and not connection._call("eof_received"):
-        conn_close(conn)
+    if conn_take_eof(conn):
+        keep_open = connection._call("eof_received")
+        if not keep_open:
+            conn_close(conn)
     if conn_take_lost(conn, &error, &error_sending):
         connection._lost(error, error_sending)
         conn.py = NULL
@@ -121,18 +128,20 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
 
 cdef void make_connection(Runtime runtime, conn_t *conn) noexcept:
     """Ask the factory for a protocol; conn.py becomes the Connection, or stays NULL."""
-    cdef Connection connection = Connection.__new__(Connection)
+    cdef Connection connection = None
     try:
+        connection = Connection.__new__(Connection)
         connection._attach(runtime, conn)
         connection._bind(runtime.factory())
+        runtime.connections.add(connection)
     except BaseException as exc:
-        connection._detach()
+        if connection is not None:
+            connection._detach()
         runtime.report("protocol_factory raised, the connection is reset", exc, None, None)
         conn_abort(conn, ABORT_CALLBACK)
         return
     Py_INCREF(connection)               # for conn.py
     conn.py = <PyObject *>connection
-    runtime.connections.add(connection)
 
 
 cdef object address_tuple(const unsigned char *addr):
@@ -217,7 +226,8 @@ cdef class Connection:
         buffered = isinstance(protocol, asyncio.BufferedProtocol)
         for name in (("get_buffer", "buffer_updated") if buffered else ("data_received",)):
             if not callable(getattr(protocol, name, None)):
-                raise TypeError(f"protocol must be an object with a method {name}(), got {protocol!r}")
+                raise TypeError(
+                    f"protocol must be an object with a method {name}(), got {protocol!r}")
         get_buffer = protocol.get_buffer if buffered else None
         buffer_updated = protocol.buffer_updated if buffered else None
         data_received = None if buffered else protocol.data_received
@@ -226,33 +236,34 @@ cdef class Connection:
             self._data_received = data_received
             self._get_buffer = get_buffer
             self._buffer_updated = buffer_updated
+        tell_sent = hasattr(protocol, "data_sent")
         cdef conn_t *conn = self._enter()
         if conn != NULL:
-            conn_tell_sent(conn, hasattr(protocol, "data_sent"))
+            conn_tell_sent(conn, tell_sent)
             conn_set_direct(conn, buffered)
             conn_unref(conn)
 
-    cdef _failed(self, name, exc):
+    cdef void _failed(self, str name, exc) noexcept:
         """A callback raised: its connection is reset, and no other."""
         if self._raised is None:
             self._raised = exc
-        protocol = self.get_protocol()
-        self._runtime.report(
-            f"{name}() of {protocol!r} raised, the connection is reset", exc, protocol, self)
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             conn_abort(conn, ABORT_CALLBACK)
             conn_unref(conn)
+        self._runtime.report(f"{name}() raised, the connection is reset", exc,
+                             self.get_protocol(), self)
 
-    cdef object _call(self, str name, argument=None):
-        """One callback of the protocol, where it has it."""
-        callback = getattr(self.get_protocol(), name, None)
-        if callback is None:
-            return None
+    cdef bint _call(self, str name, argument=None) noexcept:
+        """One callback of the protocol, where it has it; the truth of what it returned."""
         try:
-            return callback() if argument is None else callback(argument)
+            callback = getattr(self.get_protocol(), name, None)
+            if callback is None:
+                return False
+            return bool(callback() if argument is None else callback(argument))
         except BaseException as exc:
             self._failed(name, exc)
+            return False
 
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
         """Deliver one received buffer."""
@@ -289,6 +300,7 @@ cdef class Connection:
                 view[:part] = PyMemoryView_FromMemory(buf.data, part, PyBUF_READ)
                 buf.data += part
                 buf.size -= part
+                view = None     # the protocol may resize it now
                 name = "buffer_updated"
                 buffer_updated(part)
             except BaseException as exc:
@@ -322,23 +334,27 @@ cdef class Connection:
             except BaseException as exc:
                 self._failed(name, exc)
 
-    cdef _lost(self, int error, bint error_sending):
+    cdef void _lost(self, int error, bint error_sending) noexcept:
+        protocol = self.get_protocol()
         self._runtime.connections.discard(self)
-        exc = self._raised
-        if error != 0 and exc is None:
-            exc = os_error(error, "send" if error_sending else "receive",
-                           address_text(self.get_extra_info("peername")))
-        if self._socket is not None:
-            # Before connection_lost, so that the peer sees the end by then.
-            self._socket.close()
+        # First the end of get_extra_info("socket"): what it has made by then is closed
+        # before connection_lost, so that the peer sees the end.
         self._detach()
-        callback = getattr(self._protocol, "connection_lost", None)
-        if callback is not None:
-            try:
+        with cython.critical_section(self):
+            sock = self._socket
+            self._socket = None
+        try:
+            if sock is not None:
+                sock.close()
+            exc = self._raised
+            if error != 0 and exc is None:
+                exc = os_error(error, "send" if error_sending else "receive",
+                               address_text(self.get_extra_info("peername")))
+            callback = getattr(protocol, "connection_lost", None)
+            if callback is not None:
                 callback(exc)
-            except BaseException as raised:
-                self._runtime.report(f"connection_lost() of {self._protocol!r} raised",
-                                     raised, self._protocol, self)
+        except BaseException as raised:
+            self._runtime.report("connection_lost() raised", raised, protocol, self)
         self._raised = None
         with cython.critical_section(self):
             self._data_received = None
@@ -362,18 +378,20 @@ cdef class Connection:
         if conn == NULL:
             return
         try:
-            if self._queue(conn, data):
+            if self._queue(conn, data, byte_count(data)):
                 self._flush(conn)
         finally:
             conn_unref(conn)
 
     def writelines(self, list_of_data):
-        """Queue several bytes-like objects, sent together without being joined.
+        """Queue several bytes-like objects as one write, without joining them.
         asyncio.WriteTransport.writelines().  Threads and errors as write()."""
         cdef bint flush = False
+        cdef Py_ssize_t whole = 0
         items = list(list_of_data)
         for data in items:
             check_data(data)
+            whole += byte_count(data)
         if self._eof_written:
             raise RuntimeError("cannot call writelines() after write_eof()")
         cdef conn_t *conn = self._enter()
@@ -381,14 +399,17 @@ cdef class Connection:
             return
         try:
             for data in items:
-                flush |= self._queue(conn, data)
+                flush |= self._queue(conn, data, whole)
+                if byte_count(data) > 0:
+                    whole = 0       # the others belong to the same write
+        finally:
+            # Also if one raised, as a released memoryview does: what is queued goes.
             if flush:
                 self._flush(conn)
-        finally:
             conn_unref(conn)
 
-    cdef bint _queue(self, conn_t *conn, data) except -1:
-        """True: the queue wants to be flushed."""
+    cdef bint _queue(self, conn_t *conn, data, Py_ssize_t whole) except -1:
+        """True: the queue wants to be flushed.  whole: as conn_write has it."""
         cdef Py_buffer view
         cdef int result
         if not PyBytes_Check(data):
@@ -400,7 +421,7 @@ cdef class Connection:
                 try:
                     result = 0
                     if view.len > 0:
-                        result = conn_write(conn, <char *>view.buf, view.len, NULL)
+                        result = conn_write(conn, <char *>view.buf, view.len, NULL, whole)
                 finally:
                     PyBuffer_Release(&view)
                 if result & WRITE_NO_MEMORY:
@@ -410,7 +431,7 @@ cdef class Connection:
             return False
         Py_INCREF(data)                 # dropped here, or by deliver once it is sent
         result = conn_write(conn, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
-                            <PyObject *>data)
+                            <PyObject *>data, whole)
         if not result & WRITE_KEPT:
             Py_DECREF(data)
         if result & WRITE_NO_MEMORY:
@@ -508,9 +529,9 @@ cdef class Connection:
             low = high // 4
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        cdef size_t high_bytes = min(high, MAX_BYTES)
+        cdef size_t low_bytes = min(low, MAX_BYTES)
         cdef conn_t *conn = self._enter()
-        cdef size_t high_bytes = high
-        cdef size_t low_bytes = low
         if conn != NULL:
             with nogil:
                 conn_set_marks(conn, high_bytes, low_bytes)
@@ -556,34 +577,54 @@ cdef class Connection:
         if name == "sockname":
             return address_tuple(<const unsigned char *>self._local)
         if name == "socket":
-            with cython.critical_section(self):
-                if self._socket is None:
-                    self._socket = self._duplicate()
-            if self._socket is not None:
-                return asyncio.trsock.TransportSocket(self._socket)
+            return self._socket_for_options(default)
         return default
+
+    cdef object _socket_for_options(self, default):
+        made = self._duplicate() if self._socket is None else None
+        with cython.critical_section(self):
+            # Another thread may have been faster, or the connection be over.
+            if self._socket is None and self._conn != NULL:
+                self._socket = made
+                made = None
+            sock = self._socket
+        if made is not None:
+            made.close()
+        return default if sock is None else asyncio.trsock.TransportSocket(sock)
 
     cdef object _duplicate(self):
         """A socket object with a handle of its own: the engine's may be closed, and its
         value reused, at any moment."""
-        cdef conn_t *conn = self._conn
+        cdef conn_t *conn = self._enter()
+        cdef size_t handle
         if conn == NULL:
             return None
-        cdef size_t handle = conn_borrow_handle(conn)
+        handle = conn_borrow_handle(conn)
         if handle == <size_t>-1:
+            conn_unref(conn)
             return None
-        borrowed = socket.socket(fileno=handle)
+        borrowed = None
         try:
+            borrowed = socket.socket(fileno=handle)
             return borrowed.dup()
         finally:
-            borrowed.detach()
-            conn_return_handle(conn)
+            if borrowed is not None:
+                borrowed.detach()
+            with nogil:
+                conn_return_handle(conn)
+                conn_unref(conn)
 
 
 cdef int check_data(data) except -1:
     if not PyObject_CheckBuffer(data):
         raise TypeError(f"data must be a bytes-like object, got {type(data).__name__}")
     return 0
+
+
+cdef Py_ssize_t byte_count(data) except -1:
+    if PyBytes_Check(data):
+        return PyBytes_GET_SIZE(data)
+    return memoryview(data).nbytes
 
 
 cdef str address_text(address):
@@ -655,6 +696,8 @@ cdef class Runtime:
     cdef readonly object exception_handler
     cdef readonly tuple sockets
     cdef readonly list threads
+    cdef set _to_begin
+    cdef object _sockets_lock       # a listening handle is used, or closed
     cdef readonly object trace
     cdef readonly set connections
 
@@ -666,6 +709,8 @@ cdef class Runtime:
         self.trace = trace
         self.sockets = ()
         self.threads = []
+        self._to_begin = set()
+        self._sockets_lock = threading.RLock()  # a signal handler may close in start()
         self.connections = set()
         memset(&config, 0, sizeof(config))
         config.workers = numbers["workers"]
@@ -702,52 +747,76 @@ cdef class Runtime:
     def start(self, sockets):
         """Start the threads, then listen.  What fails is undone."""
         cdef int workers = self.engine.config.workers
-        cdef int i, error
         self.sockets = sockets
+        self._to_begin = {KEEPER, *range(workers)}
         try:
             self._start_thread("iocpx-keeper", self.run_keeper)
-        except BaseException:
-            self._close_sockets()
-            raise
-        _running.add(self)
-        started = 0
-        try:
+            _running.add(self)
             for i in range(workers):
                 self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
-                started += 1
+            addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
             for sock in sockets:
-                # The engine makes it so anyway (WSAEventSelect); told here, so that the
-                # socket object knows, and can be duplicated.
-                sock.setblocking(False)
-                error = engine_listen(self.engine, sock.fileno(), sock.family)
-                if error == ERROR_INVALID_PARAMETER:
-                    raise os_error(error, "listen: the socket is on another completion port "
-                                   "already (to hand it to another process, use socket.share())",
-                                   address_text(sock.getsockname()))
-                if error != 0 and not self.stopping():
-                    raise os_error(error, "listen", address_text(sock.getsockname()))
-            logger.info("serving on %s, %d workers",
-                        ", ".join(address_text(sock.getsockname()) for sock in sockets), workers)
+                self._listen(sock)
         except BaseException:
-            for i in range(started, workers):
+            self._undo_start()
+            raise
+        logger.info("serving on %s, %d workers", addresses, workers)
+
+    def _listen(self, sock):
+        cdef int error
+        cdef int family = sock.family
+        cdef size_t handle
+        with self._sockets_lock:
+            if sock.fileno() < 0:
+                return      # close() was faster
+            # The engine makes it so anyway (WSAEventSelect); told here, so that the
+            # socket object knows, and can be duplicated.
+            sock.setblocking(False)
+            handle = sock.fileno()
+            error = engine_listen(self.engine, handle, family)
+        if error == ERROR_INVALID_PARAMETER:
+            raise os_error(error, "listen: the socket is on another completion port already "
+                           "(to hand it to another process, use socket.share())",
+                           address_text(sock.getsockname()))
+        if error != 0 and not self.stopping():
+            raise os_error(error, "listen", address_text(sock.getsockname()))
+
+    def _undo_start(self):
+        for i in range(self.engine.config.workers):
+            if self._claim(i):
                 engine_forgo_worker(self.engine)
+        if self._claim(KEEPER):
+            self._close_sockets()
+            _running.discard(self)
+        else:
             self.close(0)
             self.wait(-1)
-            raise
+
+    def _claim(self, index):
+        """True once per thread: it may run, or its place may be given up.  start() may be
+        interrupted at a moment when a thread exists and has not begun."""
+        try:
+            self._to_begin.remove(index)
+        except KeyError:
+            return False
+        return True
 
     def _start_thread(self, name, target, *args):
         # daemon: at interpreter exit the atexit handler stops them, with Python
         # still whole; Python would otherwise wait for them before it gets there.
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        thread.start()
         self.threads.append(thread)
+        thread.start()
 
     def run_worker(self, int index):
-        with nogil:
-            engine_run_worker(self.engine, index)
+        if self._claim(index):
+            with nogil:
+                engine_run_worker(self.engine, index)
 
     def run_keeper(self):
         cdef int trouble = 1
+        if not self._claim(KEEPER):
+            return
         while trouble != 0:
             with nogil:
                 trouble = engine_run_keeper(self.engine)
@@ -761,36 +830,35 @@ cdef class Runtime:
         return not any(sock.fileno() >= 0 for sock in self.sockets)
 
     def _close_sockets(self):
-        for sock in self.sockets:
-            sock.close()
+        with self._sockets_lock:
+            for sock in self.sockets:
+                sock.close()
 
     def close(self, uint64_t timeout_ms):
         with nogil:
             engine_stop(self.engine, timeout_ms)
         self._close_sockets()
 
-    def wait(self, long long slices):
-        """Wait for that many slices of WAIT_SLICE_MS, -1: for ever.  False: not yet stopped.
-        Signal handlers run meanwhile."""
+    def wait(self, long long timeout_ms):
+        """True when stopped within that time, -1: however long it takes.  Signal handlers
+        run meanwhile."""
         cdef bint stopped
+        cdef unsigned long slice_ms
         while True:
+            slice_ms = WAIT_SLICE_MS if not 0 <= timeout_ms < WAIT_SLICE_MS else timeout_ms
             with nogil:
-                stopped = engine_wait_stopped(self.engine, WAIT_SLICE_MS)
+                stopped = engine_wait_stopped(self.engine, slice_ms)
             if stopped:
                 break
             PyErr_CheckSignals()
-            slices -= 1
-            if slices == 0:
-                return False
+            if timeout_ms >= 0:
+                timeout_ms -= slice_ms
+                if timeout_ms == 0:
+                    return False
         for thread in self.threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
         return True
-
-    def wait_ms(self, unsigned long timeout_ms):
-        cdef bint stopped
-        with nogil:
-            stopped = engine_wait_stopped(self.engine, timeout_ms)
-        return stopped
 
     def on_worker(self):
         return engine_on_worker(self.engine)
@@ -845,6 +913,10 @@ cdef class Runtime:
                 return
         except BaseException as raised:
             logger.error("the exception handler raised", exc_info=raised)
+        try:
+            message = f"{message}; protocol: {protocol!r}, transport: {transport!r}"
+        except BaseException:
+            pass    # a repr() that raises does not take the report with it
         logger.error(message, exc_info=exc)
 
 
@@ -856,7 +928,7 @@ def _stop_all():
         runtime.close(EXIT_TIMEOUT_MS)
     for runtime in runtimes:
         # A callback that never returns does not keep the process: its thread dies with it.
-        runtime.wait(EXIT_PATIENCE_SLICES)
+        runtime.wait(EXIT_PATIENCE_MS)
 
 
 def _integer(name, value):
@@ -921,7 +993,8 @@ def _hosts(host):
     if not all(isinstance(h, str) for h in hosts):
         raise TypeError(f"host must be None, a str or a sequence of str, got {host!r}")
     if not hosts:
-        raise ValueError(f"host must be None, a str or a sequence of at least one str, got {host!r}")
+        raise ValueError(
+            f"host must be None, a str or a sequence of at least one str, got {host!r}")
     return hosts
 
 
@@ -1096,7 +1169,7 @@ class Server:
         again.
         """
         with self._start_lock:
-            if self._runtime is not None and not self._runtime.wait_ms(0):
+            if self._runtime is not None and not self._runtime.wait(0):
                 raise RuntimeError("the server is already running" if self.is_serving()
                                    else "the server is still closing: call wait_closed() first")
             sockets = (_bind(self._hosts, self._port, self._backlog) if self._sock is None
@@ -1116,15 +1189,15 @@ class Server:
                 raise
 
     def serve_forever(self):
-        """Start if necessary, and wait until the server is closed.
+        """Start if that has not been done, and wait until the server is closed.
 
         Ctrl+C (any exception from a signal handler) closes it in order and is then
-        raised; a second one aborts the connections that are still open.  Not from a
-        callback.  Main thread only, if Ctrl+C is to be noticed.
+        raised; a second one aborts the connections that are still open.  A server that
+        was closed is not started again by this, but by start().  Not from a callback.  Main thread only, if Ctrl+C is to be noticed.
         """
         if self._runtime is not None and self._runtime.on_worker():
             raise RuntimeError("serve_forever() must not be called from a callback")
-        if not self.is_serving():
+        if self._runtime is None:
             self.start()
         try:
             self.wait_closed()
@@ -1146,19 +1219,19 @@ class Server:
     def wait_closed(self, timeout=None):
         """Wait until a close() has taken full effect: True, or False after `timeout`
         seconds.  Not from a callback (RuntimeError): it would wait for itself."""
-        slices = -1
+        timeout_ms = -1
         if timeout is not None:
-            timeout = _seconds("timeout", timeout, 0, threading.TIMEOUT_MAX)
-            slices = max(1, math.ceil(timeout * 1000 / WAIT_SLICE_MS))
+            timeout_ms = _milliseconds("timeout", timeout, 0, threading.TIMEOUT_MAX)
         if self._runtime is None:
             return True
         if self._runtime.on_worker():
             raise RuntimeError("wait_closed() must not be called from a callback: "
                                "the server cannot end before the callback returns")
-        return self._runtime.wait(slices)
+        return self._runtime.wait(timeout_ms)
 
     def close_clients(self):
-        """Close every connection gracefully; the server goes on.  asyncio.Server.close_clients()."""
+        """Close every connection gracefully; the server goes on.
+        asyncio.Server.close_clients()."""
         if self._runtime is not None:
             self._runtime.close_clients(False)
 

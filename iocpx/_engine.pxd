@@ -2,7 +2,7 @@
 
 Locks, always taken in this order and never held into a callback, into the GIL
 or across a posted operation:
-    conn_t.lock  →  listener_t.lock  →  worker_t.lock  →  engine_t.lock  →  engine_t.pool_lock
+    engine_t.pass_lock  →  conn_t.lock  →  listener_t.lock  →  worker_t.lock  →  engine_t.lock  →  engine_t.pool_lock
 """
 
 from libc.stdint cimport uint64_t
@@ -13,7 +13,7 @@ from iocpx._state cimport (
 )
 from iocpx._winsock cimport (
     DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
-    OVERLAPPED_ENTRY, SOCKET, SRWLOCK, sockaddr_storage,
+    OVERLAPPED_ENTRY, SOCKET, SRWLOCK,
 )
 
 # -- counters -------------------------------------------------------------------
@@ -49,7 +49,7 @@ cdef enum counter:
 
 ctypedef struct tally_t:
     LONG64[N_COUNTERS] n
-    # A tally is written by one thread; the padding keeps two from sharing a cache line.
+    # Each worker has its own; the padding keeps two from sharing a cache line.
     char[64] padding
 
 cdef enum abort_reason:
@@ -88,6 +88,12 @@ ctypedef struct conn_t:
     SOCKET sock                 # owned; lock
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
     conn_t *next_ready          # in a worker's list, under that worker's lock
+    bint skips                  # constant: an inline completion yields no packet
+    LONG64 number               # constant: counts connections, for the trace
+    char[ADDRESS_BYTES] local   # constant
+    char[ADDRESS_BYTES] remote  # constant
+    void *py                    # owned: the Connection, from connection_made to
+                                # connection_lost; the executor's, under the GIL
     SRWLOCK lock
     # All below: lock.
     int state                   # conn_state
@@ -96,13 +102,10 @@ ctypedef struct conn_t:
     bint error_sending          # the failed operation was a send
     uint64_t progress_ms        # when bytes last left, for the close deadline
     uint64_t active_ms          # when bytes last came or left, for the idle timeout
-    LONG64 number               # counts connections, for the trace
-    bint skips                  # an inline completion yields no packet
     int inline_run              # inline completions since the last wait for the port
     bint scheduled              # in a ready list, in a packet, or being served
     bint deliver                # scheduled because of news for the handler
     DWORD executor              # id of the thread that serves it now; 0: none
-    void *py                    # owned: the Connection, from connection_made to connection_lost
     queue_t traces              # lines for the trace
     # receive side
     recv_t *recvs               # owned with the conn_t: window.size of them
@@ -134,8 +137,6 @@ ctypedef struct conn_t:
     bint lost_due
     bint lost_told
     op_t serve                  # the packet that brings it to a worker
-    char[ADDRESS_BYTES] local
-    char[ADDRESS_BYTES] remote
 
 ctypedef struct listener_t:
     engine_t *engine            # borrowed
@@ -231,7 +232,7 @@ ctypedef struct engine_t:
     # All below: lock.
     int phase                   # engine_phase
     int workers_running
-    listener_t *listeners       # owned
+    listener_t *listeners       # owned; only ever grows, at its head
     link_t connections          # with a handle
     deadlines_t closing         # close_timeout_ms
     deadlines_t quiet           # connections that may turn idle
@@ -252,6 +253,7 @@ ctypedef struct engine_t:
     acceptor_t *starved         # could not be posted; tried again by the keeper
     uint64_t starved_due_ms
     conn_t *unposted            # could not be brought to a worker; tried again by the keeper
+    SRWLOCK pass_lock           # held while the connections are gone through one by one
     SRWLOCK pool_lock
     # All below: pool_lock.
     pool_t pool
@@ -265,7 +267,7 @@ ctypedef struct engine_t:
 
 # NULL: failed, *error is the Windows code.
 cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil
-# Precondition: stopped (or never started), no connection left.
+# Precondition: stopped or never started.  Keeps the memory if the kernel still owns some.
 cdef void engine_free(engine_t *engine) noexcept nogil
 # The body of a worker's thread, index 0 to workers - 1; each exactly once.
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil
@@ -311,10 +313,12 @@ cdef enum write_result:
     WRITE_KEPT = 1      # `owner` is referenced until conn_take_news hands it back
     WRITE_FLUSH = 2     # conn_flush has to be called
     WRITE_CLOSED = 4    # not taken: closing or write_eof
-    WRITE_NO_MEMORY = 8 # not taken
+    WRITE_NO_MEMORY = 8  # not taken
 
 # Queues a copy of data, or data itself where it is long and lies in `owner`.
-cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil
+# whole: bytes of the write that data is the first part of; 0: a further part.
+cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner,
+                    size_t whole) noexcept nogil
 # Posts what is queued.  True: call pause_writing now, the caller is the executor.
 cdef bint conn_flush(conn_t *conn) noexcept nogil
 cdef void conn_write_eof(conn_t *conn) noexcept nogil

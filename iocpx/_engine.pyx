@@ -78,10 +78,14 @@ cdef extern from * nogil:
     GUID accept_addresses_id
 
 cdef enum:
-    # Inline completions of one connection between two looks at the port.  Two
-    # keeps the rate of a single busy connection and the fairness among fifty;
-    # without a bound the busiest connection gets nearly everything.
-    INLINE_BUDGET = 2
+    # Inline completions of one connection between two looks at the port: two
+    # messages received and answered.  That keeps the rate of a single busy
+    # connection and the fairness among fifty; without a bound the busiest
+    # connection gets nearly everything.
+    INLINE_BUDGET = 4
+    # One send: enough for full speed, little enough that its completion tells a
+    # slow reader from a dead one, and that Windows need not lock much memory.
+    SEND_BYTES = 262144
     # Up to here a write is copied: cheaper than keeping the bytes object and
     # taking the GIL again only to release it.
     COPY_BYTES = 16384
@@ -377,6 +381,7 @@ cdef void cancel_if_over(conn_t *conn, recv_t *recv) noexcept nogil:
     recv: the receive that was posted, or NULL.
     """
     AcquireSRWLockExclusive(&conn.lock)
+    conn.inline_run = 0
     if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
         conn_cancel(conn)
     elif recv != NULL and conn.idle:
@@ -418,7 +423,9 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         return
     if not conn.shut:
         if shutdown(conn.sock, SD_SEND) == SOCKET_ERROR:
-            conn_fail(conn, ABORT_ERROR, WSAGetLastError(), True)
+            # Closing, and all is sent: that the peer has gone already is no news.
+            conn_fail(conn, ABORT_ERROR,
+                      WSAGetLastError() if conn.state == STATE_OPEN else 0, True)
             return
         conn.shut = True
         trace(conn, "SD_SEND", 0)
@@ -499,6 +506,13 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
         conn_unref(conn)    # of the open handle
 
 
+cdef void conn_inline(worker_t *worker, conn_t *conn) noexcept nogil:
+    count(conn.engine, worker, N_INLINE_COMPLETIONS, 1)
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.inline_run += 1
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
 # -- receiving -----------------------------------------------------------------
 
 
@@ -531,9 +545,8 @@ cdef void recv_post(worker_t *worker, conn_t *conn, recv_t *recv, bint zero_byte
     if WSARecv(conn.sock, &wsabuf, 1, &nbytes, &flags, &recv.op.overlapped, NULL) == 0:
         if conn.skips:
             count(engine, worker, N_OPS_COMPLETED, 1)
-            count(engine, worker, N_INLINE_COMPLETIONS, 1)
-            conn.inline_run += 1
             recv_done(worker, conn, recv, 0, nbytes)
+            conn_inline(worker, conn)
             conn_unref(conn)
             return
     else:
@@ -543,7 +556,6 @@ cdef void recv_post(worker_t *worker, conn_t *conn, recv_t *recv, bint zero_byte
             recv_done(worker, conn, recv, error, 0)
             conn_unref(conn)
             return
-    conn.inline_run = 0
     cancel_if_over(conn, recv)
 
 
@@ -608,7 +620,8 @@ cdef void conn_active(conn_t *conn) noexcept nogil:
 
 
 cdef void conn_keep_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
-    """Keep one for the next receive, which spares the pool's lock.  Precondition: conn.lock held."""
+    """Keep one for the next receive, which spares the pool's lock.
+    Precondition: conn.lock held."""
     if conn.spare == NULL and not conn.idle and conn.state != STATE_CLOSED:
         conn.spare = buf
     else:
@@ -642,18 +655,17 @@ cdef void send_post(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef WSABUF[SEND_BUFFERS] wsabufs
     cdef DWORD n = 0
     cdef DWORD nbytes = 0
+    cdef size_t room = SEND_BYTES
     cdef buf_t *buf
     cdef int error
     # Whoever writes meanwhile appends behind what is gathered here.
     AcquireSRWLockExclusive(&conn.lock)
     buf = conn.outbox.head
-    while buf != NULL and n < SEND_BUFFERS:
+    while buf != NULL and n < SEND_BUFFERS and room > 0:
         wsabufs[n].buf = buf.data
-        # A length is 32 bits wide; the rest of a longer buffer goes out next.
-        wsabufs[n].len = <ULONG>(buf.size if buf.size < 0x40000000 else 0x40000000)
+        wsabufs[n].len = <ULONG>min(buf.size, room)
+        room -= wsabufs[n].len
         n += 1
-        if buf.size > 0x40000000:
-            break
         buf = buf.next
     ReleaseSRWLockExclusive(&conn.lock)
     memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
@@ -661,8 +673,8 @@ cdef void send_post(worker_t *worker, conn_t *conn) noexcept nogil:
     if WSASend(conn.sock, wsabufs, n, &nbytes, 0, &conn.send.overlapped, NULL) == 0:
         if conn.skips:
             count(engine, worker, N_OPS_COMPLETED, 1)
-            count(engine, worker, N_INLINE_COMPLETIONS, 1)
             send_done(worker, conn, 0, nbytes)
+            conn_inline(worker, conn)
             conn_unref(conn)
             return
     else:
@@ -718,9 +730,9 @@ cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
     cdef listener_t *listener = acceptor.listener
     cdef engine_t *engine = listener.engine
     cdef int error = 0
-    cdef int attempt
+    cdef int _attempt
     cdef bint over
-    for attempt in range(ACCEPT_ATTEMPTS):
+    for _attempt in range(ACCEPT_ATTEMPTS):
         AcquireSRWLockExclusive(&listener.lock)
         over = listener.closing or listener.n_acceptors > listener.target
         if over:
@@ -743,6 +755,12 @@ cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
         count_accept_error(engine, worker, error)
         if error != WSAECONNRESET:
             break       # not a vanished client's, so trying again at once is no use
+    accept_starve(acceptor, error)
+
+
+cdef void accept_starve(acceptor_t *acceptor, int error) noexcept nogil:
+    """Leave the slot to the keeper, which posts it again soon."""
+    cdef engine_t *engine = acceptor.listener.engine
     AcquireSRWLockExclusive(&engine.lock)
     acceptor.next_starved = engine.starved
     if engine.starved == NULL and engine.trouble == 0:
@@ -858,7 +876,10 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
             drop_socket(engine, worker, sock)
         if not expected:
             count_accept_error(engine, worker, error)
-        accept_post(worker, acceptor)
+        if error == WSAENOBUFS or error == ERROR_NO_SYSTEM_RESOURCES:
+            accept_starve(acceptor, error)  # posted again at once it would spin
+        else:
+            accept_post(worker, acceptor)
         return
     data = acceptor.data
     listener.GetAcceptExSockaddrs(
@@ -1151,7 +1172,7 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
         ReleaseSRWLockExclusive(&conn.lock)
         conn_unref(conn)
         return
-    carry = conn.inline_run >= INLINE_BUDGET
+    carry = worker != NULL and conn.inline_run >= INLINE_BUDGET
     if carry:
         conn.inline_run = 0
     ReleaseSRWLockExclusive(&conn.lock)
@@ -1241,7 +1262,8 @@ cdef void worker_serve(worker_t *worker) noexcept nogil:
                         or worker.carry.head != NULL)
     ReleaseSRWLockExclusive(&worker.lock)
     if news:
-        if several and InterlockedExchangeAdd(&engine.workers_idle, 0) > 0:
+        if several:
+            # Should one callback take long, the keeper sees to the others.
             AcquireSRWLockExclusive(&engine.lock)
             if engine.help_due_ms == NEVER:
                 engine.help_due_ms = now_ms() + HELP_MS
@@ -1386,7 +1408,9 @@ cdef void conn_quiet_due(conn_t *conn) noexcept nogil:
             trace(conn, "quiet", 0)
             conn.idle = True
             conn_drop_spare(conn)
-            # Cancelling loses nothing: a receive that wins the race brings its data.
+            # A receive completes with its data or as cancelled, never as both, and
+            # what it did not take stays with the socket: receive time-outs of other
+            # runtimes on Windows rest on the same.
             for i in range(conn.window.size):
                 recv_take_back(conn, &conn.recvs[i])
     conn_leave(NULL, conn)
@@ -1482,10 +1506,11 @@ cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
 
 
 cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
-    """If a worker still has connections waiting, because of a long callback, while
-    others are idle: wake one of these."""
+    """If a worker still has connections waiting, because of a long callback: wake an
+    idle one.  Where none is idle, at least send what finished callbacks have written."""
     cdef bint stuck = False
     cdef bint post
+    cdef conn_t *conn
     cdef int i
     AcquireSRWLockExclusive(&engine.lock)
     cdef bint due = engine.help_due_ms <= now
@@ -1496,11 +1521,17 @@ cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
         return
     for i in range(engine.config.workers):
         stuck = stuck or worker_has_any(&engine.workers[i])
-    if not stuck or InterlockedExchangeAdd(&engine.workers_idle, 0) == 0:
-        return      # the next to become idle looks by itself
+    if not stuck:
+        return
+    post = InterlockedExchangeAdd(&engine.workers_idle, 0) > 0
+    for i in range(0 if post else engine.config.workers):
+        conn = worker_next_work(&engine.workers[i])
+        while conn != NULL:
+            conn_served(NULL, conn)
+            conn = worker_next_work(&engine.workers[i])
     AcquireSRWLockExclusive(&engine.lock)
     engine.help_due_ms = now + HELP_MS
-    post = not engine.help_posted and engine.phase != PHASE_FINISHED
+    post = post and not engine.help_posted and engine.phase != PHASE_FINISHED
     if post:
         engine.help_posted = True
         count(engine, NULL, N_OPS_POSTED, 1)
@@ -1514,7 +1545,7 @@ cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
 cdef bint keeper_finish(engine_t *engine) noexcept nogil:
     """Nothing is left but the workers: end one after the other.  True: all are gone.
 
-    Precondition: engine.lock held, PHASE_FINISHED.
+    Precondition: engine.lock held.
     """
     # One packet at a time, since a worker may take several at once; a refused
     # post is tried again on the next look.
@@ -1578,7 +1609,9 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
     keeper_listeners(engine, now)
 
     AcquireSRWLockExclusive(&engine.lock)
-    finished = engine.phase == PHASE_FINISHED and keeper_finish(engine)
+    # No workers: they could not be started, or their port is broken.
+    finished = ((engine.phase == PHASE_FINISHED or engine.workers_running == 0)
+                and keeper_finish(engine))
     stop = engine.stop_due_ms <= now
     if stop:
         engine.stop_due_ms = NEVER
@@ -1617,6 +1650,7 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     engine.live = 1
     engine.workers_running = config.workers
     InitializeSRWLock(&engine.lock)
+    InitializeSRWLock(&engine.pass_lock)
     InitializeSRWLock(&engine.pool_lock)
     list_init(&engine.connections)
     deadlines_init(&engine.closing, config.close_timeout_ms)
@@ -1655,6 +1689,8 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
 cdef void engine_free(engine_t *engine) noexcept nogil:
     cdef listener_t *listener
     cdef conn_t *conn
+    if InterlockedExchangeAdd(&engine.live, 0) > 1:
+        return
     while engine.listeners != NULL:
         listener = engine.listeners
         engine.listeners = listener.next
@@ -1685,20 +1721,23 @@ cdef enum each_action:
 cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
     """Do something to every connection that is there now.
 
-    The list is turned once, one connection at a time, so that no lock is held
-    while a connection is worked on.  Connections that go or come meanwhile do
-    no harm: new ones join at the end, behind all that were there.
+    The list is turned once, one connection at a time, so that engine.lock is not
+    held while a connection is worked on.  Connections that go or come meanwhile do
+    no harm: new ones join at the end, behind all that were there.  pass_lock keeps
+    two passes from turning it under each other.
     """
     cdef link_t *link
     cdef conn_t *conn
-    cdef LONG64 n = InterlockedExchangeAdd64(&engine.connections_now, 0)
+    cdef LONG64 n
+    AcquireSRWLockExclusive(&engine.pass_lock)
+    n = InterlockedExchangeAdd64(&engine.connections_now, 0)
     while n > 0:
         n -= 1
         AcquireSRWLockExclusive(&engine.lock)
         link = engine.connections.next
         if link == &engine.connections:
             ReleaseSRWLockExclusive(&engine.lock)
-            return
+            break
         list_remove(link)
         list_append(&engine.connections, link)
         conn = <conn_t *>link.owner
@@ -1711,6 +1750,7 @@ cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
         else:
             conn_close_due(conn, True)
         conn_unref(conn)
+    ReleaseSRWLockExclusive(&engine.pass_lock)
 
 
 cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil:
@@ -1729,17 +1769,18 @@ cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil:
     if due < engine.stop_due_ms:
         engine.stop_due_ms = due
         keeper_wants(engine, due)
-    # Only ever grows in PHASE_RUNNING, so it can be walked without the lock.
     listener = engine.listeners
     ReleaseSRWLockExclusive(&engine.lock)
-    if not first:
-        return
+    # Every caller, not only the first: each may close the listening sockets after it.
     while listener != NULL:
         AcquireSRWLockExclusive(&listener.lock)
-        listener.closing = True
-        CancelIoEx(<HANDLE>listener.sock, NULL)
+        if not listener.closing:
+            listener.closing = True
+            CancelIoEx(<HANDLE>listener.sock, NULL)
         ReleaseSRWLockExclusive(&listener.lock)
         listener = listener.next
+    if not first:
+        return
     AcquireSRWLockExclusive(&engine.lock)
     if engine.starved != NULL:
         SetEvent(engine.keeper_event)
@@ -1811,8 +1852,10 @@ cdef void conn_request_done(conn_t *conn) noexcept nogil:
         conn_advance(NULL, conn, False)
 
 
-cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil:
+cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner,
+                    size_t whole) noexcept nogil:
     cdef buf_t *buf
+    cdef int writes = 1 if whole > 0 else 0
     cdef int result = 0
     cdef config_t *config = &conn.engine.config
     AcquireSRWLockExclusive(&conn.lock)
@@ -1820,9 +1863,9 @@ cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) 
         ReleaseSRWLockExclusive(&conn.lock)
         return WRITE_CLOSED
     # An empty queue takes a write of any size: its memory is the caller's already.
-    if conn.outbox.head != NULL and (
+    if conn.outbox.head != NULL and writes > 0 and (
             (config.max_write_buffer != 0
-             and conn.outbox.nbytes + nbytes > config.max_write_buffer)
+             and conn.outbox.nbytes + whole > config.max_write_buffer)
             or (config.max_sends != 0 and conn.outbox.writes >= config.max_sends)):
         conn_fail(conn, ABORT_WRITE_LIMIT, WSAENOBUFS, True)
         ReleaseSRWLockExclusive(&conn.lock)
@@ -1832,16 +1875,17 @@ cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) 
         if buf == NULL:
             result = WRITE_NO_MEMORY
         else:
+            buf.writes = writes
             queue_push(&conn.outbox, buf)
             result = WRITE_KEPT
-    elif not queue_extend(&conn.outbox, data, nbytes):
+    elif not queue_extend(&conn.outbox, data, nbytes, writes):
         buf = take_buffer(conn.engine, nbytes)
         if buf == NULL:
             result = WRITE_NO_MEMORY
         else:
             memcpy(buf.data, data, nbytes)
             buf.size = nbytes
-            buf.writes = 1
+            buf.writes = writes
             queue_push(&conn.outbox, buf)
     # The executor sends when the callback is over, unless it writes so much that
     # it has to learn whether the peer takes it.

@@ -29,9 +29,9 @@ cdef void queue_push_front(queue_t *queue, buf_t *buf) noexcept nogil
 cdef buf_t *queue_pop(queue_t *queue) noexcept nogil
 # Takes nbytes (at most queue.nbytes) off the front; emptied buffers move to `emptied`.
 cdef void queue_consume(queue_t *queue, size_t nbytes, queue_t *emptied) noexcept nogil
-# Appends a copy, one more write, to the last buffer if it has room for all of it;
-# False: nothing done.
-cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes) noexcept nogil
+# Appends a copy, that many more writes, to the last buffer if it has room for all of
+# it; False: nothing done.
+cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes, int writes) noexcept nogil
 
 # NULL: out of memory.
 cdef buf_t *buf_new(size_t capacity) noexcept nogil

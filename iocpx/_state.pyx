@@ -53,7 +53,8 @@ cdef void queue_consume(queue_t *queue, size_t nbytes, queue_t *emptied) noexcep
             queue_push(emptied, queue_pop(queue))
 
 
-cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes) noexcept nogil:
+cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes,
+                       int writes) noexcept nogil:
     cdef buf_t *buf = queue.tail
     cdef size_t used
     if buf == NULL or buf.base == NULL:
@@ -65,9 +66,9 @@ cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes) noexcept
     # are, and a send covers only the length that it was given.
     memcpy(buf.data + buf.size, data, nbytes)
     buf.size += nbytes
-    buf.writes += 1
+    buf.writes += writes
     queue.nbytes += nbytes
-    queue.writes += 1
+    queue.writes += writes
     return True
 
 

@@ -74,13 +74,11 @@ cdef extern from * nogil:
     HANDLE CreateEventW(void *lpEventAttributes, BOOL bManualReset,
                         BOOL bInitialState, void *lpName)
     BOOL SetEvent(HANDLE hEvent)
-    BOOL ResetEvent(HANDLE hEvent)
     DWORD WaitForSingleObject(HANDLE hHandle, DWORD dwMilliseconds)
     DWORD WaitForMultipleObjects(DWORD nCount, const HANDLE *lpHandles,
                                  BOOL bWaitAll, DWORD dwMilliseconds)
     DWORD WAIT_OBJECT_0
     DWORD WAIT_TIMEOUT
-    DWORD WAIT_FAILED
     DWORD GetLastError()
     DWORD GetCurrentThreadId()
     ctypedef struct LARGE_INTEGER:
@@ -103,15 +101,11 @@ cdef extern from * nogil:
     # -- sockets ---------------------------------------------------------------
     struct sockaddr:
         pass
-    struct sockaddr_storage:
-        pass
     ctypedef struct GUID:
         pass
     ctypedef struct WSABUF:
         ULONG len
         char *buf
-    ctypedef struct WSADATA:
-        pass
     ctypedef struct WSAPROTOCOL_INFOW:
         DWORD dwServiceFlags1
     DWORD XP1_IFS_HANDLES
@@ -127,8 +121,6 @@ cdef extern from * nogil:
         ULONG keepalivetime
         ULONG keepaliveinterval
 
-    int WSAStartup(USHORT wVersionRequested, WSADATA *lpWSAData)
-    int WSACleanup()
     int WSAGetLastError()
     SOCKET WSASocketW(int af, int type, int protocol, void *lpProtocolInfo,
                       GROUP g, DWORD dwFlags)
@@ -136,7 +128,6 @@ cdef extern from * nogil:
     int shutdown(SOCKET s, int how)
     int setsockopt(SOCKET s, int level, int optname, const char *optval, int optlen)
     int getsockopt(SOCKET s, int level, int optname, char *optval, int *optlen)
-    int getsockname(SOCKET s, sockaddr *name, int *namelen)
     int ioctlsocket(SOCKET s, long cmd, ULONG *argp)
     int WSAEventSelect(SOCKET s, HANDLE hEventObject, long lNetworkEvents)
     int WSAEnumNetworkEvents(SOCKET s, HANDLE hEventObject,
@@ -153,8 +144,6 @@ cdef extern from * nogil:
     BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *lpOverlapped,
                                 DWORD *lpcbTransfer, BOOL fWait, DWORD *lpdwFlags)
 
-    int AF_INET
-    int AF_INET6
     int SOCK_STREAM
     int IPPROTO_TCP
     DWORD WSA_FLAG_OVERLAPPED
@@ -176,6 +165,7 @@ cdef extern from * nogil:
     int WSAEINVAL
     int WSAEWOULDBLOCK
     int ERROR_OPERATION_ABORTED
+    int ERROR_NO_SYSTEM_RESOURCES
 
     # Extension functions have no import library entry; WSAIoctl returns their
     # addresses, which hold for every socket of the same provider.
