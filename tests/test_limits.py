@@ -80,7 +80,8 @@ def test_writes_that_have_left_make_room_for_others(serve):
         total += 2000
         assert client.read_exactly(2000) == data + data
         protocol.wait_until(
-            lambda: protocol.finished["sent"] >= total, f"the completion of {total} bytes"
+            lambda total=total: protocol.finished["sent"] >= total,
+            f"the completion of {total} bytes",
         )
     assert protocol.transport.is_closing() is False
 
