@@ -67,7 +67,6 @@ class BuildExt(build_ext):
             [Extension(extension.name, list(extension.sources)) for extension in self.extensions],
             build_dir=CONFIG.get("cython_dir") or os.path.join(self.build_temp, "c"),
             compiler_directives=DIRECTIVES,
-            force=bool(self.force),
             # Problems are printed either way; the list of modules only when asked for.
             quiet=not self.verbose,
         )
@@ -91,10 +90,21 @@ class BuildExt(build_ext):
                 extension.extra_link_args = ["/DEBUG"]
         if CROSS:
             cc = CROSS["cc"]
+            # -s: no symbols, unless for a debugger.
+            linker = [*cc, "-shared", *([] if CONFIG["debug"] else ["-s"])]
             self.compiler.set_executables(
-                compiler=cc, compiler_so=cc, linker_so=[*cc, "-shared"], linker_exe=cc
+                compiler=cc, compiler_so=cc, linker_so=linker, linker_exe=cc
             )
         super().build_extensions()
+
+    def build_extension(self, extension):
+        super().build_extension(extension)
+        if CROSS:
+            # The linker's by-products: an import library, and debug information in a second form.
+            stem = os.path.join(self.build_lib, *extension.name.split("."))
+            for path in (stem + ".lib", stem + CROSS["ext_suffix"].removesuffix(".pyd") + ".pdb"):
+                if os.path.exists(path):
+                    os.unlink(path)
 
     def compile_arguments(self):
         if self.compiler.compiler_type == "msvc":

@@ -11,7 +11,7 @@ import os
 import shutil
 
 from . import here
-from .steps import LAB, ROOT, Failure, digest, run, say
+from .steps import LAB, REQUIREMENTS, ROOT, Failure, digest, fresh_folder, run, say
 
 BUILD = LAB / "build"
 DIST = ROOT / "dist"
@@ -41,50 +41,38 @@ def build(lane, debug=False):
     Call with `steps.exclusive` held.
     """
     home = folder(lane, debug)
-    config = {"cython_dir": str(BUILD / "c"), "debug": debug, "cross": here.cross(lane)}
-    # What decides how everything is compiled: a change of it rebuilds all.
-    tools = [
-        config,
-        (ROOT / "setup.py").read_text(),
-        (ROOT / "lab" / "requirements-host.txt").read_text(),
-    ]
-    state = {"tools": digest(tools), "sources": sources()}
-    stamp = home / "state.json"
-    known = json.loads(stamp.read_text()) if stamp.exists() else {}
-    if known == state and (debug or all(path.exists() for path in modules(lane))):
+    # How Cython translates: its output is shared by all lanes, and made anew when this changes.
+    translation = digest([(ROOT / "setup.py").read_text(), REQUIREMENTS.read_text()])
+    translated = BUILD / f"c-{translation}"
+    config = {"cython_dir": str(translated), "debug": debug, "cross": here.cross(lane)}
+    config = json.dumps(config, indent=1)
+    state = json.dumps([config, sources()])
+    done = home / "done.json"
+    if read(done) == state and (debug or all(path.exists() for path in modules(lane))):
         return
     say(f"building iocpx for {lane}{' (debug)' if debug else ''} …")
-    home.mkdir(parents=True, exist_ok=True)
-    stamp.unlink(missing_ok=True)
-    (home / "config.json").write_text(json.dumps(config, indent=1))
+    for old in BUILD.glob("c-*"):
+        if old != translated:
+            shutil.rmtree(old)
+    if read(home / "config.json") != config:
+        fresh_folder(home)
+        (home / "config.json").write_text(config)
+    done.unlink(missing_ok=True)
     remove_stale(home / "stage")
     output = setup_py(
         home,
-        *[
-            "build",
-            "--build-base",
-            home / "temp",
-            "--build-lib",
-            home / "stage",
-            "build_py",
-            "--no-compile",
-        ],
-        *[
-            "build_ext",
-            f"-j{os.cpu_count()}",
-            *(["--force"] if known.get("tools") != state["tools"] else []),
-        ],
+        *["build", "--build-base", home / "temp", "--build-lib", home / "stage"],
+        *["build_py", "--no-compile", "build_ext", f"-j{os.cpu_count()}"],
     )
     if output.strip():
         say(output.rstrip())
-    for pattern in ("*.lib", "*.pdb"):
-        # The linker's by-products: an import library and, beside the debug information in the
-        # module, a second one.
-        for path in (home / "stage").rglob(pattern):
-            path.unlink()
     if not debug:
         publish(home / "stage" / "iocpx")
-    stamp.write_text(json.dumps(state))
+    done.write_text(state)
+
+
+def read(path):
+    return path.read_text() if path.exists() else None
 
 
 def setup_py(home, *words):

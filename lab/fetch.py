@@ -112,6 +112,5 @@ def debian_packages(suites, packages, folder, source=False):
             shutil.rmtree(home)
     raise Failure(
         f"Debian's {' or '.join(suites)} does not deliver {', '.join(packages)};"
-        " see that apt's mirror is reachable\n"
-        + "\n".join(problems)
+        " see that apt's mirror is reachable\n" + "\n".join(problems)
     )

@@ -112,6 +112,15 @@ LANES = {
 }
 DEFAULT = "3.13"
 
+# Of our own python.exe, as CPython's has it: else Windows tells the program that it is Windows 8.
+MANIFEST = """\
+<assembly xmlns="urn:schemas-microsoft-com:asm.v1" manifestVersion="1.0">
+<compatibility xmlns="urn:schemas-microsoft-com:compatibility.v1"><application>
+<supportedOS Id="{8e0f7a12-bfb3-4fe8-b9a5-48fd50a15a9a}"/>
+</application></compatibility>
+</assembly>
+"""
+
 # Python version: the Debian suites that have it, in order of preference. A stable suite keeps the
 # version it has; 3.14 is in no stable suite yet, so it moves on from time to time, its ABI does
 # not.
@@ -139,7 +148,7 @@ def setup(names):
         folder = LAB / "lanes" / name
         step(
             f"lane {name}: interpreter",
-            [lane.archive, headers],
+            [lane.archive, headers, MANIFEST],
             lambda lane=lane, folder=folder: make_interpreter(lane, folder),
             folder / "python.exe",
         )
@@ -322,6 +331,7 @@ def make_executable(lane, folder):
     )
     for left_over in (source, folder / "python.pdb"):
         left_over.unlink(missing_ok=True)
+    (folder / "python.exe.manifest").write_text(MANIFEST)
 
 
 def install_packages(lane, folder, packages):

@@ -89,9 +89,13 @@ def test_run_with_files_for_streams(tmp_path):
     # Under Wine, Python ends at its start when a standard stream is a regular file.
     data = "".join(f"line {number}\n" for number in range(20_000))
     (tmp_path / "in.txt").write_text(data)
-    program = (
-        "import sys\nfor line in sys.stdin: print(line, end='')\nprint('last', file=sys.stderr)"
-    )
+    program = """
+import sys
+for line in sys.stdin:
+    print(line, end="")
+sys.stdout.flush()
+print("last", file=sys.stderr)
+"""
     with open(tmp_path / "in.txt") as source, open(tmp_path / "out.txt", "w") as target:
         dev("run", "-c", program, stdin=source, stdout=target, stderr=subprocess.STDOUT)
     assert (tmp_path / "out.txt").read_text() == data + "last\n"

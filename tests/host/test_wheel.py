@@ -19,15 +19,8 @@ BUILT_FROM = (*SHIPPED, ".pyx")
 
 
 def sources(suffixes):
-    """The files of the package in the checkout, those that git knows or would take."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "iocpx"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    files = [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+    """The files of the package in the checkout."""
+    files = (path.relative_to(ROOT).as_posix() for path in (ROOT / "iocpx").rglob("*"))
     return {name for name in files if name.endswith(suffixes)}
 
 
