@@ -15,6 +15,9 @@ from lab.steps import LAB, ROOT, Failure, exclusive, say
 
 
 def main(words):
+    for stream in (sys.stdout, sys.stderr):
+        # Not every code page of Windows has every character of a compiler's message.
+        stream.reconfigure(errors="replace")
     # Told in advance, since argparse would take the Windows Python's own options for ours.
     words, arguments = split(words)
     options = make_parser().parse_args(words)
