@@ -48,4 +48,4 @@ def start_script():
 
     yield start
     for script in scripts:
-        script.kill()
+        script.discard()

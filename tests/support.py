@@ -552,20 +552,22 @@ class Script:
     def _read_lines(self):
         for line in self.process.stdout:
             self._lines.put(line.rstrip("\r\n"))
+        self._lines.put(None)  # the end of the output
 
     def _read_errors(self):
         self._errors.append(self.process.stderr.read())
 
     def read_line(self):
-        try:
-            return self._lines.get(timeout=WAIT_S)
-        except queue.Empty:
-            self.process.kill()
-            self.process.wait(WAIT_S)
-            self._readers[1].join(WAIT_S)
-            raise AssertionError(
-                f"the program printed nothing for {WAIT_S} s; on stderr: {''.join(self._errors)}"
-            ) from None
+        """The next line of the program's output."""
+        with contextlib.suppress(queue.Empty):
+            line = self._lines.get(timeout=WAIT_S)
+            if line is not None:
+                return line
+        self.kill()
+        self._readers[1].join(WAIT_S)
+        raise AssertionError(
+            f"the program ended, or printed no line for {WAIT_S} s; on stderr: {self._errors}"
+        )
 
     def read_address(self):
         """The (host, port) that the program prints as one line."""
@@ -587,16 +589,20 @@ class Script:
         for reader in self._readers:
             reader.join(WAIT_S)
         self.process.stdin.close()
-        rest = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                rest.append(self._lines.get_nowait())
+        rest = list(iter(self._lines.get_nowait, None))
         return self.process.returncode, rest, "".join(self._errors)
 
     def kill(self):
+        """End the program, if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(WAIT_S)
+
+    def discard(self):
+        """End the program and close its pipes."""
+        self.kill()
+        for reader in self._readers:
+            reader.join(WAIT_S)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             with contextlib.suppress(OSError, ValueError):
                 pipe.close()
