@@ -421,14 +421,6 @@ def test_a_silent_client_is_dropped_after_the_accept_timeout_and_not_before(serv
     wait_for_figure(served.server, "accepts_pending", 10)
 
 
-def test_without_accept_receive_silence_is_no_reason_to_drop_a_client(serve):
-    silent, protocol = serve(Echoing, accept_timeout_s=1, idle_timeout_s=2).open()
-    protocol.wait_for("connection_lost")
-    # It was the idle timeout, not the accept timeout.
-    assert protocol.lost_with.winerror == 10060
-    assert silent.read_until_gone() == b""
-
-
 def test_stopping_with_silent_clients_in_the_pool(serve):
     served = serve(Echoing, accept_receive=True)
     silent = [served.connect() for _ in range(5)]

@@ -114,6 +114,14 @@ def test_an_empty_write_is_no_write(serve):
     assert len(client.read_exactly(MORE_THAN_THE_KERNEL_TAKES)) == MORE_THAN_THE_KERNEL_TAKES
 
 
+def test_writelines_is_one_write(serve):
+    client, protocol = serve(Wide, max_sends=2).open()
+    parts = [b"%4d" % number for number in range(1000)]
+    protocol.transport.writelines(parts)
+    assert protocol.transport.is_closing() is False
+    assert_same_bytes(client.read_exactly(4000), b"".join(parts))
+
+
 def test_without_max_sends_any_number_of_writes_is_queued(serve):
     client, protocol = serve(Recording, max_sends=None).open()
     fill(protocol)

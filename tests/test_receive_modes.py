@@ -131,22 +131,24 @@ def test_closing_with_several_receives_pending(serve):
 # -- idle connections hold no buffer
 
 
-@pytest.mark.parametrize(
-    "handler, reads", [(Echoing, 8), (iocpx.native.Echo, 1)], ids=["protocol", "native"]
-)
-def test_an_idle_connection_holds_no_buffer(serve, handler, reads):
-    served = serve(handler, initial_reads=reads)
-    clients = [served.connect() for _ in range(5)]
+def test_an_idle_connection_holds_no_buffer(serve):
+    several = [
+        serve(Echoing, initial_reads=1),
+        serve(Echoing, initial_reads=8),
+        serve(iocpx.native.Echo, initial_reads=8),
+    ]
+    clients = [served.connect() for served in several for _ in range(5)]
     for client in clients:
         assert client.exchange([b"hello"]) == b"hello"
-    wait_for_figure(served.server, "buffers_out", 0)
-    stats = served.server.stats()
-    assert stats["zero_byte_receives"] >= 5
+    for served in several:
+        assert served.server.stats()["buffers_peak"] >= 5
+    for served in several:
+        wait_for_figure(served.server, "buffers_out", 0)
+        assert served.server.stats()["zero_byte_receives"] >= 5
     # Nothing got lost with the buffers: more than they would hold comes through.
     for number, client in enumerate(clients):
         data = pattern(300_000, number)
         assert_same_bytes(client.exchange([data]), data)
-    assert served.server.stats()["buffers_peak"] > 0
 
 
 def test_connections_that_never_spoke_hold_no_buffer(serve):
@@ -386,7 +388,7 @@ class EndlessTalk:
             self.client, self.protocol = served.open()
             start = self.began = clock()
             try:
-                while clock() - start < 3 * self.timeout:
+                while clock() - start < 2 * self.timeout:
                     began = clock()
                     turn(self.client, self.protocol)
                     # When this turn's byte passed is not known, but it was not before that.
