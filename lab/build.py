@@ -42,7 +42,9 @@ def build(lane, debug=False):
     """
     home = folder(lane, debug)
     # How Cython translates: its output is shared by all lanes, and made anew when this changes.
-    translation = digest([(ROOT / "setup.py").read_text(), REQUIREMENTS.read_text()])
+    translation = digest(
+        [(ROOT / "setup.py").read_text(encoding="utf-8"), REQUIREMENTS.read_text()]
+    )
     translated = BUILD / f"c-{translation}"
     config = {"cython_dir": str(translated), "debug": debug, "cross": here.cross(lane)}
     config = json.dumps(config, indent=1)
@@ -109,7 +111,11 @@ def publish(stage):
         # Replaced as a whole: a program that runs keeps the module it has loaded.
         partial = ROOT / "iocpx" / (path.name + ".new")
         shutil.copy2(path, partial)
-        partial.replace(ROOT / "iocpx" / path.name)
+        try:
+            partial.replace(ROOT / "iocpx" / path.name)
+        except PermissionError:
+            # Windows keeps the file of a loaded module.
+            raise Failure(f"{path.name} is in use: end the program, then run this again") from None
     for path in (ROOT / "iocpx").glob("*.pyd"):
         if not (ROOT / "iocpx" / (path.name.partition(".")[0] + ".pyx")).exists():
             path.unlink()

