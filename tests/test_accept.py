@@ -259,6 +259,17 @@ def test_a_listener_that_another_server_has_is_refused_with_advice(serve):
     served.assert_serving()
 
 
+def test_a_failed_start_leaves_the_socket_to_the_caller(serve):
+    """Also where it is another server's, which goes on."""
+    served = serve(Echoing)
+    sock = served.server.sockets[0]
+    with pytest.raises(OSError, match=ON_ANOTHER_PORT):
+        iocpx.Server(Echoing, sock=sock).start()
+    assert sock.fileno() != -1
+    assert served.server.is_serving() is True
+    served.assert_serving()
+
+
 # -- the listener of another process
 
 # Serves a listener that comes as one line of hex digits; ends at the next line.

@@ -126,6 +126,15 @@ def test_the_limits_themselves_are_allowed(parameters):
     assert iocpx.Server(Recording, **parameters).is_serving() is False
 
 
+def test_a_whole_number_may_be_anything_that_is_one(serve):
+    class Whole:
+        def __index__(self):
+            return 3
+
+    served = serve(Recording, initial_accepts=Whole(), max_accepts=Whole())
+    assert served.server.stats()["accepts_pending"] == 3
+
+
 @pytest.mark.parametrize(
     "parameters",
     [

@@ -441,3 +441,16 @@ def test_no_more_connections_are_kept_than_allowed(serve, most):
     stats = served.server.stats()
     assert stats["connection_hits"] == most
     assert stats["connection_misses"] == 8 - most
+
+
+def test_the_pools_are_empty_after_the_stop(serve):
+    served = serve(Echoing)
+    for _ in range(5):
+        served.assert_serving()
+    wait_until_gone(served)
+    assert served.server.stats()["buffers_free"] > 0
+    assert served.server.stats()["connections_free"] > 0
+    served.finish()
+    stats = served.server.stats()
+    assert (stats["buffers_out"], stats["connections_now"]) == (0, 0)
+    assert stats["buffers_free"] == stats["connections_free"] == 0
