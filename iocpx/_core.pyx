@@ -786,10 +786,10 @@ cdef class Runtime:
             if self._claim(i):
                 engine_forgo_worker(self.engine)
         if self._claim(KEEPER):
-            self._close_sockets()
             _running.discard(self)
         else:
-            self.close(0)
+            with nogil:
+                engine_stop(self.engine, 0)
             self.wait(-1)
 
     def _claim(self, index):
@@ -1135,7 +1135,7 @@ class Server:
             "max_free_connections": _integer_between(
                 "max_free_connections", max_free_connections, 0, 10**6),
         }
-        if max_accepts < initial_accepts:
+        if numbers["max_accepts"] < numbers["initial_accepts"]:
             raise ValueError(f"max_accepts must be initial_accepts ({initial_accepts}) or more, "
                              f"got {max_accepts}")
         self._numbers = numbers
@@ -1172,20 +1172,18 @@ class Server:
             if self._runtime is not None and not self._runtime.wait(0):
                 raise RuntimeError("the server is already running" if self.is_serving()
                                    else "the server is still closing: call wait_closed() first")
+            runtime = Runtime(*self._arguments)
             sockets = (_bind(self._hosts, self._port, self._backlog) if self._sock is None
                        else _listen(self._sock, self._backlog))
-            try:
-                runtime = Runtime(*self._arguments)
-            except BaseException:
-                for sock in sockets:
-                    sock.close()
-                raise
             self._address = sockets[0].getsockname()
             self._runtime = runtime     # from here on a callback's close() finds it
             try:
                 runtime.start(sockets)
             except BaseException:
                 self._runtime = None
+                if self._sock is None:  # the caller's own stay the caller's
+                    for sock in sockets:
+                        sock.close()
                 raise
 
     def serve_forever(self):

@@ -1630,6 +1630,7 @@ cdef int engine_run_keeper(engine_t *engine) noexcept nogil:
         ReleaseSRWLockExclusive(&engine.lock)
         if trouble != 0:
             return trouble
+    engine_clear_pools(engine)
     # The lock: a worker that ends may still be inside engine_forgo_worker.
     AcquireSRWLockExclusive(&engine.lock)
     ReleaseSRWLockExclusive(&engine.lock)
@@ -1686,20 +1687,28 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     return engine
 
 
+cdef void engine_clear_pools(engine_t *engine) noexcept nogil:
+    """Precondition: no worker runs."""
+    cdef conn_t *conn
+    AcquireSRWLockExclusive(&engine.pool_lock)
+    while engine.free_conns != NULL:
+        conn = engine.free_conns
+        engine.free_conns = conn.next_ready
+        free(conn)
+    engine.n_free_conns = 0
+    pool_clear(&engine.pool)
+    ReleaseSRWLockExclusive(&engine.pool_lock)
+
+
 cdef void engine_free(engine_t *engine) noexcept nogil:
     cdef listener_t *listener
-    cdef conn_t *conn
     if InterlockedExchangeAdd(&engine.live, 0) > 1:
         return
     while engine.listeners != NULL:
         listener = engine.listeners
         engine.listeners = listener.next
         free(listener)
-    while engine.free_conns != NULL:
-        conn = engine.free_conns
-        engine.free_conns = conn.next_ready
-        free(conn)
-    pool_clear(&engine.pool)
+    engine_clear_pools(engine)
     if engine.port != NULL:
         CloseHandle(engine.port)
     if engine.keeper_event != NULL:
