@@ -439,7 +439,7 @@ def test_writes_from_several_threads_stay_whole_and_in_order(serve):
 
 def test_writelines_of_several_threads_do_not_mix(serve):
     client, protocol = serve(Recording).open()
-    writers, turns, parts = 4, 100, 50
+    writers, turns, parts = 4, 500, 50
     got = []
 
     def write(writer):
