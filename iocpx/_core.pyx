@@ -24,7 +24,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from iocpx._engine cimport *
-from iocpx._state cimport buf_free, buf_t
+from iocpx._state cimport buf_free, buf_t, queue_t
 
 import asyncio
 import atexit
@@ -378,7 +378,7 @@ cdef class Connection:
         if conn == NULL:
             return
         try:
-            if self._queue(conn, data, byte_count(data)):
+            if self._queue(conn, NULL, data) & WRITE_FLUSH:
                 self._flush(conn)
         finally:
             conn_unref(conn)
@@ -386,57 +386,56 @@ cdef class Connection:
     def writelines(self, list_of_data):
         """Queue several bytes-like objects as one write, without joining them.
         asyncio.WriteTransport.writelines().  Threads and errors as write()."""
-        cdef bint flush = False
-        cdef Py_ssize_t whole = 0
+        cdef queue_t parts
+        cdef int result = 0
         items = list(list_of_data)
         for data in items:
             check_data(data)
-            whole += byte_count(data)
         if self._eof_written:
             raise RuntimeError("cannot call writelines() after write_eof()")
         cdef conn_t *conn = self._enter()
         if conn == NULL:
             return
+        memset(&parts, 0, sizeof(parts))
         try:
-            for data in items:
-                flush |= self._queue(conn, data, whole)
-                if byte_count(data) > 0:
-                    whole = 0       # the others belong to the same write
-        finally:
-            # Also if one raised, as a released memoryview does: what is queued goes.
-            if flush:
+            try:
+                for data in items:
+                    self._queue(conn, &parts, data)
+            finally:
+                # Also if one raised, as a released memoryview does: those before it go.
+                if parts.head != NULL:
+                    result = conn_write_parts(conn, &parts)
+            if result & WRITE_FLUSH:
                 self._flush(conn)
+        finally:
             conn_unref(conn)
 
-    cdef bint _queue(self, conn_t *conn, data, Py_ssize_t whole) except -1:
-        """True: the queue wants to be flushed.  whole: as conn_write has it."""
+    cdef int _queue(self, conn_t *conn, queue_t *parts, data) except -1:
+        """Into the connection's queue, or into `parts`.  The result is write_result's."""
         cdef Py_buffer view
-        cdef int result
+        cdef int result = 0
         if not PyBytes_Check(data):
             if type(data) is memoryview and not data.c_contiguous:
                 data = bytes(data)
             else:
                 # What the caller may change behind our back is copied at once.
                 PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-                try:
-                    result = 0
-                    if view.len > 0:
-                        result = conn_write(conn, <char *>view.buf, view.len, NULL, whole)
-                finally:
-                    PyBuffer_Release(&view)
+                if view.len > 0:
+                    result = queue_bytes(conn, parts, <char *>view.buf, view.len, NULL)
+                PyBuffer_Release(&view)
                 if result & WRITE_NO_MEMORY:
                     raise MemoryError
-                return result & WRITE_FLUSH
+                return result
         if PyBytes_GET_SIZE(data) == 0:
-            return False
+            return 0
         Py_INCREF(data)                 # dropped here, or by deliver once it is sent
-        result = conn_write(conn, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
-                            <PyObject *>data, whole)
+        result = queue_bytes(conn, parts, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
+                             <PyObject *>data)
         if not result & WRITE_KEPT:
             Py_DECREF(data)
         if result & WRITE_NO_MEMORY:
             raise MemoryError
-        return result & WRITE_FLUSH
+        return result
 
     cdef _flush(self, conn_t *conn):
         cdef bint pause
@@ -621,10 +620,11 @@ cdef int check_data(data) except -1:
     return 0
 
 
-cdef Py_ssize_t byte_count(data) except -1:
-    if PyBytes_Check(data):
-        return PyBytes_GET_SIZE(data)
-    return memoryview(data).nbytes
+cdef int queue_bytes(conn_t *conn, queue_t *parts, const char *data, size_t nbytes,
+                     void *owner) noexcept nogil:
+    if parts == NULL:
+        return conn_write(conn, data, nbytes, owner)
+    return conn_gather(conn, parts, data, nbytes, owner)
 
 
 cdef str address_text(address):

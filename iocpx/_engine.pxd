@@ -316,9 +316,12 @@ cdef enum write_result:
     WRITE_NO_MEMORY = 8  # not taken
 
 # Queues a copy of data, or data itself where it is long and lies in `owner`.
-# whole: bytes of the write that data is the first part of; 0: a further part.
-cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner,
-                    size_t whole) noexcept nogil
+cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil
+# The same for a write of several parts: first each is put into a queue of the caller's…
+cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbytes,
+                     void *owner) noexcept nogil
+# …then all are queued, or dropped, at once: no other thread's write comes between them.
+cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil
 # Posts what is queued.  True: call pause_writing now, the caller is the executor.
 cdef bint conn_flush(conn_t *conn) noexcept nogil
 cdef void conn_write_eof(conn_t *conn) noexcept nogil

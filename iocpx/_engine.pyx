@@ -63,7 +63,7 @@ from iocpx._state cimport (
     buf_new, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
     deadlines_first, deadlines_init, deadlines_t, link_t, list_append, list_init, list_remove,
     marks_update, pool_clear, pool_give, pool_init, pool_take,
-    queue_consume, queue_extend, queue_pop, queue_push, queue_push_front, queue_t,
+    queue_consume, queue_extend, queue_move, queue_pop, queue_push, queue_push_front, queue_t,
     window_add, window_drop,
 )
 from iocpx._winsock cimport *
@@ -1861,46 +1861,75 @@ cdef void conn_request_done(conn_t *conn) noexcept nogil:
         conn_advance(NULL, conn, False)
 
 
-cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner,
-                    size_t whole) noexcept nogil:
-    cdef buf_t *buf
-    cdef int writes = 1 if whole > 0 else 0
-    cdef int result = 0
+cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
+    """0, or what speaks against one more write.  Precondition: conn.lock held."""
     cdef config_t *config = &conn.engine.config
-    AcquireSRWLockExclusive(&conn.lock)
     if conn.state != STATE_OPEN or conn.write_eof:
-        ReleaseSRWLockExclusive(&conn.lock)
         return WRITE_CLOSED
     # An empty queue takes a write of any size: its memory is the caller's already.
-    if conn.outbox.head != NULL and writes > 0 and (
+    if conn.outbox.head != NULL and (
             (config.max_write_buffer != 0
-             and conn.outbox.nbytes + whole > config.max_write_buffer)
+             and conn.outbox.nbytes + nbytes > config.max_write_buffer)
             or (config.max_sends != 0 and conn.outbox.writes >= config.max_sends)):
         conn_fail(conn, ABORT_WRITE_LIMIT, WSAENOBUFS, True)
-        ReleaseSRWLockExclusive(&conn.lock)
-        return WRITE_FLUSH
-    if owner != NULL and nbytes > COPY_BYTES:
-        buf = buf_wrap(owner, <char *>data, nbytes)
-        if buf == NULL:
-            result = WRITE_NO_MEMORY
-        else:
-            buf.writes = writes
-            queue_push(&conn.outbox, buf)
-            result = WRITE_KEPT
-    elif not queue_extend(&conn.outbox, data, nbytes, writes):
-        buf = take_buffer(conn.engine, nbytes)
-        if buf == NULL:
-            result = WRITE_NO_MEMORY
-        else:
-            memcpy(buf.data, data, nbytes)
-            buf.size = nbytes
-            buf.writes = writes
-            queue_push(&conn.outbox, buf)
+        return WRITE_CLOSED | WRITE_FLUSH
+    return 0
+
+
+cdef int conn_written(conn_t *conn) noexcept nogil:
+    """What has to follow a write.  Precondition: conn.lock held."""
     # The executor sends when the callback is over, unless it writes so much that
     # it has to learn whether the peer takes it.
     if not conn_on_executor(conn) or conn.outbox.nbytes > conn.marks.high:
-        result |= WRITE_FLUSH
+        return WRITE_FLUSH
+    return 0
+
+
+cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbytes,
+                     void *owner) noexcept nogil:
+    cdef buf_t *buf
+    if owner != NULL and nbytes > COPY_BYTES:
+        buf = buf_wrap(owner, <char *>data, nbytes)
+        if buf == NULL:
+            return WRITE_NO_MEMORY
+        queue_push(parts, buf)
+        return WRITE_KEPT
+    if not queue_extend(parts, data, nbytes):
+        buf = take_buffer(conn.engine, nbytes)
+        if buf == NULL:
+            return WRITE_NO_MEMORY
+        memcpy(buf.data, data, nbytes)
+        buf.size = nbytes
+        queue_push(parts, buf)
+    return 0
+
+
+cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil:
+    cdef int result
+    AcquireSRWLockExclusive(&conn.lock)
+    result = conn_may_write(conn, nbytes)
+    if result == 0:
+        result = conn_gather(conn, &conn.outbox, data, nbytes, owner)
+        if not result & WRITE_NO_MEMORY:
+            conn.outbox.tail.writes += 1
+            conn.outbox.writes += 1
+            result |= conn_written(conn)
     ReleaseSRWLockExclusive(&conn.lock)
+    return result
+
+
+cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil:
+    cdef int result
+    AcquireSRWLockExclusive(&conn.lock)
+    result = conn_may_write(conn, parts.nbytes)
+    if result == 0:
+        parts.tail.writes += 1
+        parts.writes += 1
+        queue_move(parts, &conn.outbox)
+        result = conn_written(conn)
+    else:
+        conn_drop_queue(conn, parts)
+    conn_leave(NULL, conn)
     return result
 
 

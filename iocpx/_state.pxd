@@ -16,7 +16,7 @@ ctypedef struct buf_t:
     size_t size         # bytes from data on
     char *base          # start of the storage behind this struct; NULL with an owner
     size_t capacity     # bytes of that storage; 0 with an owner
-    int writes          # write() calls whose last byte is here
+    int writes          # write() calls that end here
 
 ctypedef struct queue_t:
     buf_t *head         # owned
@@ -27,11 +27,12 @@ ctypedef struct queue_t:
 cdef void queue_push(queue_t *queue, buf_t *buf) noexcept nogil
 cdef void queue_push_front(queue_t *queue, buf_t *buf) noexcept nogil
 cdef buf_t *queue_pop(queue_t *queue) noexcept nogil
+# Moves all of `queue` behind what `onto` holds.
+cdef void queue_move(queue_t *queue, queue_t *onto) noexcept nogil
 # Takes nbytes (at most queue.nbytes) off the front; emptied buffers move to `emptied`.
 cdef void queue_consume(queue_t *queue, size_t nbytes, queue_t *emptied) noexcept nogil
-# Appends a copy, that many more writes, to the last buffer if it has room for all of
-# it; False: nothing done.
-cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes, int writes) noexcept nogil
+# Appends a copy to the last buffer if it has room for all of it; False: nothing done.
+cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes) noexcept nogil
 
 # NULL: out of memory.
 cdef buf_t *buf_new(size_t capacity) noexcept nogil

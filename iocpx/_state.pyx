@@ -39,6 +39,22 @@ cdef buf_t *queue_pop(queue_t *queue) noexcept nogil:
     return buf
 
 
+cdef void queue_move(queue_t *queue, queue_t *onto) noexcept nogil:
+    if queue.head == NULL:
+        return
+    if onto.tail == NULL:
+        onto.head = queue.head
+    else:
+        onto.tail.next = queue.head
+    onto.tail = queue.tail
+    onto.nbytes += queue.nbytes
+    onto.writes += queue.writes
+    queue.head = NULL
+    queue.tail = NULL
+    queue.nbytes = 0
+    queue.writes = 0
+
+
 cdef void queue_consume(queue_t *queue, size_t nbytes, queue_t *emptied) noexcept nogil:
     cdef buf_t *buf
     cdef size_t part
@@ -53,8 +69,7 @@ cdef void queue_consume(queue_t *queue, size_t nbytes, queue_t *emptied) noexcep
             queue_push(emptied, queue_pop(queue))
 
 
-cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes,
-                       int writes) noexcept nogil:
+cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes) noexcept nogil:
     cdef buf_t *buf = queue.tail
     cdef size_t used
     if buf == NULL or buf.base == NULL:
@@ -66,9 +81,7 @@ cdef bint queue_extend(queue_t *queue, const char *data, size_t nbytes,
     # are, and a send covers only the length that it was given.
     memcpy(buf.data + buf.size, data, nbytes)
     buf.size += nbytes
-    buf.writes += writes
     queue.nbytes += nbytes
-    queue.writes += writes
     return True
 
 
@@ -94,7 +107,7 @@ cdef buf_t *buf_wrap(void *owner, char *data, size_t size) noexcept nogil:
         buf.capacity = 0
         buf.data = data
         buf.size = size
-        buf.writes = 1
+        buf.writes = 0
     return buf
 
 
