@@ -90,7 +90,7 @@ cdef enum:
     # taking the GIL again only to release it.
     COPY_BYTES = 16384
     RETRY_MS = 50           # the keeper's patience with a lack of resources
-    HELP_MS = 10            # … and with a worker that is busy while others are idle
+    HELP_MS = 20            # … and with a worker that is busy while others are idle
     ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
     ACCEPT_GROWTH = 50      # slots added when FD_ACCEPT says that the pool ran dry
     SHRINK_MS = 5000        # without FD_ACCEPT before the pool shrinks again
@@ -1284,6 +1284,7 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef ULONG n = 0
     cdef ULONG i
     cdef op_t *op
+    cdef conn_t *conn
     cdef bint go_on = True
     cdef bint ok
     cdef bint busy
@@ -1330,7 +1331,10 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
         engine_stop(engine, 0)
         return False
     AcquireSRWLockExclusive(&worker.lock)
-    ready_move(&worker.carry, &worker.work)
+    conn = ready_pop(&worker.carry)
+    while conn != NULL:
+        ready_append(&worker.news if conn.deliver else &worker.work, conn)
+        conn = ready_pop(&worker.carry)
     ReleaseSRWLockExclusive(&worker.lock)
     while True:
         worker_serve(worker)
