@@ -1191,7 +1191,8 @@ class Server:
 
         Ctrl+C (any exception from a signal handler) closes it in order and is then
         raised; a second one aborts the connections that are still open.  A server that
-        was closed is not started again by this, but by start().  Not from a callback.  Main thread only, if Ctrl+C is to be noticed.
+        was closed is not started again by this, but by start().  Not from a callback.
+        Main thread only, if Ctrl+C is to be noticed.
         """
         if self._runtime is not None and self._runtime.on_worker():
             raise RuntimeError("serve_forever() must not be called from a callback")

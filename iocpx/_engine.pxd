@@ -2,7 +2,8 @@
 
 Locks, always taken in this order and never held into a callback, into the GIL
 or across a posted operation:
-    engine_t.pass_lock  →  conn_t.lock  →  listener_t.lock  →  worker_t.lock  →  engine_t.lock  →  engine_t.pool_lock
+    engine_t.pass_lock → conn_t.lock → listener_t.lock → worker_t.lock → engine_t.lock
+    → engine_t.pool_lock
 """
 
 from libc.stdint cimport uint64_t
@@ -92,8 +93,9 @@ ctypedef struct conn_t:
     LONG64 number               # constant: counts connections, for the trace
     char[ADDRESS_BYTES] local   # constant
     char[ADDRESS_BYTES] remote  # constant
-    void *py                    # owned: the Connection, from connection_made to
-                                # connection_lost; the executor's, under the GIL
+    # Owned: the Connection, from connection_made to connection_lost.  The executor's,
+    # under the GIL.
+    void *py
     SRWLOCK lock
     # All below: lock.
     int state                   # conn_state
