@@ -300,11 +300,16 @@ class EchoingBlindlyBuffered(RecordingBuffered):
 def test_a_client_that_does_not_read_is_not_read_either(serve, protocol_class, reads):
     served = serve(protocol_class, initial_reads=reads)
     client, protocol = served.open()
+    other = served.connect()
     data = pattern(16 << 20)
     got = []
 
     def read_late():
         wait_until(lambda: served.server.stats()["write_pauses"] > 0, "a full write queue")
+        # The server is at work meanwhile, and would take in all that this client has sent.
+        for _ in range(200):
+            other.send(b"hello")
+            assert other.read_exactly(5) == b"hello"
         got.append(client.read_exactly(len(data)))
 
     run_together(lambda: client.send(data), read_late)
