@@ -776,7 +776,7 @@ cdef class Runtime:
             error = engine_listen(self.engine, handle, family)
         if error == ERROR_INVALID_PARAMETER:
             raise os_error(error, "listen: the socket is on another completion port already "
-                           "(to hand it to another process, use socket.share())",
+                           "(to hand it to another process, socket.share() it before start())",
                            address_text(sock.getsockname()))
         if error != 0 and not self.stopping():
             raise os_error(error, "listen", address_text(sock.getsockname()))
@@ -1245,8 +1245,10 @@ class Server:
 
     @property
     def sockets(self):
-        """The listening sockets; () when not serving.  asyncio.Server.sockets."""
-        return self._runtime.sockets if self.is_serving() else ()
+        """The listening sockets, each an asyncio.trsock.TransportSocket (one that only the
+        server can close); () when not serving.  asyncio.Server.sockets."""
+        sockets = self._runtime.sockets if self.is_serving() else ()
+        return tuple(asyncio.trsock.TransportSocket(sock) for sock in sockets)
 
     @property
     def address(self):
@@ -1264,7 +1266,8 @@ class Server:
         return 0 if self._runtime is None else self._runtime.connection_count()
 
     def stats(self):
-        """Counters since start(), readable also after the stop; see the README."""
+        """Counters since start(), readable also after the stop; docs/TUNING.md tells them.
+        Any thread."""
         if self._runtime is None:
             return Runtime(*self._arguments).stats()
         return self._runtime.stats()

@@ -20,14 +20,11 @@ cdef extern from * nogil:
     ctypedef int BOOL
     ctypedef unsigned char UCHAR
     ctypedef unsigned short USHORT
-    ctypedef int INT
     ctypedef long LONG
     ctypedef long long LONG64
     ctypedef unsigned long ULONG
     ctypedef unsigned long DWORD
     ctypedef size_t ULONG_PTR
-    ctypedef size_t SIZE_T
-    ctypedef void *PVOID
     ctypedef void *HANDLE
     ctypedef size_t SOCKET
     ctypedef unsigned int GROUP

@@ -166,7 +166,7 @@ def test_a_socket_of_the_callers_is_served_and_closed(serve, make):
     sock = make()
     address = sock.getsockname()
     served = serve(Echoing, None, sock=sock)
-    assert served.server.sockets == (sock,)
+    assert [item.fileno() for item in served.server.sockets] == [sock.fileno()]
     assert served.server.address == address
     served.assert_serving()
     served.finish()
@@ -178,7 +178,7 @@ def test_a_socket_of_the_callers_is_served_and_closed(serve, make):
 def test_several_sockets_of_the_callers_are_served(serve):
     socks = [bound_socket("127.0.0.1"), listening_socket("::1")]
     served = serve(Echoing, None, sock=socks)
-    assert served.server.sockets == tuple(socks)
+    assert [item.fileno() for item in served.server.sockets] == [item.fileno() for item in socks]
     for sock in socks:
         client, _ = served.open(sock.getsockname())
         assert client.exchange([b"hello"]) == b"hello"
@@ -262,12 +262,18 @@ def test_a_listener_that_another_server_has_is_refused_with_advice(serve):
 def test_a_failed_start_leaves_the_socket_to_the_caller(serve):
     """Also where it is another server's, which goes on."""
     served = serve(Echoing)
-    sock = served.server.sockets[0]
-    with pytest.raises(OSError, match=ON_ANOTHER_PORT):
-        iocpx.Server(Echoing, sock=sock).start()
-    assert sock.fileno() != -1
-    assert served.server.is_serving() is True
-    served.assert_serving()
+    with served.server.sockets[0].dup() as sock:
+        with pytest.raises(OSError, match=ON_ANOTHER_PORT):
+            iocpx.Server(Echoing, sock=sock).start()
+        assert sock.fileno() != -1
+        assert served.server.is_serving() is True
+        served.assert_serving()
+
+
+def test_the_listening_sockets_cannot_be_closed_behind_the_servers_back(serve):
+    served = serve(Echoing)
+    assert not hasattr(served.server.sockets[0], "close")
+    assert not hasattr(served.server.sockets[0], "detach")
 
 
 # -- the listener of another process
@@ -323,7 +329,8 @@ def test_a_listener_can_be_handed_to_another_process(start_script):
 def test_a_listener_handed_over_after_the_start_is_refused_and_still_served(serve, start_script):
     # The two processes would share what Windows ties to one completion port.
     served = serve(Echoing)
-    script = start_heir(start_script, served.server.sockets[0])
+    with served.server.sockets[0].dup() as sock:
+        script = start_heir(start_script, sock)
     assert script.finish() == (0, ["87 True"], "")
     served.assert_serving()
 
