@@ -51,6 +51,7 @@ cdef enum:
     EXIT_PATIENCE_MS = 5000         # … and callbacks
 
 cdef int ERROR_INVALID_PARAMETER = 87
+cdef int ERROR_OPERATION_ABORTED = 995
 
 MAX_BYTES = sys.maxsize
 
@@ -749,12 +750,12 @@ cdef class Runtime:
         cdef int workers = self.engine.config.workers
         self.sockets = sockets
         self._to_begin = {KEEPER, *range(workers)}
+        addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
         try:
             self._start_thread("iocpx-keeper", self.run_keeper)
             _running.add(self)
             for i in range(workers):
                 self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
-            addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
             for sock in sockets:
                 self._listen(sock)
         except BaseException:
@@ -773,12 +774,15 @@ cdef class Runtime:
             # socket object knows, and can be duplicated.
             sock.setblocking(False)
             handle = sock.fileno()
-            error = engine_listen(self.engine, handle, family)
+            with nogil:
+                error = engine_listen(self.engine, handle, family)
+        if error == ERROR_OPERATION_ABORTED:
+            return          # close() was faster
         if error == ERROR_INVALID_PARAMETER:
             raise os_error(error, "listen: the socket is on another completion port already "
                            "(to hand it to another process, socket.share() it before start())",
                            address_text(sock.getsockname()))
-        if error != 0 and not self.stopping():
+        if error != 0:
             raise os_error(error, "listen", address_text(sock.getsockname()))
 
     def _undo_start(self):
@@ -787,6 +791,7 @@ cdef class Runtime:
                 engine_forgo_worker(self.engine)
         if self._claim(KEEPER):
             _running.discard(self)
+            engine_forgo_keeper(self.engine)
         else:
             with nogil:
                 engine_stop(self.engine, 0)
@@ -1194,9 +1199,10 @@ class Server:
         was closed is not started again by this, but by start().  Not from a callback.
         Main thread only, if Ctrl+C is to be noticed.
         """
-        if self._runtime is not None and self._runtime.on_worker():
+        runtime = self._runtime
+        if runtime is not None and runtime.on_worker():
             raise RuntimeError("serve_forever() must not be called from a callback")
-        if self._runtime is None:
+        if runtime is None:
             self.start()
         try:
             self.wait_closed()
@@ -1212,8 +1218,9 @@ class Server:
     def close(self):
         """Stop: no new clients, every connection is closed gracefully, within
         close_timeout_s.  Returns at once, see wait_closed(); any number of times."""
-        if self._runtime is not None:
-            self._runtime.close(self._numbers["close_timeout_s"])
+        runtime = self._runtime     # read once: a failing start() takes it back
+        if runtime is not None:
+            runtime.close(self._numbers["close_timeout_s"])
 
     def wait_closed(self, timeout=None):
         """Wait until a close() has taken full effect: True, or False after `timeout`
@@ -1221,33 +1228,38 @@ class Server:
         timeout_ms = -1
         if timeout is not None:
             timeout_ms = _milliseconds("timeout", timeout, 0, threading.TIMEOUT_MAX)
-        if self._runtime is None:
+        runtime = self._runtime
+        if runtime is None:
             return True
-        if self._runtime.on_worker():
+        if runtime.on_worker():
             raise RuntimeError("wait_closed() must not be called from a callback: "
                                "the server cannot end before the callback returns")
-        return self._runtime.wait(timeout_ms)
+        return runtime.wait(timeout_ms)
 
     def close_clients(self):
         """Close every connection gracefully; the server goes on.
         asyncio.Server.close_clients()."""
-        if self._runtime is not None:
-            self._runtime.close_clients(False)
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.close_clients(False)
 
     def abort_clients(self):
         """Reset every connection; the server goes on.  asyncio.Server.abort_clients()."""
-        if self._runtime is not None:
-            self._runtime.close_clients(True)
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.close_clients(True)
 
     def is_serving(self):
         """Does the server accept connections?  asyncio.Server.is_serving()."""
-        return self._runtime is not None and not self._runtime.stopping()
+        runtime = self._runtime
+        return runtime is not None and not runtime.stopping()
 
     @property
     def sockets(self):
         """The listening sockets, each an asyncio.trsock.TransportSocket (one that only the
         server can close); () when not serving.  asyncio.Server.sockets."""
-        sockets = self._runtime.sockets if self.is_serving() else ()
+        runtime = self._runtime
+        sockets = () if runtime is None or runtime.stopping() else runtime.sockets
         return tuple(asyncio.trsock.TransportSocket(sock) for sock in sockets)
 
     @property
@@ -1258,16 +1270,19 @@ class Server:
     @property
     def connections(self):
         """The open Connection objects, a new list; [] with a native handler."""
-        return [] if self._runtime is None else list(self._runtime.connections)
+        runtime = self._runtime
+        return [] if runtime is None else list(runtime.connections)
 
     @property
     def connection_count(self):
         """Connections whose handle is open."""
-        return 0 if self._runtime is None else self._runtime.connection_count()
+        runtime = self._runtime
+        return 0 if runtime is None else runtime.connection_count()
 
     def stats(self):
         """Counters since start(), readable also after the stop; docs/TUNING.md tells them.
         Any thread."""
-        if self._runtime is None:
-            return Runtime(*self._arguments).stats()
-        return self._runtime.stats()
+        runtime = self._runtime
+        if runtime is None:
+            runtime = Runtime(*self._arguments)
+        return runtime.stats()

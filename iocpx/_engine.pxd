@@ -163,6 +163,8 @@ ctypedef struct acceptor_t:
     link_t link                 # in listener.acceptors; listener.lock
     acceptor_t *next_starved    # in engine.starved; engine.lock
     bint pending                # listener.lock
+    bint cancelled              # by us, for shrinking; listener.lock
+    int failures                # in a row; its completion's
     SOCKET sock                 # owned: the socket that the next client gets; listener.lock
     # Lent while pending: what AcceptEx writes to.
     buf_t *data                 # owned, with accept_receive only: first data, then the addresses
@@ -243,6 +245,7 @@ ctypedef struct engine_t:
     uint64_t accept_due_ms      # next look at silent clients
     uint64_t shrink_due_ms      # next look at shrinking
     int trouble                 # Windows code of a starved accept pool, not yet told
+    uint64_t trouble_due_ms     # when the next may be told
     int[ACCEPT_ERROR_CODES] accept_error_codes
     LONG64[ACCEPT_ERROR_CODES] accept_error_counts
     uint64_t stop_due_ms        # when connections that are still closing are aborted
@@ -278,6 +281,8 @@ cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil
 cdef int engine_run_keeper(engine_t *engine) noexcept nogil
 # The worker whose thread never came to be; before engine_stop.
 cdef void engine_forgo_worker(engine_t *engine) noexcept nogil
+# Likewise of the keeper, where no worker runs either: the engine counts as stopped.
+cdef void engine_forgo_keeper(engine_t *engine) noexcept nogil
 # sock: bound and listening, borrowed until engine_stop returns.  0 or a Windows code.
 cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil
 # Begins the stop and returns at once; any number of times, the earliest end of

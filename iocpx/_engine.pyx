@@ -90,6 +90,7 @@ cdef enum:
     # taking the GIL again only to release it.
     COPY_BYTES = 16384
     RETRY_MS = 50           # the keeper's patience with a lack of resources
+    TROUBLE_MS = 10000      # between two reports of the latter
     HELP_MS = 20            # … and with a worker that is busy while others are idle
     ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
     ACCEPT_GROWTH = 50      # slots added when FD_ACCEPT says that the pool ran dry
@@ -243,7 +244,9 @@ cdef bint conn_eof_due(conn_t *conn) noexcept nogil:
 
 
 cdef bint conn_direct_due(conn_t *conn) noexcept nogil:
-    return (conn.direct and conn.readable and conn.state == STATE_OPEN and not conn.read_paused
+    # Only with nothing posted: what an earlier receive carries comes first.
+    return (conn.direct and conn.readable and conn.window.n == 0
+            and conn.state == STATE_OPEN and not conn.read_paused
             and not conn.deaf and conn.inbox.head == NULL and not conn.marks.above)
 
 
@@ -487,7 +490,9 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     if conn.marks.above and not above:
         count(conn.engine, worker, N_WRITE_PAUSES, 1)
     conn_shut(conn)
-    while executor and conn_wants_recv(conn):
+    # Bounded also where what comes is discarded at once: a peer that keeps sending
+    # must not keep its worker, or the keeper.
+    while executor and conn.inline_run < INLINE_BUDGET and conn_wants_recv(conn):
         slot = window_add(&conn.window)
         zero_byte = conn.state == STATE_OPEN and (conn.idle or conn.direct)
         if not zero_byte:
@@ -578,11 +583,12 @@ cdef void recv_done(worker_t *worker, conn_t *conn, recv_t *recv, int error,
 cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
     """A receive whose turn has come enters the state.  Precondition: conn.lock held."""
     cdef buf_t *buf = recv.buf
+    cdef bint cancelled = recv.cancelled
     recv.buf = NULL
     recv.done = False
-    recv.cancelled = recv.cancelled and recv.error != 0
+    recv.cancelled = False
     if recv.error != 0:
-        if not (recv.cancelled and recv.error == ERROR_OPERATION_ABORTED):
+        if not (cancelled and recv.error == ERROR_OPERATION_ABORTED):
             conn_fail(conn, ABORT_ERROR, recv.error, False)
     elif recv.nbytes > 0:
         trace(conn, "received", recv.nbytes)
@@ -763,10 +769,12 @@ cdef void accept_starve(acceptor_t *acceptor, int error) noexcept nogil:
     cdef engine_t *engine = acceptor.listener.engine
     AcquireSRWLockExclusive(&engine.lock)
     acceptor.next_starved = engine.starved
-    if engine.starved == NULL and engine.trouble == 0:
+    cdef uint64_t now = now_ms()
+    if now >= engine.trouble_due_ms:
         engine.trouble = error
+        engine.trouble_due_ms = now + TROUBLE_MS
     engine.starved = acceptor
-    engine.starved_due_ms = now_ms() + RETRY_MS
+    engine.starved_due_ms = now + RETRY_MS
     keeper_wants(engine, engine.starved_due_ms)
     ReleaseSRWLockExclusive(&engine.lock)
 
@@ -859,7 +867,8 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
     sock = acceptor.sock    # INVALID_SOCKET: a silent client, dropped
     acceptor.sock = INVALID_SOCKET
     closing = listener.closing
-    expected = closing or sock == INVALID_SOCKET or listener.n_acceptors > listener.target
+    expected = closing or sock == INVALID_SOCKET or acceptor.cancelled
+    acceptor.cancelled = False
     if not closing:
         error = op_error(&acceptor.op, listener.sock)
         # Without SO_UPDATE_ACCEPT_CONTEXT the socket does not know that it is
@@ -874,13 +883,16 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
         # This one client's failure, or nobody's; the slot goes on.
         if sock != INVALID_SOCKET:
             drop_socket(engine, worker, sock)
+        acceptor.failures += 1
         if not expected:
             count_accept_error(engine, worker, error)
-        if error == WSAENOBUFS or error == ERROR_NO_SYSTEM_RESOURCES:
-            accept_starve(acceptor, error)  # posted again at once it would spin
+        if acceptor.failures % ACCEPT_ATTEMPTS == 0 and not closing:
+            # So often in a row: posted again at once it could spin.
+            accept_starve(acceptor, error)
         else:
             accept_post(worker, acceptor)
         return
+    acceptor.failures = 0
     data = acceptor.data
     listener.GetAcceptExSockaddrs(
         <char *>acceptor.addresses if data == NULL else data.base,
@@ -1146,6 +1158,7 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
         if seconds == <DWORD>-1:
             if surplus > 0:
                 surplus -= 1
+                acceptor.cancelled = True
                 CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)
         elif (engine.config.accept_receive
               and <uint64_t>seconds * 1000 >= engine.config.accept_timeout_ms):
@@ -1354,6 +1367,10 @@ cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:
     engine_forgo_worker(engine)
 
 
+cdef void engine_forgo_keeper(engine_t *engine) noexcept nogil:
+    SetEvent(engine.stopped_event)
+
+
 cdef void engine_forgo_worker(engine_t *engine) noexcept nogil:
     # Under the lock, so that the keeper cannot finish, and the engine be freed,
     # between the two calls.
@@ -1473,7 +1490,7 @@ cdef void keeper_listeners(engine_t *engine, uint64_t now) noexcept nogil:
     cdef bint shrink
     AcquireSRWLockExclusive(&engine.lock)
     listener = engine.listeners
-    due = engine.accept_due_ms <= now
+    due = engine.accept_period_ms != 0 and engine.accept_due_ms <= now
     shrink = engine.shrink_due_ms <= now
     if due:
         engine.accept_due_ms = now + engine.accept_period_ms
@@ -1772,6 +1789,8 @@ cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil:
 
 cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil:
     cdef listener_t *listener
+    cdef acceptor_t *acceptor
+    cdef link_t *link
     cdef bint first
     cdef uint64_t due = now_ms() + timeout_ms + 1
     AcquireSRWLockExclusive(&engine.lock)
@@ -1790,6 +1809,15 @@ cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil:
         if not listener.closing:
             listener.closing = True
             CancelIoEx(<HANDLE>listener.sock, NULL)
+            # An AcceptEx that has its client and waits for first data is given up
+            # by closing the accept socket, as its documentation has it.
+            link = listener.acceptors.next
+            while engine.config.accept_receive and link != &listener.acceptors:
+                acceptor = <acceptor_t *>link.owner
+                if acceptor.pending and acceptor.sock != INVALID_SOCKET:
+                    drop_socket(engine, NULL, acceptor.sock)
+                    acceptor.sock = INVALID_SOCKET
+                link = link.next
         ReleaseSRWLockExclusive(&listener.lock)
         listener = listener.next
     if not first:
@@ -2132,6 +2160,7 @@ cdef size_t conn_receive(worker_t *worker, conn_t *conn, char *data, size_t nbyt
     AcquireSRWLockExclusive(&conn.lock)
     # Less than there was room for: all is received, and the next bytes are awaited.
     conn.readable = received == wsabuf.len
+    conn.inline_run += 1
     if received > 0:
         trace(conn, "received", received)
         conn_active(conn)

@@ -162,7 +162,6 @@ cdef extern from * nogil:
     int WSAEINVAL
     int WSAEWOULDBLOCK
     int ERROR_OPERATION_ABORTED
-    int ERROR_NO_SYSTEM_RESOURCES
 
     # Extension functions have no import library entry; WSAIoctl returns their
     # addresses, which hold for every socket of the same provider.
