@@ -696,6 +696,7 @@ cdef class Runtime:
     cdef readonly object factory
     cdef readonly object exception_handler
     cdef readonly tuple sockets
+    cdef object addresses           # of the sockets, as text
     cdef readonly list threads
     cdef set _to_begin
     cdef object _sockets_lock       # a listening handle is used, or closed
@@ -745,23 +746,26 @@ cdef class Runtime:
         if self.engine != NULL:
             engine_free(self.engine)
 
-    def start(self, sockets):
+    def adopt(self, sockets):
+        """From here on close() closes them."""
+        self.sockets = sockets
+        self.addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
+
+    def start(self):
         """Start the threads, then listen.  What fails is undone."""
         cdef int workers = self.engine.config.workers
-        self.sockets = sockets
         self._to_begin = {KEEPER, *range(workers)}
-        addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
         try:
             self._start_thread("iocpx-keeper", self.run_keeper)
             _running.add(self)
             for i in range(workers):
                 self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
-            for sock in sockets:
+            for sock in self.sockets:
                 self._listen(sock)
         except BaseException:
             self._undo_start()
             raise
-        logger.info("serving on %s, %d workers", addresses, workers)
+        logger.info("serving on %s, %d workers", self.addresses, workers)
 
     def _listen(self, sock):
         cdef int error
@@ -1181,9 +1185,10 @@ class Server:
             sockets = (_bind(self._hosts, self._port, self._backlog) if self._sock is None
                        else _listen(self._sock, self._backlog))
             self._address = sockets[0].getsockname()
+            runtime.adopt(sockets)
             self._runtime = runtime     # from here on a callback's close() finds it
             try:
-                runtime.start(sockets)
+                runtime.start()
             except BaseException:
                 self._runtime = None
                 if self._sock is None:  # the caller's own stay the caller's
