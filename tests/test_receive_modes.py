@@ -1,5 +1,6 @@
 """How data is received: several receives at once, none while idle, directly, and not too much."""
 
+import socket
 import threading
 
 import pytest
@@ -261,6 +262,47 @@ def test_many_buffered_connections_do_not_mix(serve):
         assert_same_bytes(clients[number].exchange(pieces(data, 10, number)), data)
 
     run_together(*(lambda number=number: talk(number) for number in range(len(clients))))
+
+
+def test_what_had_come_before_a_buffered_protocol_took_over_comes_first(serve):
+    """Receives of the first protocol's are under way while it hands over; more data follow them."""
+    count = 40
+
+    class Afterwards(RecordingBuffered):
+        told_of_connection = False
+
+    class HandsOver(Recording):
+        def __init__(self):
+            super().__init__()
+            self.second, self.handed, self.sent = Afterwards(), threading.Event(), threading.Event()
+
+        def on_data(self, data):
+            if data[:1] == b"0":
+                self.transport.set_protocol(self.second)
+                self.handed.set()
+                wait_for_event(self.sent, "the sending of the rest")
+
+        def check(self):
+            assert set(self.events) == {"connection_made", "data_received"}, self.events
+            self.second.check()
+
+    served = serve(HandsOver, workers=1, initial_reads=4, buffer_size=64)
+    for _ in range(20):
+        client, protocol = served.open()
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # From now on the connection is not idle, and has four receives pending.
+        client.send(b"!" * 10)
+        protocol.wait_for_data(10)
+        client.send(b"0" * 10)
+        wait_for_event(protocol.handed, "the hand-over")
+        data = [b"%010d" % number for number in range(1, count)]
+        for piece in data:
+            client.send(piece)
+        protocol.sent.set()
+        protocol.second.wait_for_data(10 * len(data))
+        assert protocol.received == b"!" * 10 + b"0" * 10
+        assert_same_bytes(protocol.second.received, b"".join(data))
+        client.close()
 
 
 # -- back-pressure

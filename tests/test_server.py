@@ -473,6 +473,30 @@ def test_clients_that_connect_while_the_server_stops_do_no_harm(serve, workers):
     assert served.server.wait_closed(WAIT_S) is True
 
 
+def test_a_server_closed_while_it_starts_has_started_all_the_same(serve):
+    served = serve(Echoing, started=False, workers=4)
+    server = served.server
+    for _ in range(30):
+        started = threading.Event()
+
+        def start(started=started):
+            try:
+                server.start()
+            finally:
+                started.set()
+
+        def close(started=started):
+            while not started.is_set():
+                server.close()
+
+        run_together(start, close)
+        server.close()
+        assert server.wait_closed(WAIT_S) is True
+        assert_balanced(server)
+    server.start()
+    served.assert_serving()
+
+
 # -- restarting
 
 

@@ -1,0 +1,127 @@
+"""A client that never stops sending has its turns and no more.
+
+Each flood ends only when the others have been served, so what a server makes wait for its end is
+found by the limits of the clients' waits; the deadline for closing is too far off to help.
+"""
+
+import asyncio
+import contextlib
+import threading
+
+from support import WAIT_S, Echoing, wait_for_event
+from support3 import wait_until
+from support_hard import echo_rounds
+
+# When the server gives up on a closed connection, in seconds: later than a client on its answer.
+CLOSE_TIMEOUT_S = 2 * WAIT_S
+
+# Some rounds, since a server may look at another client a few times before it is caught.
+ROUNDS = 20
+
+
+class ClosesAtFlood(Echoing):
+    def on_data(self, data):
+        if b"f" in data:
+            self.transport.close()
+        else:
+            self.transport.write(data)
+
+
+class SmallBuffer(asyncio.BufferedProtocol):
+    """Echoes all but the flood; its buffer is too small for the server ever to catch up."""
+
+    def __init__(self):
+        self.buffer = bytearray(64)
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        if self.buffer[0] != ord("f"):
+            self.transport.write(self.buffer[:nbytes])
+
+
+@contextlib.contextmanager
+def flooding(client):
+    """The client sends without a pause for as long as the body runs; then it is closed."""
+    data = b"f" * (1 << 20)
+    begun, enough = threading.Event(), threading.Event()
+
+    def flood():
+        # A server may reset what it has closed.
+        with contextlib.suppress(OSError):
+            client.sock.sendall(b"f")
+            begun.set()
+            while not enough.is_set():
+                client.sock.sendall(data)
+        client.close()
+
+    thread = threading.Thread(target=flood, daemon=True)
+    thread.start()
+    try:
+        wait_for_event(begun, "the first byte of the flood")
+        yield
+    finally:
+        enough.set()
+        thread.join()
+
+
+def test_a_closed_connection_whose_client_keeps_sending_leaves_its_worker_to_the_others(serve):
+    served = serve(ClosesAtFlood, workers=1, buffer_size=1024, close_timeout_s=CLOSE_TIMEOUT_S)
+    client, protocol = served.open()
+    other = served.connect()
+    echo_rounds(other, 1)
+    with flooding(client):
+        protocol.wait_for("data_received")
+        echo_rounds(other, ROUNDS)
+
+
+def test_a_closed_connection_whose_client_keeps_sending_leaves_the_keeper_to_the_others(serve):
+    """The worker is in a callback, so the closed connection is the keeper's affair."""
+    held, stuck = threading.Event(), threading.Event()
+    send_on, leave = threading.Event(), threading.Event()
+
+    class Holds(ClosesAtFlood):
+        def on_data(self, data):
+            if data == b"hold":
+                held.set()
+                wait_for_event(send_on, "the sending of the others")
+            elif data == b"stick":
+                stuck.set()
+                leave.wait(2 * WAIT_S)  # longer than the test waits for the keeper
+            else:
+                super().on_data(data)
+
+    # The timeout is the keeper's to see, and nobody's to meet before the second callback.
+    served = serve(
+        Holds, workers=1, buffer_size=1024, close_timeout_s=CLOSE_TIMEOUT_S, idle_timeout_s=3
+    )
+    holding, client, sticking = (served.open()[0] for _ in range(3))
+    holding.send(b"hold")
+    wait_for_event(held, "the first callback")
+    with flooding(client):
+        # The worker finds both at once: it serves the flood first, and must leave it half done.
+        sticking.send(b"stick")
+        send_on.set()
+        try:
+            wait_for_event(stuck, "the second callback")
+            # Not at the client: the end of an aborted connection is the worker's affair.
+            wait_until(
+                lambda: served.server.stats()["aborts_by_reason"]["idle_timeout"] > 0,
+                "the abort of a silent connection",
+            )
+        finally:
+            leave.set()
+
+
+def test_a_buffer_that_is_always_filled_leaves_its_worker_to_the_others(serve):
+    served = serve(SmallBuffer, workers=1, close_timeout_s=CLOSE_TIMEOUT_S)
+    other = served.connect()
+    echo_rounds(other, 1)
+    with flooding(served.connect()):
+        # The client is far ahead by now: the buffer will be filled every time.
+        wait_until(lambda: served.server.stats()["bytes_received"] > 1 << 18, "the flood")
+        echo_rounds(other, ROUNDS)
