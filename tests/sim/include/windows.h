@@ -1,0 +1,79 @@
+/* Windows as the simulated kernel shows it: what iocpx/_winsock.pxd declares, and no more.
+   Names and values are Microsoft's, the functions are kernel.c's. */
+#ifndef SIM_WINDOWS_H
+#define SIM_WINDOWS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef int BOOL;
+typedef unsigned char UCHAR;
+typedef unsigned short USHORT;
+typedef int32_t LONG;
+typedef long long LONG64;
+typedef uint32_t ULONG;
+typedef uint32_t DWORD;
+typedef size_t ULONG_PTR;
+typedef void *HANDLE;
+typedef uint16_t WCHAR;
+typedef struct { unsigned char bytes[16]; } GUID;
+
+#define INVALID_HANDLE_VALUE ((HANDLE)(intptr_t)-1)
+#define INFINITE 0xffffffffu
+#define WAIT_OBJECT_0 0u
+#define WAIT_TIMEOUT 258u
+#define ERROR_NOT_ENOUGH_MEMORY 8
+#define ERROR_NETNAME_DELETED 64
+#define ERROR_INVALID_PARAMETER 87
+#define ERROR_OPERATION_ABORTED 995
+#define ERROR_IO_PENDING 997
+#define ERROR_NOT_FOUND 1168
+#define ERROR_NO_SYSTEM_RESOURCES 1450
+#define FILE_SKIP_COMPLETION_PORT_ON_SUCCESS 1
+#define FILE_SKIP_SET_EVENT_ON_HANDLE 2
+
+typedef struct {
+    ULONG_PTR Internal;
+    ULONG_PTR InternalHigh;
+    DWORD Offset;
+    DWORD OffsetHigh;
+    HANDLE hEvent;
+} OVERLAPPED;
+
+typedef struct {
+    ULONG_PTR lpCompletionKey;
+    OVERLAPPED *lpOverlapped;
+    ULONG_PTR Internal;
+    DWORD dwNumberOfBytesTransferred;
+} OVERLAPPED_ENTRY;
+
+typedef union { LONG64 QuadPart; } LARGE_INTEGER;
+
+/* holder: 0, or the id of the thread that has it. */
+typedef struct { DWORD holder; } SRWLOCK;
+
+HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads);
+BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG count,
+                                 ULONG *removed, DWORD timeout_ms, BOOL alertable);
+BOOL PostQueuedCompletionStatus(HANDLE port, DWORD nbytes, ULONG_PTR key, OVERLAPPED *overlapped);
+BOOL SetFileCompletionNotificationModes(HANDLE file, UCHAR flags);
+BOOL CancelIoEx(HANDLE file, OVERLAPPED *overlapped);
+BOOL CloseHandle(HANDLE object);
+HANDLE CreateEventW(void *attributes, BOOL manual, BOOL initial, void *name);
+BOOL SetEvent(HANDLE event);
+DWORD WaitForSingleObject(HANDLE handle, DWORD timeout_ms);
+DWORD WaitForMultipleObjects(DWORD count, const HANDLE *handles, BOOL all, DWORD timeout_ms);
+DWORD GetLastError(void);
+DWORD GetCurrentThreadId(void);
+BOOL QueryPerformanceCounter(LARGE_INTEGER *count);
+BOOL QueryPerformanceFrequency(LARGE_INTEGER *frequency);
+void InitializeSRWLock(SRWLOCK *lock);
+void AcquireSRWLockExclusive(SRWLOCK *lock);
+void ReleaseSRWLockExclusive(SRWLOCK *lock);
+LONG InterlockedIncrement(LONG *value);
+LONG InterlockedDecrement(LONG *value);
+LONG InterlockedExchange(LONG *value, LONG other);
+LONG InterlockedExchangeAdd(LONG *value, LONG by);
+LONG64 InterlockedExchangeAdd64(LONG64 *value, LONG64 by);
+
+#endif

@@ -1,0 +1,31 @@
+/* The simulation as a program of its own, with the modules built in: AddressSanitizer can then be
+   there from the start, which it cannot in a Python that is already running. */
+#include <Python.h>
+
+PyMODINIT_FUNC PyInit__state(void);
+PyMODINIT_FUNC PyInit__engine(void);
+PyMODINIT_FUNC PyInit__sim(void);
+
+int main(int argc, char **argv)
+{
+    PyImport_AppendInittab("iocpx._state", PyInit__state);
+    PyImport_AppendInittab("iocpx._engine", PyInit__engine);
+    PyImport_AppendInittab("_sim", PyInit__sim);
+
+    PyConfig config;
+    PyConfig_InitPythonConfig(&config);
+    config.parse_argv = 0;
+    PyStatus status = PyConfig_SetBytesArgv(&config, argc, argv);
+    if (!PyStatus_Exception(status))
+        status = Py_InitializeFromConfig(&config);
+    PyConfig_Clear(&config);
+    if (PyStatus_Exception(status))
+        Py_ExitStatusException(status);
+    /* The package itself is for Windows; an empty one holds its modules. */
+    return PyRun_SimpleString(
+        "import sys, types\n"
+        "package = sys.modules['iocpx'] = types.ModuleType('iocpx')\n"
+        "package.__path__ = []\n"
+        "import _sim\n"
+        "_sim.main(sys.argv[1:])\n") != 0;
+}
