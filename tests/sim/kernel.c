@@ -32,9 +32,9 @@ void __wrap_free(void *);
 
 enum {
     MAX_FIBERS = 16,
-    STACK_BYTES = 512 * 1024,
+    STACK_BYTES = 128 * 1024,
     MAX_BUFFERS = 16,
-    N_EVENTS = 400,             /* events kept for the trace */
+    N_EVENTS = 1000,            /* events kept for the trace */
     MAX_STEPS = 2000000,        /* a run that takes more does not come to an end */
     RECEIVE_ROOM = 8192,        /* bytes a client can be ahead of the server's receives */
     ADDRESS_BYTES = 16,
@@ -1378,8 +1378,11 @@ int shutdown(SOCKET s, int how)
 int setsockopt(SOCKET s, int level, int name, const char *value, int length)
 {
     object_t *sock = sock_of(s, "setsockopt");
-    if (failing("setsockopt fails"))
+    if (failing("setsockopt fails")) {
+        if (name == SO_LINGER && sock->connected)
+            sim.clients[sock->client].facts.unreset = 1;
         return sock_error(WSAENOBUFS);
+    }
     if (level == IPPROTO_TCP && name == TCP_NODELAY)
         return 0;
     if (level == SOL_SOCKET && name == SO_LINGER) {

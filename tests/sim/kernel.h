@@ -33,6 +33,7 @@ typedef struct {
     int ended;              /* it has sent its FIN */
     int saw_end;            /* the server's FIN came, after all data before it */
     int reset;              /* by either side */
+    int unreset;            /* the server wanted to, but SO_LINGER failed */
 } sim_client_t;
 
 void sim_begin(uint64_t seed);
@@ -52,7 +53,7 @@ unsigned char sim_byte(int client, size_t at);
 /* For a thread: another one may run here. */
 void sim_point(void);
 void sim_sleep(unsigned int ms);
-/* The next numbers are drawn without letting another thread run, until this is undone. */
+/* Until it is undone no other thread runs; nothing may be waited for meanwhile. */
 void sim_atomic(int on);
 /* How many locks the current thread has. */
 int sim_locks(void);
