@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older one shall read this
     sys.exit("dev.py: Python 3.10 or later is needed: start dev.py with one")
 
-from lab import build, here, steps
+from lab import build, here, sim, steps
 from lab.steps import LAB, ROOT, Failure, exclusive, say
 
 
@@ -63,6 +63,13 @@ def make_parser():
         all_lanes,
     )
     verb.add_argument("--fast", action="store_true", help=f"{here.default_lane()} alone")
+    verb = add(
+        *("sim", simulate, "[--seed N] [--runs N]"),
+        "run the engine on a simulated kernel; each run is a function of its seed",
+    )
+    verb.add_argument("--seed", type=int, metavar="N", help="of the first run; else 1")
+    verb.add_argument("--runs", type=int, metavar="N", help="else 1 with a seed, or 20,000")
+    verb.add_argument("--trace", action="store_true", help="print the last events of good runs")
     add("bench", bench, "[--python LANE] [ARG…]", "run the echo benchmark", one_lane)
     verb = add("wheel", wheel, "[--python LANE | --all]", "make wheel and sdist", one_lane)
     verb.add_argument("--all", action="store_true", help="a wheel for every lane")
@@ -131,6 +138,20 @@ def bench(options):
     lane = options.python or here.default_lane()
     prepare([lane])
     return here.bench(lane, options.arguments)
+
+
+def simulate(options):
+    if options.seed is not None and options.seed < 0:
+        raise Failure(f"--seed must be 0 or more, got {options.seed}")
+    if options.runs is not None and options.runs < 1:
+        raise Failure(f"--runs must be 1 or more, got {options.runs}")
+    with exclusive():
+        here.setup([])
+        sim.prepare()
+    seed = 1 if options.seed is None else options.seed
+    runs = options.runs or (20000 if options.seed is None else 1)
+    words = ["--seed", str(seed), "--runs", str(runs)]
+    return sim.call(words + ["--trace"] * options.trace).returncode
 
 
 def test(options):

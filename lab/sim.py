@@ -24,13 +24,13 @@ LINK = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "free")]
 
 # Runs in the host's Python: cythonizes into the folder argv[1], prints what the compiler needs.
 TRANSLATE = """
-import json, os, re, sys, sysconfig
+import ast, json, re, sys, sysconfig
 from Cython.Build import cythonize
 from setuptools import Extension
 folder, setup = sys.argv[1:]
 # The directives stand in setup.py, the one place for them.
 text = open(setup, encoding="utf-8").read()
-directives = eval(re.search(r"^DIRECTIVES = (\\{.*?^\\})", text, re.M | re.S).group(1))
+directives = ast.literal_eval(re.search(r"^DIRECTIVES = (\\{.*?^\\})", text, re.M | re.S).group(1))
 names = {"iocpx._state": "iocpx/_state.pyx", "iocpx._engine": "iocpx/_engine.pyx",
          "_sim": "tests/sim/_sim.pyx"}
 made = cythonize([Extension(name, [path]) for name, path in names.items()], build_dir=folder,

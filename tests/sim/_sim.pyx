@@ -362,9 +362,9 @@ cdef void application_main(void *argument) noexcept nogil:
     global stopping
     cdef int clients = <int><size_t>argument
     cdef uint32_t rounds = sim_random(12)
-    cdef uint32_t i
+    cdef uint32_t _round
     cdef int client
-    for i in range(rounds):
+    for _round in range(rounds):
         sim_sleep(sim_random(30))
         if not echoing:
             meddle(<int>sim_random(<uint32_t>clients))
@@ -500,31 +500,23 @@ cdef uint64_t run_seed(uint64_t seed) noexcept nogil:
 
 
 def main(words):
-    """`--seed N`: the first seed, 1.  `--runs N`: how many, 1 with a seed, else 1000.
-    `--seconds N`: no run begins after that.  `--trace`: also the events of a good run."""
-    options = {"--seed": None, "--runs": None, "--seconds": None}
-    trace = False
+    """`--seed N --runs N`: so many runs, from this seed on.  `--seconds N`: none begins after
+    that.  `--trace`: print the last events of good runs too."""
+    options = {"--seed": 1, "--runs": 1, "--seconds": 0, "--trace": 0}
     words = list(words)
     while words:
         word = words.pop(0)
-        if word == "--trace":
-            trace = True
-        else:
-            options[word] = int(words.pop(0))
-    seed = options["--seed"] or 1
-    runs = options["--runs"] or (1 if options["--seed"] else 1000)
+        options[word] = 1 if word == "--trace" else int(words.pop(0))
+    seed = options["--seed"]
     start = time.monotonic()
-    all_digests = 0
+    events = 0
     done = 0
-    while done < runs:
+    while done < options["--runs"]:
         if options["--seconds"] and time.monotonic() - start > options["--seconds"]:
             break
-        digest = run_seed(seed + done)
-        all_digests = (all_digests * 31 + digest) % (1 << 64)
-        if trace:
+        events = (events * 31 + run_seed(seed + done)) % (1 << 64)
+        if options["--trace"]:
             sim_print_events()
         done += 1
-    took = time.monotonic() - start
-    print(f"{done} runs from seed {seed}, all good; events {all_digests:016x}")
-    print(f"{done / took:.0f} runs/s", file=sys.stderr)
-    return 0
+    print(f"{done} runs from seed {seed}, all good; digest of their events {events:016x}")
+    print(f"{done / (time.monotonic() - start):.0f} runs/s", file=sys.stderr)
