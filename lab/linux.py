@@ -161,6 +161,11 @@ def install_system_packages():
     # Debian's Python comes without what venv needs.
     if not importlib.util.find_spec("ensurepip"):
         missing.append("python3-venv")
+    install_from_debian(missing)
+
+
+def install_from_debian(missing):
+    """Install these packages, if there are any in the list."""
     if not missing:
         return
     if not shutil.which("apt-get"):

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 
 from . import build, here
 from .steps import ROOT, Failure, digest, run, say
@@ -47,15 +49,21 @@ print(json.dumps({
 
 
 def sources():
-    files = [*(ROOT / "iocpx").glob("_*.p[yx][xd]"), *SIM.rglob("*.[chp]*"), ROOT / "setup.py"]
+    files = [*(ROOT / "iocpx").glob("_*.pyx"), *(ROOT / "iocpx").glob("_*.pxd")]
+    files += [*SIM.rglob("*.[ch]"), *SIM.rglob("*.pyx"), ROOT / "setup.py"]
     files.append(ROOT / "lab" / "sim.py")
     return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(files)}
 
 
 def prepare():
     """Build what is out of date. Call with `steps.exclusive` held."""
-    if os.name != "posix" or shutil.which("gcc") is None:
-        raise Failure("the simulation needs gcc, and Linux")
+    if not sys.platform.startswith("linux"):
+        raise Failure("the simulation is compiled on Linux only")
+    # The compiler brings its sanitizers along; the program has a Python inside.
+    missing = [] if shutil.which("gcc") else ["gcc", "libc6-dev"]
+    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+        missing.append("python3-dev")
+    here.install_from_debian(missing)
     state = digest(sources())
     if build.read(HOME / "done.txt") == state and PROGRAM.exists():
         return
