@@ -830,8 +830,8 @@ cdef class Runtime:
             with nogil:
                 trouble = engine_run_keeper(self.engine)
             if trouble != 0:
-                logger.warning("cannot accept for now, trying again: %s",
-                               os_error(trouble, "accept"))
+                logger.warning("cannot serve for now, trying again: %s",
+                               os_error(trouble, "accept or wait"))
         _running.discard(self)
         logger.info("stopped after %d connections", engine_count(self.engine, N_CONNECTIONS_MADE))
 

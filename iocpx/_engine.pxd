@@ -179,6 +179,7 @@ ctypedef struct worker_t:
     LONG thread_id
     tally_t tally
     OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
+    int failures                # looks at the port that failed, in a row
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.
     ready_t news                # to be delivered
@@ -244,7 +245,7 @@ ctypedef struct engine_t:
     uint64_t accept_period_ms   # constant; 0: never
     uint64_t accept_due_ms      # next look at silent clients
     uint64_t shrink_due_ms      # next look at shrinking
-    int trouble                 # Windows code of a starved accept pool, not yet told
+    int trouble                 # Windows code of what the system refuses, not yet told
     uint64_t trouble_due_ms     # when the next may be told
     int[ACCEPT_ERROR_CODES] accept_error_codes
     LONG64[ACCEPT_ERROR_CODES] accept_error_counts
@@ -277,7 +278,8 @@ cdef void engine_free(engine_t *engine) noexcept nogil
 # The body of a worker's thread, index 0 to workers - 1; each exactly once.
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil
 # The body of the keeper's thread, in a loop until it returns 0.  Anything else is the
-# Windows code of trouble with a listener, which the caller may tell someone.
+# Windows code with which the system refuses to accept or to wait, for now; the caller
+# may tell someone.
 cdef int engine_run_keeper(engine_t *engine) noexcept nogil
 # The worker whose thread never came to be; before engine_stop.
 cdef void engine_forgo_worker(engine_t *engine) noexcept nogil

@@ -90,8 +90,9 @@ cdef enum:
     # taking the GIL again only to release it.
     COPY_BYTES = 16384
     RETRY_MS = 50           # the keeper's patience with a lack of resources
-    TROUBLE_MS = 10000      # between two reports of the latter
-    HELP_MS = 20            # … and with a worker that is busy while others are idle
+    TROUBLE_MS = 10000      # between two reports of it
+    PORT_ATTEMPTS = 100     # looks at the port that fail, in a row, while the server stops
+    HELP_MS = 20            # the keeper's patience with a worker that is busy while others are idle
     ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
     ACCEPT_GROWTH = 50      # slots added when FD_ACCEPT says that the pool ran dry
     SHRINK_MS = 5000        # without FD_ACCEPT before the pool shrinks again
@@ -374,8 +375,11 @@ cdef conn_t *conn_new(engine_t *engine) noexcept nogil:
 
 cdef void conn_cancel(conn_t *conn) noexcept nogil:
     """Precondition: conn.lock held, handle open."""
-    if conn.pending > 0:
-        CancelIoEx(<HANDLE>conn.sock, NULL)
+    if (conn.pending > 0 and not CancelIoEx(<HANDLE>conn.sock, NULL)
+            and GetLastError() != ERROR_NOT_FOUND):
+        # The end of the connection waits for these operations, perhaps for ever, so it
+        # is tried again.
+        conn_arm(conn, &conn.engine.quiet, &conn.quiet)
 
 
 cdef void cancel_if_over(conn_t *conn, recv_t *recv) noexcept nogil:
@@ -402,7 +406,6 @@ cdef void recv_take_back(conn_t *conn, recv_t *recv) noexcept nogil:
 
 cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) noexcept nogil:
     """Reset the connection; `error` is for connection_lost.  Precondition: conn.lock held."""
-    cdef LINGER linger
     if conn.state != STATE_OPEN and conn.state != STATE_FLUSHING and conn.state != STATE_DRAINING:
         return
     trace(conn, "abort, error", error)
@@ -412,9 +415,7 @@ cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) 
         conn.error = error
         conn.error_sending = sending
     conn.state = conn_next_state(conn.state, EVENT_ABORT)
-    linger.l_onoff = 1
-    linger.l_linger = 0
-    setsockopt(conn.sock, SOL_SOCKET, SO_LINGER, <char *>&linger, sizeof(linger))
+    linger_zero(conn.sock)
     conn_cancel(conn)
 
 
@@ -769,14 +770,21 @@ cdef void accept_starve(acceptor_t *acceptor, int error) noexcept nogil:
     cdef engine_t *engine = acceptor.listener.engine
     AcquireSRWLockExclusive(&engine.lock)
     acceptor.next_starved = engine.starved
+    engine.starved = acceptor
+    engine.starved_due_ms = now_ms() + RETRY_MS
+    keeper_wants(engine, engine.starved_due_ms)
+    engine_trouble(engine, error)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef void engine_trouble(engine_t *engine, int error) noexcept nogil:
+    """Have the keeper tell that the system refuses something, now and then.
+    Precondition: engine.lock held."""
     cdef uint64_t now = now_ms()
     if now >= engine.trouble_due_ms:
         engine.trouble = error
         engine.trouble_due_ms = now + TROUBLE_MS
-    engine.starved = acceptor
-    engine.starved_due_ms = now + RETRY_MS
-    keeper_wants(engine, engine.starved_due_ms)
-    ReleaseSRWLockExclusive(&engine.lock)
+        SetEvent(engine.keeper_event)
 
 
 cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
@@ -836,6 +844,14 @@ cdef void drop_socket(engine_t *engine, worker_t *worker, SOCKET sock) noexcept 
     count(engine, worker, N_SOCKETS_CLOSED, 1)
 
 
+cdef void linger_zero(SOCKET sock) noexcept nogil:
+    """Have closesocket reset the connection."""
+    cdef LINGER linger
+    linger.l_onoff = 1
+    linger.l_linger = 0
+    setsockopt(sock, SOL_SOCKET, SO_LINGER, <char *>&linger, sizeof(linger))
+
+
 cdef void count_accept_error(engine_t *engine, worker_t *worker, int error) noexcept nogil:
     cdef int i
     count(engine, worker, N_ACCEPT_ERRORS, 1)
@@ -882,6 +898,8 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
     if closing or error != 0 or sock == INVALID_SOCKET:
         # This one client's failure, or nobody's; the slot goes on.
         if sock != INVALID_SOCKET:
+            # There may be a client on it, which shall see that it was not taken.
+            linger_zero(sock)
             drop_socket(engine, worker, sock)
         acceptor.failures += 1
         if not expected:
@@ -913,6 +931,8 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
         return
     if data != NULL:
         give_buffer(engine, data)
+    # The client shall see at once that it was not taken.
+    linger_zero(sock)
     drop_socket(engine, worker, sock)
 
 
@@ -926,7 +946,6 @@ cdef bint conn_attach(worker_t *worker, listener_t *listener, SOCKET sock,
     cdef engine_t *engine = listener.engine
     cdef conn_t *conn
     cdef tcp_keepalive keepalive
-    cdef LINGER linger
     cdef DWORD nbytes = 0
     cdef BOOL on = True
     cdef bint running
@@ -986,10 +1005,6 @@ cdef bint conn_attach(worker_t *worker, listener_t *listener, SOCKET sock,
     ReleaseSRWLockExclusive(&engine.lock)
     if not (running and room):
         free(conn)
-        # The client shall see at once that it was not taken.
-        linger.l_onoff = 1
-        linger.l_linger = 0
-        setsockopt(sock, SOL_SOCKET, SO_LINGER, <char *>&linger, sizeof(linger))
         if running:
             count(engine, worker, N_REFUSED, 1)
         return False
@@ -1079,13 +1094,19 @@ cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil
         free(listener)
         return ERROR_OPERATION_ABORTED
     listener_grow(listener, engine.config.initial_accepts)
-    return 0
+    # With no slot at all nothing would ever be posted, and without a post FD_ACCEPT does
+    # not come again: the listener would be deaf.
+    AcquireSRWLockExclusive(&listener.lock)
+    if listener.n_acceptors == 0 and not listener.closing:
+        error = WSAENOBUFS
+    ReleaseSRWLockExclusive(&listener.lock)
+    return error
 
 
 cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
     """Add slots to the accept pool, up to max_accepts.  Precondition: no lock held.
 
-    What cannot even be allocated is left out: the next FD_ACCEPT asks again.
+    What cannot even be allocated is left out: FD_ACCEPT, which each post enables, asks again.
     """
     cdef engine_t *engine = listener.engine
     cdef acceptor_t *acceptor
@@ -1291,6 +1312,24 @@ cdef void worker_serve(worker_t *worker) noexcept nogil:
         conn = worker_next_work(worker)
 
 
+cdef bint worker_wait_out(worker_t *worker, DWORD error) noexcept nogil:
+    """The look at the port has failed, for lack of memory most likely.  Its packets are not
+    lost, so it is tried again a little later.  False: not any more, the server stops and it
+    has failed too often; what was pending then stays with the kernel.
+    """
+    cdef engine_t *engine = worker.engine
+    worker.failures += 1
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef bint running = engine.phase == PHASE_RUNNING
+    engine_trouble(engine, <int>error)
+    ReleaseSRWLockExclusive(&engine.lock)
+    if not running and worker.failures > PORT_ATTEMPTS:
+        return False
+    # Not set before this worker has ended: a pause.
+    WaitForSingleObject(engine.stopped_event, RETRY_MS)
+    return True
+
+
 cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     """One look at the port and the work that follows.  False: this worker ends."""
     cdef engine_t *engine = worker.engine
@@ -1316,6 +1355,7 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     error = 0 if ok else GetLastError()
     InterlockedDecrement(&engine.workers_idle)
     if ok:
+        worker.failures = 0
         count(engine, worker, N_WAITS, 1)
         count(engine, worker, N_PACKETS, n)
         count(engine, worker, N_OPS_COMPLETED, n)
@@ -1339,9 +1379,7 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
                 worker_take_over(worker)
             else:
                 go_on = False
-    elif error != WAIT_TIMEOUT:
-        # The port itself is broken; without this the worker would spin.
-        engine_stop(engine, 0)
+    elif error != WAIT_TIMEOUT and not worker_wait_out(worker, error):
         return False
     AcquireSRWLockExclusive(&worker.lock)
     conn = ready_pop(&worker.carry)
@@ -1421,7 +1459,9 @@ cdef void conn_quiet_due(conn_t *conn) noexcept nogil:
     """If nothing was received since the last look: no buffer for this one any more."""
     cdef int i
     AcquireSRWLockExclusive(&conn.lock)
-    if conn.state == STATE_OPEN and not conn.idle:
+    if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
+        conn_cancel(conn)
+    elif conn.state == STATE_OPEN and not conn.idle:
         if conn.receives != conn.receives_seen or conn.inbox.head != NULL:
             conn.receives_seen = conn.receives
             conn_arm(conn, &conn.engine.quiet, &conn.quiet)
@@ -1587,6 +1627,7 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
     cdef uint64_t now = now_ms()
     cdef uint64_t due
     cdef DWORD wait_ms
+    cdef DWORD woken
     cdef bint finished
     cdef bint stop
     AcquireSRWLockExclusive(&engine.lock)
@@ -1615,7 +1656,11 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
         wait_ms = INFINITE
     else:
         wait_ms = <DWORD>min(due - now, <uint64_t>60000) if due > now else 0
-    if WaitForMultipleObjects(2, events, False, wait_ms) == WAIT_OBJECT_0 + 1:
+    woken = WaitForMultipleObjects(2, events, False, wait_ms)
+    if woken == WAIT_FAILED:
+        # For lack of memory; without the pause the keeper would spin until there is some.
+        WaitForSingleObject(engine.stopped_event, RETRY_MS)
+    elif woken == WAIT_OBJECT_0 + 1:
         AcquireSRWLockExclusive(&engine.lock)
         listener = engine.listeners
         ReleaseSRWLockExclusive(&engine.lock)
@@ -1662,6 +1707,23 @@ cdef int engine_run_keeper(engine_t *engine) noexcept nogil:
 # -- the engine ------------------------------------------------------------------
 
 
+cdef int engine_open(engine_t *engine) noexcept nogil:
+    """The engine's handles.  0 or a Windows code; those that there are stay the engine's."""
+    engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0)
+    if engine.port == NULL:
+        return <int>GetLastError()
+    engine.keeper_event = CreateEventW(NULL, False, False, NULL)
+    if engine.keeper_event == NULL:
+        return <int>GetLastError()
+    engine.accept_event = CreateEventW(NULL, False, False, NULL)
+    if engine.accept_event == NULL:
+        return <int>GetLastError()
+    engine.stopped_event = CreateEventW(NULL, True, False, NULL)
+    if engine.stopped_event == NULL:
+        return <int>GetLastError()
+    return 0
+
+
 cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     cdef engine_t *engine = <engine_t *>calloc(1, sizeof(engine_t))
     cdef int i
@@ -1693,13 +1755,8 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     op_init(&engine.stop, OP_STOP, engine)
     pool_init(&engine.pool, config.buffer_size, config.max_free_buffers)
     engine.workers = <worker_t *>calloc(config.workers, sizeof(worker_t))
-    engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0)
-    engine.keeper_event = CreateEventW(NULL, False, False, NULL)
-    engine.accept_event = CreateEventW(NULL, False, False, NULL)
-    engine.stopped_event = CreateEventW(NULL, True, False, NULL)
-    if (engine.workers == NULL or engine.port == NULL or engine.keeper_event == NULL
-            or engine.accept_event == NULL or engine.stopped_event == NULL):
-        error[0] = WSAENOBUFS if engine.workers == NULL else <int>GetLastError()
+    error[0] = WSAENOBUFS if engine.workers == NULL else engine_open(engine)
+    if error[0] != 0:
         engine_free(engine)
         return NULL
     for i in range(config.workers):
@@ -2129,7 +2186,7 @@ cdef void conn_set_direct(conn_t *conn, bint direct) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     if direct and not conn.direct and conn.sock != INVALID_SOCKET:
         # Overlapped operations do not care; conn_receive must not block.
-        ioctlsocket(conn.sock, FIONBIO, &on)
+        direct = ioctlsocket(conn.sock, FIONBIO, &on) == 0
     conn.direct = direct
     conn_leave(NULL, conn)
 

@@ -76,6 +76,7 @@ cdef extern from * nogil:
                                  BOOL bWaitAll, DWORD dwMilliseconds)
     DWORD WAIT_OBJECT_0
     DWORD WAIT_TIMEOUT
+    DWORD WAIT_FAILED
     DWORD GetLastError()
     DWORD GetCurrentThreadId()
     ctypedef struct LARGE_INTEGER:
@@ -162,6 +163,7 @@ cdef extern from * nogil:
     int WSAEINVAL
     int WSAEWOULDBLOCK
     int ERROR_OPERATION_ABORTED
+    int ERROR_NOT_FOUND
 
     # Extension functions have no import library entry; WSAIoctl returns their
     # addresses, which hold for every socket of the same provider.

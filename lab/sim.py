@@ -13,14 +13,18 @@ from .steps import ROOT, Failure, digest, run, say
 
 SIM = ROOT / "tests" / "sim"
 HOME = build.BUILD / "sim"
-PROGRAM = HOME / "sim"
 
 FLAGS = [
-    *("-O1", "-g", "-fno-omit-frame-pointer", "-fno-strict-aliasing"),
-    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    *("-g", "-fno-omit-frame-pointer", "-fno-strict-aliasing"),
     *("-Wall", "-Wextra", "-Werror"),
     *("-DWIN32_LEAN_AND_MEAN", "-DNOMINMAX", "-D_WIN32_WINNT=0x0a00"),
 ]
+# Each is a program of its own.
+VARIANTS = {
+    "fibers": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "threads": ["-O1", "-fsanitize=thread", "-DSIM_THREADS"],
+    "count": ["-O2"],
+}
 # The kernel fails, counts and checks the engine's allocations.
 LINK = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "free")]
 
@@ -48,58 +52,87 @@ print(json.dumps({
 """
 
 
-def sources():
-    files = [*(ROOT / "iocpx").glob("_*.pyx"), *(ROOT / "iocpx").glob("_*.pxd")]
+def sources(root):
+    files = [*(root / "iocpx").glob("_*.pyx"), *(root / "iocpx").glob("_*.pxd")]
     files += [*SIM.rglob("*.[ch]"), *SIM.rglob("*.pyx"), ROOT / "setup.py"]
     files.append(ROOT / "lab" / "sim.py")
-    return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(files)}
+    return {str(path): path.read_text() for path in sorted(files)}
 
 
-def prepare():
-    """Build what is out of date. Call with `steps.exclusive` held."""
+def install():
+    """What the system lacks. Call with `steps.exclusive` held."""
     if not sys.platform.startswith("linux"):
         raise Failure("the simulation is compiled on Linux only")
+    here.setup([])
     # The compiler brings its sanitizers along; the program has a Python inside.
     missing = [] if shutil.which("gcc") else ["gcc", "libc6-dev"]
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
         missing.append("python3-dev")
     here.install_from_debian(missing)
-    state = digest(sources())
-    if build.read(HOME / "done.txt") == state and PROGRAM.exists():
-        return
-    say("building the simulation …")
-    HOME.mkdir(parents=True, exist_ok=True)
-    (HOME / "done.txt").unlink(missing_ok=True)
-    argv = [here.host_python(), "-c", TRANSLATE, HOME / "c", ROOT / "setup.py"]
-    said = run(argv, cwd=ROOT, hint="Cython failed")
-    facts = json.loads(said.splitlines()[-1])
+
+
+def prepare(variant="fibers", root=ROOT, home=HOME):
+    """Build a program, if it is out of date, of the engine below `root`; returns its path.
+    Call with `steps.exclusive` held, after `install`."""
+    target = home / variant
+    program = target / "sim"
+    state = digest(sources(root))
+    if build.read(target / "done.txt") == state and program.exists():
+        return program
+    if home == HOME:
+        say(f"building the simulation ({variant}) …")
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "done.txt").unlink(missing_ok=True)
+    facts = translate(root, home, state)
     include = [f"-I{SIM / 'include'}", f"-I{SIM}", f"-I{facts['include']}"]
-    files = [*facts["c"], SIM / "kernel.c", SIM / "main.c"]
+    files = [*facts["c"], *sorted(SIM.glob("*.c"))]
 
     def compile_one(path):
-        target = HOME / (os.path.basename(path)[:-2] + ".o")
-        argv = ["gcc", *FLAGS, *include, "-c", path, "-o", target]
-        said = run(argv, cwd=ROOT, hint="the compiler failed")
+        made = target / (os.path.basename(path)[:-2] + ".o")
+        argv = ["gcc", *FLAGS, *VARIANTS[variant], *include, "-c", path, "-o", made]
+        said = run(argv, cwd=root, hint="the compiler failed")
         if said.strip():
             say(said.rstrip())
-        return target
+        return made
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, files))
-    argv = ["gcc", *FLAGS, *LINK, *objects, "-o", PROGRAM, f"-L{facts['lib']}"]
-    argv += [f"-Wl,-rpath,{facts['lib']}", f"-lpython{facts['version']}"]
+    argv = ["gcc", *VARIANTS[variant], *LINK, *objects, "-o", program, f"-L{facts['lib']}"]
+    argv += ["-pthread", f"-Wl,-rpath,{facts['lib']}", f"-lpython{facts['version']}"]
     run(argv, hint="the linker failed")
-    (HOME / "home.txt").write_text(facts["home"])
-    (HOME / "done.txt").write_text(state)
+    (target / "done.txt").write_text(state)
+    return program
 
 
-def call(words, **options):
-    """Run the simulation; returns subprocess.run's result."""
+def translate(root, home, state):
+    """The C of the engine and the driver, once for all variants."""
+    known = build.read(home / "c.json")
+    if known and json.loads(known)["state"] == state:
+        return json.loads(known)
+    argv = [here.host_python(), "-c", TRANSLATE, home / "c", ROOT / "setup.py"]
+    said = run(argv, cwd=root, hint="Cython failed")
+    facts = {**json.loads(said.splitlines()[-1]), "state": state}
+    (home / "c.json").write_text(json.dumps(facts))
+    return facts
+
+
+def command(program, words):
+    """(argv, environment) of a run of a program that `prepare` made."""
+    facts = json.loads((program.parent.parent / "c.json").read_text())
     env = {
         **os.environ,
-        "PYTHONHOME": (HOME / "home.txt").read_text(),
+        "PYTHONHOME": facts["home"],
+        "PYTHONPATH": str(SIM),
+        "PYTHONDONTWRITEBYTECODE": "1",
         # Python itself leaves memory behind; the simulation counts what the engine allocates.
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
     }
-    return subprocess.run([PROGRAM, *words], env=env, **options)
+    return [program, *map(str, words)], env
+
+
+def call(program, words, **options):
+    """Run it; returns subprocess.run's result."""
+    argv, env = command(program, words)
+    return subprocess.run(argv, env=env, **options)

@@ -1,28 +1,30 @@
 """The engine on the simulated kernel: what a run is made of, and what must be true of it.
 
 A run has a server with one to three workers and a keeper, each on the engine's own thread
-function; clients with a script; and one thread of the application that meddles.  Everything
-that differs between runs is drawn from the seed.
+function; clients with a script; and one thread of the application, which starts the server,
+meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
+scenario or a knob has it otherwise.
 """
-
-import sys
-import time
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from iocpx._engine cimport *
-from iocpx._state cimport buf_free, buf_t
+from iocpx._state cimport buf_free, buf_t, link_t
 from iocpx._winsock cimport (
-    INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK, AcquireSRWLockExclusive,
-    ReleaseSRWLockExclusive, closesocket,
+    ERROR_OPERATION_ABORTED, INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK,
+    WSAENOBUFS, WSAETIMEDOUT, AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
 )
 
 cdef extern from "kernel.h" nogil:
-    const int SIM_CLIENTS
+    ctypedef struct sim_profile_t:
+        const char *name
+    const sim_profile_t *sim_profiles
+    const int sim_n_profiles
 
     ctypedef struct sim_config_t:
+        const sim_profile_t *profile
         int clients
         int preempt
         int faults
@@ -31,6 +33,15 @@ cdef extern from "kernel.h" nogil:
         int skips
         size_t send_room
         size_t bytes
+        int inline_limit
+
+    int ENDS_FIN, ENDS_RESET, ENDS_NEVER
+    int READS_NEVER, READS_LATER, READS
+    ctypedef struct sim_script_t:
+        size_t to_send
+        int end
+        int reads
+        int waits
 
     ctypedef struct sim_client_t:
         int connected
@@ -40,16 +51,26 @@ cdef extern from "kernel.h" nogil:
         int saw_end
         int reset
         int unreset
+        int failed
 
     void sim_begin(uint64_t seed)
     void sim_configure(const sim_config_t *config)
+    void sim_script(int client, const sim_script_t *script)
+    void sim_let_in(int client)
     void sim_spawn(const char *name, void (*body)(void *) noexcept nogil, void *argument)
     void sim_run()
     void sim_end()
-    void sim_faults(int on)
-    SOCKET sim_listen()
+    SOCKET sim_listen(int family)
     void sim_client(int client, sim_client_t *out)
+    bint sim_was_told(int client, int error)
     unsigned char sim_byte(int client, size_t at)
+    void sim_faults(int on)
+    void sim_plan_fault(int function, long n, int c, int sticky)
+    long sim_calls(int function)
+    int sim_n_functions()
+    const char *sim_function(int function)
+    int sim_function_code(int function, int c)
+    bint sim_fault_hit()
     void sim_point()
     void sim_sleep(unsigned int ms)
     void sim_atomic(int on)
@@ -57,37 +78,70 @@ cdef extern from "kernel.h" nogil:
     uint32_t sim_random(uint32_t n)
     void sim_note(const char *what, long long a, long long b)
     void sim_fail(const char *format, ...)
+    void sim_title(const char *title)
     uint64_t sim_digest()
     void sim_print_events()
+
+cdef extern from "winsock2.h" nogil:
+    const int AF_INET, AF_INET6
+
+cdef extern from * nogil:
+    """
+    #ifdef SIM_THREADS
+    enum { REAL_THREADS = 1 };
+    #else
+    enum { REAL_THREADS = 0 };
+    #endif
+    """
+    const bint REAL_THREADS
 
 cdef enum:
     MAX_CLIENTS = 24
     MAX_WORKERS = 3
     LONG_WRITE = 20000      # bytes: longer than what the engine copies
+    LONGEST_WRITE = 23000
+    # Inline completions of one connection between two looks at the port: the engine's
+    # budget, the sends of one more round, and as many receives as are posted at once.
+    INLINE_LIMIT = 16
 
-# What the protocol of one client has seen and done.
+# What the protocol of one client has seen and done.  Its callbacks come one at a time;
+# what the application's thread looks at as well changes in an atomic section.
 ctypedef struct protocol_t:
     SRWLOCK lock            # held while the next bytes of the stream are written
-    conn_t *conn            # with a reference, from connection_made to connection_lost
+    conn_t *conn            # with a reference, from connection_made to connection_lost; atomic
     bint inside             # one of its callbacks runs
     bint made
-    bint paused             # writing, by pause_writing
-    bint reading_paused
+    bint paused             # writing, by pause_writing; atomic
+    bint reading_paused     # atomic
     bint eof
     bint lost
     int error               # of connection_lost
-    bint direct
-    bint meddled            # the application has closed or aborted it
+    bint closed             # by the application, in whatever way; atomic
     bint served             # with echo: its end came before the application did anything
     size_t received         # bytes
     size_t due              # bytes that the client had sent at its end
-    size_t written          # bytes, as far as the engine took them
+    size_t written          # bytes, as far as the engine took them; lock
     size_t sent             # bytes, as far as it was told
 
+# One run, apart from its seed.
+ctypedef struct run_t:
+    config_t config
+    sim_config_t sim
+    bint echo               # the native handler, instead of the protocol
+    int listeners
+    int unborn              # workers whose thread never comes to be
+    bint probe              # a last client comes when faults are over, and must be served
+    bint calm               # the application's thread does not meddle
+    bint late               # calls fail during the stop as well
+    unsigned int linger_ms  # how long it waits before it stops the server
+    unsigned int stop_ms
+
 cdef protocol_t[MAX_CLIENTS] protocols
+cdef run_t the
 cdef engine_t *the_engine
-cdef bint echoing
-cdef bint faulty            # calls fail for lack of resources
+cdef SOCKET[2] listeners
+cdef bint started
+cdef int start_error
 
 
 cdef uint32_t one_of(uint32_t a, uint32_t b, uint32_t c, uint32_t d) noexcept nogil:
@@ -95,14 +149,30 @@ cdef uint32_t one_of(uint32_t a, uint32_t b, uint32_t c, uint32_t d) noexcept no
     return a if which == 0 else b if which == 1 else c if which == 2 else d
 
 
+cdef void mark(bint *flag, bint value) noexcept nogil:
+    sim_atomic(True)
+    flag[0] = value
+    sim_atomic(False)
+
+
+cdef bint marked(const bint *flag) noexcept nogil:
+    sim_atomic(True)
+    cdef bint value = flag[0]
+    sim_atomic(False)
+    return value
+
+
 # -- the protocol --------------------------------------------------------------------
 
 
 cdef int client_of(conn_t *conn) noexcept nogil:
     """The kernel puts it into the address."""
-    cdef int client = <unsigned char>conn.remote[4] - 1
-    if conn.local[4] != 101 or conn.remote[16] != 0 or client < 0 or client >= MAX_CLIENTS:
+    cdef int client = (<int *>(conn.remote + 4))[0]
+    cdef int length = 16 if conn.remote[0] == AF_INET else 28
+    if (<int *>(conn.local + 4))[0] != 100 or client < 0 or client >= the.sim.clients:
         sim_fail("an address is wrong")
+    if length < <int>ADDRESS_BYTES and conn.remote[length] != 0:
+        sim_fail("more of an address was copied than there is")
     return client
 
 
@@ -116,8 +186,29 @@ cdef void check_bytes(int client, const char *data, size_t nbytes) noexcept nogi
     protocol.received += nbytes
 
 
-cdef void write(int client, size_t nbytes) noexcept nogil:
-    """The next bytes of the stream.  The caller has a reference."""
+cdef void check_bounds(conn_t *conn) noexcept nogil:
+    """What a connection holds is limited by its configuration."""
+    cdef config_t *config = &the.config
+    # A connection reads on while its outbox is not above the mark, and then still gets
+    # what is posted; accept_receive brings one buffer more.
+    cdef size_t window = <size_t>(config.initial_reads + 1) * config.buffer_size
+    cdef size_t most = config.high_water_bytes + window
+    if not the.echo:
+        most = config.max_write_buffer if config.max_write_buffer else <size_t>-1
+        most = max(most, <size_t>LONGEST_WRITE)
+    if conn.inbox.nbytes > window:
+        sim_fail("%zu bytes wait for the handler", conn.inbox.nbytes)
+    if conn.outbox.nbytes > most:
+        sim_fail("%zu bytes wait to be sent, more than %zu", conn.outbox.nbytes, most)
+    if conn.window.n > conn.window.size:
+        sim_fail("%d receives are posted", conn.window.n)
+
+
+cdef void write(int client, size_t nbytes, bint keep) noexcept nogil:
+    """The next bytes of the stream.  keep: in a block that may stay with the engine.
+
+    The caller has a reference.
+    """
     cdef protocol_t *protocol = &protocols[client]
     cdef conn_t *conn = protocol.conn
     cdef char *data
@@ -132,7 +223,7 @@ cdef void write(int client, size_t nbytes) noexcept nogil:
     AcquireSRWLockExclusive(&protocol.lock)
     for i in range(nbytes):
         data[i] = <char>sim_byte(client, protocol.written + i)
-    result = conn_write(conn, data, nbytes, data)
+    result = conn_write(conn, data, nbytes, data if keep else NULL)
     if not result & (WRITE_CLOSED | WRITE_NO_MEMORY):
         protocol.written += nbytes
     ReleaseSRWLockExclusive(&protocol.lock)
@@ -140,9 +231,24 @@ cdef void write(int client, size_t nbytes) noexcept nogil:
     if not result & WRITE_KEPT:
         free(data)
     if result & WRITE_FLUSH and conn_flush(conn):
-        if protocol.paused:
+        sim_note("pause_writing", client, 1)
+        if marked(&protocol.paused):
             sim_fail("client %d: pause_writing twice", client)
-        protocol.paused = True
+        mark(&protocol.paused, True)
+
+
+cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil:
+    sim_note("abort" if abort else "close", client, 0)
+    mark(&protocols[client].closed, True)
+    if abort:
+        conn_abort(conn, ABORT_APPLICATION)
+    else:
+        conn_close(conn)
+
+
+cdef bint calm(int client) noexcept nogil:
+    """Does its protocol just answer?"""
+    return the.calm or (the.probe and client == the.sim.clients - 1)
 
 
 cdef void react(int client) noexcept nogil:
@@ -150,22 +256,16 @@ cdef void react(int client) noexcept nogil:
     cdef protocol_t *protocol = &protocols[client]
     cdef conn_t *conn = protocol.conn
     cdef uint32_t what = sim_random(100)
-    if what < 50:
-        write(client, 1 + sim_random(900))
+    if calm(client) or what < 50:
+        write(client, 1 + sim_random(900), True)
     elif what < 56:
-        write(client, LONG_WRITE + sim_random(3000))
+        write(client, LONG_WRITE + sim_random(LONGEST_WRITE - LONG_WRITE), True)
     elif what < 60:
         sim_note("pause_reading", client, 0)
-        protocol.reading_paused = True
+        mark(&protocol.reading_paused, True)
         conn_pause_reading(conn, True)
-    elif what < 62:
-        sim_note("close", client, 0)
-        protocol.meddled = True
-        conn_close(conn)
     elif what < 63:
-        sim_note("abort", client, 0)
-        protocol.meddled = True
-        conn_abort(conn, ABORT_APPLICATION)
+        close_conn(client, conn, what == 62)
     elif what < 65:
         sim_note("write_eof", client, 0)
         conn_write_eof(conn)
@@ -196,6 +296,9 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     protocol.inside = True
     if sim_locks() != 0:
         sim_fail("a callback is called with a lock")
+    AcquireSRWLockExclusive(&conn.lock)
+    check_bounds(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
     conn_take_news(conn, &news)
     while news.spent != NULL:
         buf = news.spent
@@ -212,10 +315,11 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_note("connection_made", client, 0)
         protocol.made = True
         conn_ref(conn)
+        sim_atomic(True)
         protocol.conn = conn
+        sim_atomic(False)
         conn_tell_sent(conn, sim_random(2))
         if sim_random(4) == 0:
-            protocol.direct = True
             conn_set_direct(conn, True)
         if sim_random(3) == 0:
             react(client)
@@ -232,14 +336,14 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         return
     if news.resume:
         sim_note("resume_writing", client, 0)
-        if not protocol.paused:
+        if not marked(&protocol.paused):
             sim_fail("client %d: resume_writing without pause_writing", client)
-        protocol.paused = False
+        mark(&protocol.paused, False)
     if news.pause:
         sim_note("pause_writing", client, 0)
-        if protocol.paused:
+        if marked(&protocol.paused):
             sim_fail("client %d: pause_writing twice", client)
-        protocol.paused = True
+        mark(&protocol.paused, True)
     protocol.sent += news.sent
     sim_point()
     buf = conn_take_data(conn)
@@ -271,19 +375,33 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         protocol.eof = True
         sim_client(client, &facts)
         protocol.due = facts.sent
-        if sim_random(8) != 0:
-            conn_close(conn)
+        if calm(client) or sim_random(8) != 0:
+            close_conn(client, conn, False)
         else:
-            write(client, sim_random(500))
+            write(client, sim_random(500), True)
     if conn_take_lost(conn, &error, &error_sending):
         sim_note("connection_lost", client, error)
         if protocol.lost:
             sim_fail("client %d: connection_lost twice", client)
         protocol.lost = True
         protocol.error = error
+        check_error(client, error)
+        sim_atomic(True)
         protocol.conn = NULL
+        sim_atomic(False)
         conn_unref(conn)
     protocol.inside = False
+
+
+cdef void check_error(int client, int error) noexcept nogil:
+    """connection_lost's argument is what Windows said, or what the engine itself decides."""
+    cdef sim_client_t facts
+    sim_client(client, &facts)
+    if (error != 0 and not sim_was_told(client, error)
+            and error != WSAETIMEDOUT and error != WSAENOBUFS):
+        sim_fail("client %d: connection_lost(%d), and Windows never said so", client, error)
+    if error == 0 and facts.failed and not marked(&protocols[client].closed):
+        sim_fail("client %d: connection_lost(None), although an operation failed", client)
 
 
 # -- threads -------------------------------------------------------------------------
@@ -313,32 +431,25 @@ cdef void resume(int client) noexcept nogil:
     cdef conn_t *conn = borrow(client)
     if conn == NULL:
         return
-    if protocols[client].reading_paused:
+    if marked(&protocols[client].reading_paused):
         sim_note("resume_reading", client, 0)
-        protocols[client].reading_paused = False
+        mark(&protocols[client].reading_paused, False)
         conn_pause_reading(conn, False)
     conn_unref(conn)
 
 
 cdef void meddle(int client) noexcept nogil:
     """A thread of the application does something to a connection."""
-    cdef protocol_t *protocol = &protocols[client]
     cdef conn_t *conn = borrow(client)
     cdef uint32_t what = sim_random(16)
     if conn == NULL:
         return
-    if what < 4 and not protocol.paused:
+    if what < 4 and not marked(&protocols[client].paused):
         meddle_write(client, conn)
     elif what < 9:
         resume(client)
-    elif what == 9:
-        sim_note("abort", client, 0)
-        protocol.meddled = True
-        conn_abort(conn, ABORT_APPLICATION)
-    elif what == 10:
-        sim_note("close", client, 0)
-        protocol.meddled = True
-        conn_close(conn)
+    elif what < 11:
+        close_conn(client, conn, what == 9)
     elif what == 11 and conn_borrow_handle(conn) != INVALID_SOCKET:
         sim_point()
         conn_return_handle(conn)
@@ -363,87 +474,219 @@ cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
         conn_flush(conn)
 
 
-cdef void served_before(int clients) noexcept nogil:
+cdef void check_all_bounds() noexcept nogil:
+    cdef link_t *link
+    if REAL_THREADS:
+        return
+    sim_atomic(True)
+    link = the_engine.connections.next
+    while link != &the_engine.connections:
+        check_bounds(<conn_t *>link.owner)
+        link = link.next
+    sim_atomic(False)
+
+
+cdef void served_before() noexcept nogil:
     """From here on the server ends connections of its own accord; note who had all before."""
     cdef sim_client_t facts
+    cdef protocol_t *protocol
     cdef int client
-    for client in range(clients):
+    for client in range(the.sim.clients):
+        protocol = &protocols[client]
         sim_client(client, &facts)
+        sim_atomic(True)
         # A client that could not be taken for lack of resources sees an end as well.
-        protocols[client].served = (
-            not faulty and facts.saw_end and not facts.reset and not protocols[client].meddled)
-        protocols[client].meddled = True
+        protocol.served = (protocol.served or facts.saw_end and not facts.reset
+                           and not protocol.closed and not facts_disturbed())
+        protocol.closed = True
+        sim_atomic(False)
 
 
-cdef void close_all(int clients) noexcept nogil:
-    sim_note("close or abort all", 0, 0)
-    served_before(clients)
-    engine_close_clients(the_engine, sim_random(2))
+cdef bint facts_disturbed() noexcept nogil:
+    return the.sim.faults != 0 or sim_fault_hit()
 
 
 cdef void application_main(void *argument) noexcept nogil:
-    cdef int clients = <int><size_t>argument
     cdef uint32_t rounds = sim_random(12)
     cdef uint32_t _round
     cdef int client
+    if not start():
+        stop(0)
+        return
     for _round in range(rounds):
         sim_sleep(one_of(0, 0, 1, sim_random(30)))
+        check_all_bounds()
+        if the.calm:
+            continue
         if sim_random(24) == 0:
-            close_all(clients)
-        elif not echoing:
-            meddle(<int>sim_random(<uint32_t>clients))
+            sim_note("close or abort all", 0, 0)
+            served_before()
+            engine_close_clients(the_engine, sim_random(2))
+        elif not the.echo:
+            meddle(<int>sim_random(<uint32_t>the.sim.clients - the.probe))
     # Often all there is to do is done by then.
-    sim_sleep(one_of(0, 50, 3000, 20000))
-    if not echoing:
-        for client in range(clients):
+    sim_sleep(the.linger_ms)
+    if not the.echo and not the.calm:
+        for client in range(the.sim.clients):
             resume(client)
-        sim_sleep(one_of(0, 50, 3000, 20000))
-    sim_faults(False)
+        sim_sleep(the.linger_ms)
+    if not the.late:
+        sim_faults(False)
+    if the.probe:
+        check_probe(the.sim.clients - 1)
+    stop(the.stop_ms)
+
+
+cdef bint start() noexcept nogil:
+    global started, start_error
+    cdef int i
+    cdef int error = 0
+    for i in range(the.listeners):
+        error = engine_listen(the_engine, listeners[i], AF_INET6 if i > 0 else AF_INET)
+        if error != 0:
+            break
+    if the.unborn > 0:
+        error = WSAENOBUFS
+        for i in range(the.unborn):
+            engine_forgo_worker(the_engine)
+    start_error = error
+    started = error == 0
+    return started
+
+
+cdef void check_probe(int client) noexcept nogil:
+    """When all is well again the listener accepts, and who comes is served."""
+    cdef sim_client_t facts
+    # What was refused is tried again by now.
+    sim_sleep(1000)
+    sim_note("the probe comes", client, 0)
+    sim_let_in(client)
+    sim_sleep(30000)
+    sim_client(client, &facts)
+    if not facts.saw_end or facts.reset or (the.echo and facts.received != facts.sent):
+        sim_fail("a client that came last was not served")
+
+
+cdef void stop(uint64_t timeout_ms) noexcept nogil:
+    cdef int i
     sim_note("stop", 0, 0)
-    served_before(clients)
-    engine_stop(the_engine, one_of(0, 10, 500, 5000))
+    served_before()
+    engine_stop(the_engine, timeout_ms)
+    # As the layer above does it: at once.
+    for i in range(the.listeners):
+        closesocket(listeners[i])
     if sim_random(4) == 0:
         engine_stop(the_engine, 0)
-    if not engine_wait_stopped(the_engine, INFINITE):
-        sim_fail("the wait for the stop has failed")
+    while not engine_wait_stopped(the_engine, INFINITE):
+        sim_note("the wait for the stop failed", 0, 0)
+        sim_sleep(10)
+    sim_faults(False)
 
 
 # -- a run ---------------------------------------------------------------------------
 
+# What a knob fixes, whatever the seed says; -1: nothing.
+cdef enum knob:
+    K_ECHO
+    K_PROFILE
+    K_CLIENTS
+    K_WORKERS
+    K_PREEMPT
+    K_FAULTS
+    K_RESETS
+    K_SHORTS
+    K_SKIPS
+    K_ROOM
+    K_BYTES
+    K_LISTENERS
+    K_UNBORN
+    K_PROBE
+    K_CALM
+    K_LATE
+    K_ACCEPTS
+    K_MAX_ACCEPTS
+    K_ACCEPT_RECEIVE
+    K_MAX_CONNECTIONS
+    K_READS
+    K_BUFFER
+    K_IDLE
+    K_LIMITS
+    K_TRACE
+    K_LINGER
+    K_STOP
+    N_KNOBS
 
-cdef void configure(config_t *config, sim_config_t *sim, int *workers) noexcept nogil:
-    memset(config, 0, sizeof(config_t))
-    memset(sim, 0, sizeof(sim_config_t))
-    sim.clients = <int>(1 + sim_random(one_of(1, 3, 8, MAX_CLIENTS)))
-    sim.preempt = <int>one_of(0, 2, 5, 20)
-    sim.faults = <int>one_of(0, 0, 40, 200)
-    sim.resets = <int>one_of(0, 0, 10, 50)
-    sim.shorts = <int>one_of(0, 0, 3, 10)
-    sim.skips = sim_random(4) != 0
-    sim.send_room = one_of(64, 1000, 8000, 70000)
-    sim.bytes = one_of(10, 500, 3000, 12000)
-    workers[0] = <int>(1 + sim_random(MAX_WORKERS))
-    config.workers = workers[0]
-    config.initial_accepts = <int>(1 + sim_random(4))
-    config.max_accepts = config.initial_accepts + <int>one_of(0, 0, 3, 30)
-    config.accept_receive = sim_random(3) == 0
+KNOBS = ["echo", "profile", "clients", "workers", "preempt", "faults", "resets", "shorts",
+         "skips", "room", "bytes", "listeners", "unborn", "probe", "calm", "late", "accepts",
+         "max_accepts", "accept_receive", "max_connections", "reads", "buffer", "idle", "limits",
+         "trace", "linger", "stop"]
+cdef long[N_KNOBS] knobs
+
+
+cdef long turned(int which, long drawn) noexcept nogil:
+    """Drawn in any case, so that a knob leaves the other draws as they are."""
+    return drawn if knobs[which] < 0 else knobs[which]
+
+
+cdef void configure() noexcept nogil:
+    cdef config_t *config = &the.config
+    cdef sim_config_t *sim = &the.sim
+    memset(&the, 0, sizeof(the))
+    the.echo = turned(K_ECHO, sim_random(2))
+    sim.profile = &sim_profiles[turned(K_PROFILE, sim_random(<uint32_t>sim_n_profiles))]
+    sim.clients = <int>turned(K_CLIENTS, 1 + sim_random(one_of(1, 3, 8, MAX_CLIENTS)))
+    sim.preempt = <int>turned(K_PREEMPT, one_of(0, 2, 5, 20))
+    sim.faults = <int>turned(K_FAULTS, one_of(0, 0, 40, 200))
+    sim.resets = <int>turned(K_RESETS, one_of(0, 0, 10, 50))
+    sim.shorts = <int>turned(K_SHORTS, one_of(0, 0, 3, 10))
+    sim.skips = <int>turned(K_SKIPS, sim_random(4) != 0)
+    sim.send_room = <size_t>turned(K_ROOM, one_of(64, 1000, 8000, 70000))
+    sim.bytes = <size_t>turned(K_BYTES, one_of(10, 500, 3000, 12000))
+    config.workers = <int>turned(K_WORKERS, 1 + sim_random(MAX_WORKERS))
+    the.listeners = <int>turned(K_LISTENERS, 1 + (sim_random(4) == 0))
+    the.unborn = <int>turned(K_UNBORN, 1 if config.workers > 1 and sim_random(100) == 0 else 0)
+    config.initial_accepts = <int>turned(K_ACCEPTS, 1 + sim_random(4))
+    config.max_accepts = config.initial_accepts + <int>turned(K_MAX_ACCEPTS, one_of(0, 0, 3, 30))
+    config.accept_receive = turned(K_ACCEPT_RECEIVE, sim_random(3) == 0)
     config.accept_timeout_ms = one_of(0, 500, 3000, 10000)
-    config.max_connections = one_of(0, 0, 3, 10)
-    config.initial_reads = <int>one_of(1, 1, 2, 5)
-    config.buffer_size = one_of(512, 512, 1024, 4096)
+    config.max_connections = turned(K_MAX_CONNECTIONS, one_of(0, 0, 3, 10))
+    config.initial_reads = <int>turned(K_READS, one_of(1, 1, 2, 5))
+    config.buffer_size = <size_t>turned(K_BUFFER, one_of(512, 512, 1024, 4096))
     config.max_free_buffers = one_of(0, 2, 10, 100)
     config.max_free_connections = one_of(0, 1, 3, 100)
-    config.idle_timeout_ms = one_of(0, 0, 0, 5000)
-    config.max_sends = <int>one_of(0, 0, 0, 4)
-    config.max_write_buffer = one_of(0, 0, 0, 5000)
-    config.native = echoing
-    config.deliver = deliver_echo if echoing else deliver_scripted
+    config.idle_timeout_ms = turned(K_IDLE, one_of(0, 0, 0, 5000))
+    config.max_sends = <int>turned(K_LIMITS, one_of(0, 0, 0, 4))
+    config.max_write_buffer = <size_t>turned(K_LIMITS, one_of(0, 0, 0, 5000))
+    config.native = the.echo
+    config.deliver = deliver_echo if the.echo else deliver_scripted
     # The layer above refuses a trace of a native handler, which would not take its lines.
-    config.trace = sim_random(8) == 0 and not echoing
+    config.trace = turned(K_TRACE, sim_random(8) == 0) and not the.echo
     config.high_water_bytes = one_of(0, 100, 4000, 65536)
     config.low_water_bytes = config.high_water_bytes // 4
     config.close_timeout_ms = one_of(1, 100, 2000, 10000)
     config.keepalive_idle_ms = one_of(0, 5000, 5000, 5000)
+    the.calm = turned(K_CALM, 0)
+    the.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))
+    the.stop_ms = <unsigned int>turned(K_STOP, one_of(0, 10, 500, 5000))
+    sim.inline_limit = INLINE_LIMIT + config.initial_reads
+    # A client that the limit turns away, or one that is silent in every slot, hides nothing.
+    the.probe = turned(K_PROBE, sim_random(4) == 0 and config.max_connections == 0
+                     and config.idle_timeout_ms == 0)
+    the.late = turned(K_LATE, sim_random(4) == 0) and not the.probe
+    if the.probe:
+        sim.clients = min(sim.clients + 1, <int>MAX_CLIENTS)
+        config.accept_timeout_ms = 500
+        config.close_timeout_ms = 10000
+
+
+cdef void draw_probe() noexcept nogil:
+    cdef sim_script_t script
+    memset(&script, 0, sizeof(script))
+    script.to_send = 3
+    script.end = ENDS_FIN
+    script.reads = READS
+    script.waits = True
+    sim_script(the.sim.clients - 1, &script)
 
 
 cdef void check_client(int client) noexcept nogil:
@@ -452,16 +695,16 @@ cdef void check_client(int client) noexcept nogil:
     sim_client(client, &facts)
     if protocol.conn != NULL:
         sim_fail("client %d: connection_lost never came", client)
-    if facts.received > facts.sent and echoing:
+    if facts.received > facts.sent and the.echo:
         sim_fail("client %d was sent more than it sent", client)
-    if echoing:
+    if the.echo:
         if protocol.served and facts.received != facts.sent:
             sim_fail("client %d got %zu of %zu bytes back", client, facts.received, facts.sent)
         return
     if protocol.made and not protocol.lost:
         sim_fail("client %d: connection_lost never came", client)
     # What a closing connection still receives is discarded; until then nothing is lost.
-    if protocol.eof and protocol.received != protocol.due:
+    if protocol.eof and protocol.received != protocol.due and not facts.reset:
         sim_fail("client %d: the end came after %zu of %zu bytes", client, protocol.received,
                  protocol.due)
     if (facts.saw_end and not facts.reset and not facts.unreset
@@ -474,40 +717,8 @@ cdef void same(const char *what, LONG64 a, LONG64 b) noexcept nogil:
         sim_fail("%s: %lld and %lld", what, a, b)
 
 
-cdef uint64_t run_seed(uint64_t seed) noexcept nogil:
-    """The digest of the run.  Ends the process if something is wrong."""
-    global the_engine, echoing, faulty
-    cdef config_t config
-    cdef sim_config_t sim
+cdef void check_ledger() noexcept nogil:
     cdef pools_t pools
-    cdef SOCKET listener
-    cdef uint64_t digest
-    cdef int workers = 0
-    cdef int error = 0
-    cdef int i
-    sim_begin(seed)
-    echoing = sim_random(2) == 0
-    configure(&config, &sim, &workers)
-    memset(protocols, 0, sizeof(protocols))
-    faulty = sim.faults != 0
-    sim_configure(&sim)
-    the_engine = engine_create(&config, &error)
-    if the_engine == NULL:
-        sim_fail("the engine was not made: %d", error)
-    listener = sim_listen()
-    error = engine_listen(the_engine, listener, 2)
-    if error != 0:
-        sim_fail("engine_listen: %d", error)
-    for i in range(workers):
-        sim_spawn("worker 1" if i == 0 else "worker 2" if i == 1 else "worker 3", worker_main,
-                  <void *><size_t>i)
-    sim_spawn("keeper", keeper_main, NULL)
-    sim_spawn("app", application_main, <void *><size_t>sim.clients)
-    sim_faults(True)
-    sim_run()
-    closesocket(listener)
-    sim_run()
-
     engine_pools(the_engine, &pools)
     same("operations posted, completed", engine_count(the_engine, N_OPS_POSTED),
          engine_count(the_engine, N_OPS_COMPLETED))
@@ -518,32 +729,101 @@ cdef uint64_t run_seed(uint64_t seed) noexcept nogil:
     same("connections now", engine_connections(the_engine), 0)
     same("accepts pending", pools.accepts_pending, 0)
     same("buffers out", <LONG64>pools.buffers_out, 0)
-    for i in range(sim.clients):
-        check_client(i)
-    engine_free(the_engine)
+
+
+cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
+    """One run.  Ends the process if something is wrong.
+
+    expected: the code with which a start may fail; 0: any.
+    """
+    global the_engine, started, start_error
+    cdef int i
+    sim_begin(seed)
+    configure()
+    memset(protocols, 0, sizeof(protocols))
+    started = False
+    start_error = 0
+    for i in range(the.listeners):
+        listeners[i] = sim_listen(AF_INET6 if i > 0 else AF_INET)
+    sim_configure(&the.sim)
+    if the.probe:
+        draw_probe()
+    sim_faults(True)
+    the_engine = engine_create(&the.config, &start_error)
+    if the_engine == NULL:
+        for i in range(the.listeners):
+            closesocket(listeners[i])
+    else:
+        for i in range(the.config.workers - the.unborn):
+            sim_spawn("worker 1" if i == 0 else "worker 2" if i == 1 else "worker 3",
+                      worker_main, <void *><size_t>i)
+        sim_spawn("keeper", keeper_main, NULL)
+        sim_spawn("app", application_main, NULL)
+    sim_run()
+    sim_faults(False)
+    if not started:
+        if not facts_disturbed() and the.unborn == 0:
+            sim_fail("the start failed: %d", start_error)
+        if start_error == 0:
+            sim_fail("the start failed, and nobody knows why")
+        if expected != 0 and the.unborn == 0 and start_error != expected:
+            sim_fail("the start failed with %d instead of %d", start_error, expected)
+    if the_engine != NULL:
+        check_ledger()
+        for i in range(the.sim.clients):
+            check_client(i)
+        engine_free(the_engine)
     sim_end()
-    digest = sim_digest()
-    return digest
 
 
-def main(words):
-    """`--seed N --runs N`: so many runs, from this seed on.  `--seconds N`: none begins after
-    that.  `--trace`: print the last events of good runs too."""
-    options = {"--seed": 1, "--runs": 1, "--seconds": 0, "--trace": 0}
-    words = list(words)
-    while words:
-        word = words.pop(0)
-        options[word] = 1 if word == "--trace" else int(words.pop(0))
-    seed = options["--seed"]
-    start = time.monotonic()
-    events = 0
-    done = 0
-    while done < options["--runs"]:
-        if options["--seconds"] and time.monotonic() - start > options["--seconds"]:
-            break
-        events = (events * 31 + run_seed(seed + done)) % (1 << 64)
-        if options["--trace"]:
-            sim_print_events()
-        done += 1
-    print(f"{done} runs from seed {seed}, all good; digest of their events {events:016x}")
-    print(f"{done / (time.monotonic() - start):.0f} runs/s", file=sys.stderr)
+# -- for the program -------------------------------------------------------------------
+
+
+def run(seed, knob_values, fault=None, title=""):
+    """One run; returns the digest of its events.  Ends the process if something is wrong.
+
+    fault: (function, call, code, sticky), numbers as in `functions`.
+    """
+    cdef uint64_t number = seed
+    cdef int expected = 0
+    for i, name in enumerate(KNOBS):
+        knobs[i] = knob_values.get(name, -1)
+    sim_title(title.encode())
+    sim_plan_fault(0, 0, 0, False)
+    if fault:
+        sim_plan_fault(fault[0], fault[1], fault[2], fault[3])
+        expected = sim_function_code(fault[0], fault[2])
+        if sim_function(fault[0]) in (b"malloc", b"calloc"):
+            expected = WSAENOBUFS
+    with nogil:
+        run_seed(number, expected)
+    return sim_digest()
+
+
+def functions():
+    """Every function of the system that the engine calls: [(name, [code…])…]."""
+    found = []
+    for i in range(sim_n_functions()):
+        codes = []
+        while sim_function_code(i, len(codes)) != 0:
+            codes.append(sim_function_code(i, len(codes)))
+        found.append((sim_function(i).decode(), codes))
+    return found
+
+
+def calls(function):
+    """How often the last run called it while faults were on."""
+    return sim_calls(function)
+
+
+def fault_hit():
+    """Did the last run come to the call that should fail?"""
+    return sim_fault_hit()
+
+
+def print_events():
+    sim_print_events()
+
+
+def profiles():
+    return [sim_profiles[i].name.decode() for i in range(sim_n_profiles)]

@@ -2,7 +2,8 @@
 
    Threads are fibers: one runs until it calls the kernel, which may then let another one go on.
    Which one, what the clients do next, which operation completes and how: all of it is drawn from
-   one generator, so a run is a function of its seed. */
+   one generator, so a run is a function of its seed. Compiled with -DSIM_THREADS threads are real
+   ones, for ThreadSanitizer, and a run is no function of anything. */
 #ifndef SIM_KERNEL_H
 #define SIM_KERNEL_H
 
@@ -11,19 +12,41 @@
 
 #include "winsock2.h"
 
-enum { SIM_CLIENTS = 24 };
+/* How a kernel behaves where the documentation leaves it open, or Wine does not keep to it. */
+typedef struct {
+    const char *name;
+    int fifo;               /* packets are dequeued in the order in which they were queued */
+    int inline_accepts;     /* AcceptEx may succeed at once */
+    int data_before_reset;  /* what came before a reset can still be received */
+    int reset_as_eof;       /* of a reset that no receive was waiting for, only an end is seen */
+    int lost_sends;         /* a send that a reset finds pending completes only by CancelIoEx */
+    int lax_contexts;       /* an accepted socket works without SO_UPDATE_ACCEPT_CONTEXT */
+    int backlog_reset;      /* the NTSTATUS of an AcceptEx whose client has gone */
+} sim_profile_t;
 
 /* What a run is like, beside its seed. Chances are 1 in so many, 0: never. */
 typedef struct {
+    const sim_profile_t *profile;
     int clients;
     int preempt;            /* that a call of the kernel lets another thread run */
-    int faults;             /* that a call fails for lack of resources */
+    int faults;             /* that a call fails */
     int resets;             /* that a client's next step is a reset */
     int shorts;             /* that a send completes short */
     int skips;              /* the provider's sockets are real handles */
     size_t send_room;       /* bytes a socket takes off a sender ahead of its client */
     size_t bytes;           /* the most that a client sends */
+    int inline_limit;       /* inline completions of a socket between two looks at the port */
 } sim_config_t;
+
+/* What a client does; sim_configure draws it, and a scenario can have it its own way. */
+enum sim_end { ENDS_FIN, ENDS_RESET, ENDS_NEVER };
+enum sim_reads { READS_NEVER = -1, READS_LATER = 0, READS = 1 };
+typedef struct {
+    size_t to_send;         /* bytes */
+    int end;                /* how, once all is sent */
+    int reads;
+    int waits;              /* it connects only when sim_let_in says so */
+} sim_script_t;
 
 /* A client after the run. */
 typedef struct {
@@ -34,22 +57,46 @@ typedef struct {
     int saw_end;            /* the server's FIN came, after all data before it */
     int reset;              /* by either side */
     int unreset;            /* the server wanted to, but SO_LINGER failed */
+    int failed;             /* an operation of its connection, or its post, failed; not by
+                               being cancelled */
 } sim_client_t;
+
+extern const sim_profile_t sim_profiles[];
+extern const int sim_n_profiles;
 
 void sim_begin(uint64_t seed);
 void sim_configure(const sim_config_t *config);
+void sim_script(int client, const sim_script_t *script);
+void sim_let_in(int client);
 /* A thread; `body` is called when sim_run comes to it. */
 void sim_spawn(const char *name, void (*body)(void *), void *argument);
 /* Returns when every thread has ended and the clients have nothing left to do. */
 void sim_run(void);
 /* Also asserts that nothing is left: handles, operations, packets, memory. */
 void sim_end(void);
-/* Failing calls begin or end. */
-void sim_faults(int on);
-SOCKET sim_listen(void);
+SOCKET sim_listen(int family);
 void sim_client(int client, sim_client_t *out);
+/* Was this Windows code told about the client's connection? */
+int sim_was_told(int client, int error);
 /* Byte `at` of the stream of a client, in either direction. */
 unsigned char sim_byte(int client, size_t at);
+/* Bytes that the engine has allocated and not freed. */
+long sim_bytes_allocated(void);
+
+/* Failing calls begin or end. */
+void sim_faults(int on);
+/* Call number n of this function fails, with its code number c (from 0); all later ones too if
+   `sticky`. n 0: none. Holds for the runs that begin from now on. */
+void sim_plan_fault(int function, long n, int c, int sticky);
+/* How often it was called while faults were on, in this run. */
+long sim_calls(int function);
+int sim_n_functions(void);
+const char *sim_function(int function);
+/* 0: there is no such code. */
+int sim_function_code(int function, int c);
+/* Has the planned call taken place? */
+int sim_fault_hit(void);
+
 /* For a thread: another one may run here. */
 void sim_point(void);
 void sim_sleep(unsigned int ms);
@@ -60,6 +107,8 @@ int sim_locks(void);
 uint32_t sim_random(uint32_t n);
 void sim_note(const char *what, long long a, long long b);
 void sim_fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+/* A line that a failure prints beside the seed. */
+void sim_title(const char *title);
 /* A number over all events of the run so far; the last of them to standard output. */
 uint64_t sim_digest(void);
 void sim_print_events(void);

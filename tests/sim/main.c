@@ -26,6 +26,6 @@ int main(int argc, char **argv)
         "import sys, types\n"
         "package = sys.modules['iocpx'] = types.ModuleType('iocpx')\n"
         "package.__path__ = []\n"
-        "import _sim\n"
-        "_sim.main(sys.argv[1:])\n") != 0;
+        "import program\n"
+        "program.main(sys.argv[1:])\n") != 0;
 }

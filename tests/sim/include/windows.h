@@ -22,7 +22,10 @@ typedef struct { unsigned char bytes[16]; } GUID;
 #define INFINITE 0xffffffffu
 #define WAIT_OBJECT_0 0u
 #define WAIT_TIMEOUT 258u
+#define WAIT_FAILED 0xffffffffu
+#define ERROR_INVALID_FUNCTION 1
 #define ERROR_NOT_ENOUGH_MEMORY 8
+#define ERROR_UNEXP_NET_ERR 59
 #define ERROR_NETNAME_DELETED 64
 #define ERROR_INVALID_PARAMETER 87
 #define ERROR_OPERATION_ABORTED 995

@@ -1,0 +1,139 @@
+"""The simulation's command line; runs inside the program that main.c makes. See lab/sim.py."""
+
+import sys
+import time
+
+import _sim
+
+FUNCTIONS = _sim.functions()
+
+# Short runs whose every call is made to fail, one after the other. Knobs as in _sim.KNOBS.
+SHORT = {"preempt": 0, "faults": 0, "resets": 0, "shorts": 0, "probe": 1, "idle": 0, "limits": 0,
+         "max_connections": 0, "unborn": 0, "trace": 0, "linger": 3000, "stop": 500, "workers": 2,
+         "accepts": 2, "max_accepts": 0, "accept_receive": 0, "reads": 1, "clients": 1,
+         "listeners": 1, "skips": 1, "room": 8000, "bytes": 500, "calm": 1, "late": 0,
+         "buffer": 512}
+SCENARIOS = {
+    "echo": {"echo": 1},
+    "protocol": {"echo": 0},
+    "no skip": {"echo": 0, "skips": 0},
+    "flood": {"echo": 0, "bytes": 12000, "room": 64},
+    "short sends": {"echo": 1, "bytes": 3000, "shorts": 2},
+    "several receives": {"echo": 1, "reads": 5, "bytes": 12000},
+    "data with the accept": {"echo": 1, "accept_receive": 1, "clients": 3},
+    "a crowd": {"echo": 1, "clients": 8, "accepts": 1, "max_accepts": 30, "bytes": 10},
+    "two listeners": {"echo": 0, "clients": 4, "listeners": 2},
+    "resets": {"echo": 0, "clients": 3, "resets": 5},
+    "idle timeout": {"echo": 0, "clients": 2, "idle": 5000, "linger": 20000, "probe": 0},
+    "write limits": {"echo": 0, "clients": 2, "limits": 4, "calm": 0, "room": 64, "probe": 0},
+    "meddling": {"echo": 0, "clients": 3, "calm": 0, "trace": 1},
+    "full": {"echo": 0, "clients": 4, "max_connections": 2, "probe": 0},
+    "stop under load": {"echo": 0, "clients": 4, "bytes": 12000, "linger": 0, "probe": 0,
+                        "late": 1, "preempt": 5},
+    "stop of an echo": {"echo": 1, "clients": 4, "bytes": 12000, "linger": 0, "probe": 0,
+                        "late": 1, "accept_receive": 1, "room": 64},
+    "stop after silence": {"echo": 0, "clients": 2, "linger": 3000, "stop": 10, "probe": 0,
+                           "late": 1, "calm": 0},
+}
+
+
+def scenario_knobs(name, profile):
+    return {**SHORT, **SCENARIOS[name], "profile": profile}
+
+
+class Clock:
+    def __init__(self, seconds):
+        self.begin = time.monotonic()
+        self.seconds = seconds
+
+    def passed(self):
+        return time.monotonic() - self.begin
+
+    def over(self):
+        return self.seconds > 0 and self.passed() > self.seconds
+
+
+def many(seed, runs, knobs, clock, trace=False):
+    """So many runs, from this seed on."""
+    done = digest = 0
+    while done < runs and not clock.over():
+        digest = (digest * 31 + _sim.run(seed + done, knobs)) % (1 << 64)
+        if trace:
+            _sim.print_events()
+        done += 1
+    return done, digest
+
+
+def sweep(part, parts, seeds):
+    """Every call of every function in the short scenarios fails once, with every code; then it
+    and all that follow. Returns the number of runs, and of calls that failed by function."""
+    runs = 0
+    failed = dict.fromkeys((name for name, codes in FUNCTIONS if codes), 0)
+    cases = [
+        (name, profile, seed)
+        for name in SCENARIOS
+        for profile in range(len(_sim.profiles()))
+        for seed in range(1, seeds + 1)
+    ]
+    for name, profile, seed in cases[part::parts]:
+        knobs = scenario_knobs(name, profile)
+        where = f"scenario {name!r}, profile {_sim.profiles()[profile]}, seed {seed}"
+        _sim.run(seed, knobs, title=where)
+        counts = [_sim.calls(index) for index in range(len(FUNCTIONS))]
+        for index, (function, codes) in enumerate(FUNCTIONS):
+            for call in range(1, counts[index] + 1):
+                for code in range(len(codes)):
+                    for sticky in (False, True):
+                        # All later calls fail alike whatever the code; and no server stops
+                        # where what a stop needs fails for good.
+                        if sticky and (code > 0 or knobs["late"]
+                                       or call not in (1, counts[index] // 2 + 1)):
+                            continue
+                        _sim.run(seed, knobs, (index, call, code, sticky),
+                                 f"{where}, {function} call {call} failing with {codes[code]}"
+                                 + " and all later ones" * sticky
+                                 + f" (--fault {name!r} {profile} {seed} {function} {call} {code}"
+                                 f" {int(sticky)})")
+                        runs += 1
+                        failed[function] += _sim.fault_hit()
+    return runs, failed
+
+
+def main(words):
+    options = {"--seed": 1, "--runs": 1, "--seconds": 0, "--part": 0, "--parts": 1, "--seeds": 1}
+    knobs = {}
+    flags = set()
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word == "--set":
+            name, _, value = words.pop(0).partition("=")
+            if name not in _sim.KNOBS:
+                sys.exit(f"--set: there is no {name!r}, but {', '.join(_sim.KNOBS)}")
+            knobs[name] = int(value)
+        elif word == "--fault":
+            name, profile, seed, function, call, code, sticky = words
+            index = [name for name, _ in FUNCTIONS].index(function)
+            _sim.run(int(seed), scenario_knobs(name, int(profile)),
+                     (index, int(call), int(code), sticky == "1"), " ".join(words))
+            _sim.print_events()
+            return
+        elif word in options:
+            options[word] = int(words.pop(0))
+        else:
+            flags.add(word)
+    clock = Clock(options["--seconds"])
+    if "--functions" in flags:
+        for name, codes in FUNCTIONS:
+            print(name, *codes)
+    elif "--sweep" in flags:
+        runs, failed = sweep(options["--part"], options["--parts"], options["--seeds"])
+        print(runs)
+        for name, count in failed.items():
+            print(name, count)
+    else:
+        done, digest = many(options["--seed"], options["--runs"], knobs, clock,
+                            "--trace" in flags)
+        print(f"{done} runs from seed {options['--seed']}, all good; "
+              f"digest of their events {digest:016x}")
+    print(f"{clock.passed():.1f} s", file=sys.stderr)
