@@ -11,6 +11,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older one shall r
     sys.exit("dev.py: Python 3.10 or later is needed: start dev.py with one")
 
 from lab import build, here, sim, steps
+from lab import simulate as simulate_
 from lab.steps import LAB, ROOT, Failure, exclusive, say
 
 
@@ -64,12 +65,21 @@ def make_parser():
     )
     verb.add_argument("--fast", action="store_true", help=f"{here.default_lane()} alone")
     verb = add(
-        *("sim", simulate, "[--seed N] [--runs N]"),
-        "run the engine on a simulated kernel; each run is a function of its seed",
+        *("sim", simulate, "[--seed N] [--runs N] [--set KNOB=N] | --threads | --mutants | --scale"),
+        "run the engine on a simulated kernel: every failing call of short scenarios, and many"
+        " schedules, each a function of its seed",
     )
     verb.add_argument("--seed", type=int, metavar="N", help="of the first run; else 1")
     verb.add_argument("--runs", type=int, metavar="N", help="else 1 with a seed, or 20,000")
+    verb.add_argument("--profile", choices=simulate_.PROFILES, help="else both, as the seed has it")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="KNOB=N",
+        help="fix what else the seed decides; a wrong KNOB lists them all",
+    )
     verb.add_argument("--trace", action="store_true", help="print the last events of good runs")
+    verb.add_argument("--threads", action="store_true", help="real threads, ThreadSanitizer")
+    verb.add_argument("--mutants", action="store_true", help="break the engine; each must be caught")
+    verb.add_argument("--scale", action="store_true", help="the figures of docs/SCALING.md")
     add("bench", bench, "[--python LANE] [ARG…]", "run the echo benchmark", one_lane)
     verb = add("wheel", wheel, "[--python LANE | --all]", "make wheel and sdist", one_lane)
     verb.add_argument("--all", action="store_true", help="a wheel for every lane")
@@ -145,13 +155,22 @@ def simulate(options):
         raise Failure(f"--seed must be 0 or more, got {options.seed}")
     if options.runs is not None and options.runs < 1:
         raise Failure(f"--runs must be 1 or more, got {options.runs}")
-    with exclusive():
-        here.setup([])
-        sim.prepare()
+    knobs = dict(simulate_.knob(text) for text in options.set)
+    if options.profile:
+        knobs["profile"] = simulate_.PROFILES.index(options.profile)
     seed = 1 if options.seed is None else options.seed
-    runs = options.runs or (20000 if options.seed is None else 1)
-    words = ["--seed", str(seed), "--runs", str(runs)]
-    return sim.call(words + ["--trace"] * options.trace).returncode
+    with exclusive():
+        sim.install()
+        if options.scale:
+            return simulate_.scale()
+        if options.mutants:
+            return simulate_.mutants()
+        if options.threads:
+            return simulate_.threads(seed, options.runs or simulate_.THREADS_RUNS, knobs)
+        if options.seed is None and not knobs and not options.trace:
+            return simulate_.everything(options.runs or simulate_.RUNS)
+        runs = options.runs or (simulate_.RUNS if options.seed is None else 1)
+        return simulate_.chosen(seed, runs, knobs, options.trace)
 
 
 def test(options):

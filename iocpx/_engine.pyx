@@ -993,7 +993,7 @@ cdef bint conn_attach(worker_t *worker, listener_t *listener, SOCKET sock,
     # Under the lock that engine_stop takes: what is in the list by then it
     # closes, and nothing comes after.
     running = engine.phase == PHASE_RUNNING
-    now = engine.connections_now
+    now = engine_connections(engine)
     room = engine.config.max_connections == 0 or now < engine.config.max_connections
     if running and room:
         list_append(&engine.connections, &conn.link)

@@ -10,80 +10,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from _kernel cimport *
 from iocpx._engine cimport *
-from iocpx._state cimport buf_free, buf_t, link_t
+from iocpx._state cimport STATE_ABORTING, STATE_ENDING, buf_free, buf_t, link_t
 from iocpx._winsock cimport (
     ERROR_OPERATION_ABORTED, INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK,
     WSAENOBUFS, WSAETIMEDOUT, AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
 )
-
-cdef extern from "kernel.h" nogil:
-    ctypedef struct sim_profile_t:
-        const char *name
-    const sim_profile_t *sim_profiles
-    const int sim_n_profiles
-
-    ctypedef struct sim_config_t:
-        const sim_profile_t *profile
-        int clients
-        int preempt
-        int faults
-        int resets
-        int shorts
-        int skips
-        size_t send_room
-        size_t bytes
-        int inline_limit
-
-    int ENDS_FIN, ENDS_RESET, ENDS_NEVER
-    int READS_NEVER, READS_LATER, READS
-    ctypedef struct sim_script_t:
-        size_t to_send
-        int end
-        int reads
-        int waits
-
-    ctypedef struct sim_client_t:
-        int connected
-        size_t sent
-        size_t received
-        int ended
-        int saw_end
-        int reset
-        int unreset
-        int failed
-
-    void sim_begin(uint64_t seed)
-    void sim_configure(const sim_config_t *config)
-    void sim_script(int client, const sim_script_t *script)
-    void sim_let_in(int client)
-    void sim_spawn(const char *name, void (*body)(void *) noexcept nogil, void *argument)
-    void sim_run()
-    void sim_end()
-    SOCKET sim_listen(int family)
-    void sim_client(int client, sim_client_t *out)
-    bint sim_was_told(int client, int error)
-    unsigned char sim_byte(int client, size_t at)
-    void sim_faults(int on)
-    void sim_plan_fault(int function, long n, int c, int sticky)
-    long sim_calls(int function)
-    int sim_n_functions()
-    const char *sim_function(int function)
-    int sim_function_code(int function, int c)
-    bint sim_fault_hit()
-    void sim_point()
-    void sim_sleep(unsigned int ms)
-    void sim_atomic(int on)
-    int sim_locks()
-    uint32_t sim_random(uint32_t n)
-    void sim_note(const char *what, long long a, long long b)
-    void sim_fail(const char *format, ...)
-    void sim_title(const char *title)
-    uint64_t sim_digest()
-    void sim_print_events()
-
-cdef extern from "winsock2.h" nogil:
-    const int AF_INET, AF_INET6
 
 cdef extern from * nogil:
     """
@@ -121,6 +54,7 @@ ctypedef struct protocol_t:
     size_t received         # bytes
     size_t due              # bytes that the client had sent at its end
     size_t written          # bytes, as far as the engine took them; lock
+    bint tells              # it wants to be told what was sent
     size_t sent             # bytes, as far as it was told
 
 # One run, apart from its seed.
@@ -318,7 +252,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_atomic(True)
         protocol.conn = conn
         sim_atomic(False)
-        conn_tell_sent(conn, sim_random(2))
+        protocol.tells = sim_random(2)
+        conn_tell_sent(conn, protocol.tells)
         if sim_random(4) == 0:
             conn_set_direct(conn, True)
         if sim_random(3) == 0:
@@ -385,7 +320,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             sim_fail("client %d: connection_lost twice", client)
         protocol.lost = True
         protocol.error = error
-        check_error(client, error)
+        check_lost(client, error)
         sim_atomic(True)
         protocol.conn = NULL
         sim_atomic(False)
@@ -393,10 +328,17 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     protocol.inside = False
 
 
-cdef void check_error(int client, int error) noexcept nogil:
-    """connection_lost's argument is what Windows said, or what the engine itself decides."""
+cdef void check_lost(int client, int error) noexcept nogil:
+    """Everything was told before; the error is what Windows said, or what the engine decides."""
+    cdef protocol_t *protocol = &protocols[client]
     cdef sim_client_t facts
     sim_client(client, &facts)
+    if not marked(&protocol.closed) and not marked(&protocol.reading_paused) and (
+            protocol.received != facts.taken):
+        sim_fail("client %d: connection_lost after %zu of %zu bytes", client, protocol.received,
+                 facts.taken)
+    if protocol.tells and protocol.sent != facts.given:
+        sim_fail("client %d: told of %zu of %zu bytes sent", client, protocol.sent, facts.given)
     if (error != 0 and not sim_was_told(client, error)
             and error != WSAETIMEDOUT and error != WSAENOBUFS):
         sim_fail("client %d: connection_lost(%d), and Windows never said so", client, error)
@@ -474,16 +416,25 @@ cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
         conn_flush(conn)
 
 
-cdef void check_all_bounds() noexcept nogil:
+cdef void check_idle() noexcept nogil:
+    """Nothing can happen before a deadline passes: then there is nothing left to do either."""
     cdef link_t *link
-    if REAL_THREADS:
+    cdef conn_t *conn
+    if the_engine == NULL:
         return
-    sim_atomic(True)
     link = the_engine.connections.next
     while link != &the_engine.connections:
-        check_bounds(<conn_t *>link.owner)
+        conn = <conn_t *>link.owner
+        check_bounds(conn)
+        # What failed is tried again after a while.
+        if not disturbed():
+            if conn.scheduled:
+                sim_fail("client %d: scheduled, and nobody comes", client_of(conn))
+            if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
+                sim_fail("client %d: its connection has ended and is still open", client_of(conn))
+            if conn.inbox.head != NULL and not conn.read_paused:
+                sim_fail("client %d: data waits, and nobody is told", client_of(conn))
         link = link.next
-    sim_atomic(False)
 
 
 cdef void served_before() noexcept nogil:
@@ -497,12 +448,12 @@ cdef void served_before() noexcept nogil:
         sim_atomic(True)
         # A client that could not be taken for lack of resources sees an end as well.
         protocol.served = (protocol.served or facts.saw_end and not facts.reset
-                           and not protocol.closed and not facts_disturbed())
+                           and not protocol.closed and not disturbed())
         protocol.closed = True
         sim_atomic(False)
 
 
-cdef bint facts_disturbed() noexcept nogil:
+cdef bint disturbed() noexcept nogil:
     return the.sim.faults != 0 or sim_fault_hit()
 
 
@@ -515,7 +466,6 @@ cdef void application_main(void *argument) noexcept nogil:
         return
     for _round in range(rounds):
         sim_sleep(one_of(0, 0, 1, sim_random(30)))
-        check_all_bounds()
         if the.calm:
             continue
         if sim_random(24) == 0:
@@ -638,7 +588,7 @@ cdef void configure() noexcept nogil:
     sim.preempt = <int>turned(K_PREEMPT, one_of(0, 2, 5, 20))
     sim.faults = <int>turned(K_FAULTS, one_of(0, 0, 40, 200))
     sim.resets = <int>turned(K_RESETS, one_of(0, 0, 10, 50))
-    sim.shorts = <int>turned(K_SHORTS, one_of(0, 0, 3, 10))
+    sim.shorts = <int>turned(K_SHORTS, one_of(0, 0, 1, 5))
     sim.skips = <int>turned(K_SKIPS, sim_random(4) != 0)
     sim.send_room = <size_t>turned(K_ROOM, one_of(64, 1000, 8000, 70000))
     sim.bytes = <size_t>turned(K_BYTES, one_of(10, 500, 3000, 12000))
@@ -736,8 +686,10 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
 
     expected: the code with which a start may fail; 0: any.
     """
-    global the_engine, started, start_error
+    global the_engine, started, start_error, sim_on_idle
     cdef int i
+    sim_on_idle = check_idle
+    the_engine = NULL
     sim_begin(seed)
     configure()
     memset(protocols, 0, sizeof(protocols))
@@ -762,7 +714,7 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     sim_run()
     sim_faults(False)
     if not started:
-        if not facts_disturbed() and the.unborn == 0:
+        if not disturbed() and the.unborn == 0:
             sim_fail("the start failed: %d", start_error)
         if start_error == 0:
             sim_fail("the start failed, and nobody knows why")

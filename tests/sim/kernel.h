@@ -36,6 +36,7 @@ typedef struct {
     size_t send_room;       /* bytes a socket takes off a sender ahead of its client */
     size_t bytes;           /* the most that a client sends */
     int inline_limit;       /* inline completions of a socket between two looks at the port */
+    int plain;              /* nothing by chance: what can be done at once and in full, is */
 } sim_config_t;
 
 /* What a client does; sim_configure draws it, and a scenario can have it its own way. */
@@ -53,6 +54,8 @@ typedef struct {
     int connected;
     size_t sent;            /* bytes */
     size_t received;        /* bytes */
+    size_t taken;           /* bytes of what it sent that the server has received */
+    size_t given;           /* bytes that the server has sent */
     int ended;              /* it has sent its FIN */
     int saw_end;            /* the server's FIN came, after all data before it */
     int reset;              /* by either side */
@@ -68,10 +71,14 @@ void sim_begin(uint64_t seed);
 void sim_configure(const sim_config_t *config);
 void sim_script(int client, const sim_script_t *script);
 void sim_let_in(int client);
+/* So many bytes more to be sent by the client. */
+void sim_feed(int client, size_t nbytes);
 /* A thread; `body` is called when sim_run comes to it. */
 void sim_spawn(const char *name, void (*body)(void *), void *argument);
 /* Returns when every thread has ended and the clients have nothing left to do. */
 void sim_run(void);
+/* Called when nothing can happen any more before a deadline passes; never with real threads. */
+extern void (*sim_on_idle)(void);
 /* Also asserts that nothing is left: handles, operations, packets, memory. */
 void sim_end(void);
 SOCKET sim_listen(int family);
@@ -82,6 +89,8 @@ int sim_was_told(int client, int error);
 unsigned char sim_byte(int client, size_t at);
 /* Bytes that the engine has allocated and not freed. */
 long sim_bytes_allocated(void);
+/* Callgrind counts from here on, or no longer. */
+void sim_measure(int on);
 
 /* Failing calls begin or end. */
 void sim_faults(int on);

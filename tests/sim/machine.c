@@ -24,8 +24,9 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#include "mstcpip.h"
-#include "mswsock.h"
+#ifdef SIM_COUNT
+#include <valgrind/callgrind.h>
+#endif
 
 void *__wrap_malloc(size_t);
 void *__wrap_calloc(size_t, size_t);
@@ -37,8 +38,8 @@ enum {
     N_EVENTS = 1000,        /* events kept to be shown */
     MAX_CODES = 8,
 };
-/* Steps without the clock having moved on to a deadline: such a run does not come to an end. */
-#define MAX_STEPS 3000000
+/* A run that takes more does not come to an end. */
+#define MAX_STEPS (3000000 + 1000l * sim.config.clients)
 
 static const struct {
     const char *name;
@@ -89,6 +90,8 @@ static struct {
     int function, code, sticky;
     long n;
 } plan;
+
+void (*sim_on_idle)(void);
 
 static char title[200];
 static fiber_t fibers[MAX_THREADS];     /* their stacks are kept from run to run */
@@ -413,6 +416,18 @@ long sim_bytes_allocated(void)
     return __atomic_load_n(&sim.bytes, __ATOMIC_RELAXED);
 }
 
+void sim_measure(int on)
+{
+    (void)on;
+#ifdef SIM_COUNT
+    if (on) {
+        CALLGRIND_START_INSTRUMENTATION;
+    } else {
+        CALLGRIND_STOP_INSTRUMENTATION;
+    }
+#endif
+}
+
 /* -- time and events -------------------------------------------------------------------------- */
 
 uint64_t now_us(void)
@@ -500,12 +515,17 @@ static int pass_time(void)
     return 1;
 }
 
+static void count_step(void)
+{
+    if (__atomic_add_fetch(&sim.steps, 1, __ATOMIC_RELAXED) > MAX_STEPS)
+        sim_fail("the run does not come to an end");
+}
+
 static void tick(void)
 {
-    if (++sim.steps > MAX_STEPS)
-        sim_fail("the run does not come to an end");
+    count_step();
     sim.now_us++;
-    if (sim_random(64) == 0)
+    if (sim_random(64) == 0 && !sim.config.plain)
         sim.now_us += 1u << sim_random(17);
 }
 
@@ -580,6 +600,7 @@ static void step_aside(void)
 
 void sim_point(void)
 {
+    count_step();
     if (!on_scheduler() && chance(sim.config.preempt))
         step_aside();
 }
@@ -599,14 +620,17 @@ void sim_run(void)
         if (!fibers[i].public.done)
             pthread_create(&fibers[i].handle, NULL, thread_main, &fibers[i]);
     for (;;) {
-        tick();
         int busy = winsock_act();
+        if (busy)
+            tick();
         for (int i = 0; i < sim.n_threads; i++)
             busy |= is_ready(&fibers[i].public);
-        if (busy)
+        if (busy) {
+            wake();
             step_aside();
-        else if (!pass_time())
+        } else if (!pass_time()) {
             break;
+        }
     }
     for (int i = 0; i < sim.n_threads; i++)
         pthread_join(fibers[i].handle, NULL);
@@ -671,6 +695,7 @@ void wait_for(enum wait_kind wait, uint64_t until_us)
 
 void sim_point(void)
 {
+    count_step();
     if (!on_scheduler() && sim.atomic == 0 && chance(sim.config.preempt))
         switch_to(&scheduler);
 }
@@ -692,9 +717,13 @@ void sim_run(void)
         // As often a thread as a client or a completion, when there are both.
         if ((n == 0 || sim_random(2)) && winsock_act())
             continue;
-        if (n > 0)
+        if (n > 0) {
             switch_to(ready[sim_random(n)]);
-        else if (!pass_time())
+            continue;
+        }
+        if (sim_on_idle != NULL)
+            sim_on_idle();
+        if (!pass_time())
             return;
     }
 }

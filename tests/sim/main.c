@@ -5,12 +5,14 @@
 PyMODINIT_FUNC PyInit__state(void);
 PyMODINIT_FUNC PyInit__engine(void);
 PyMODINIT_FUNC PyInit__sim(void);
+PyMODINIT_FUNC PyInit__scale(void);
 
 int main(int argc, char **argv)
 {
     PyImport_AppendInittab("iocpx._state", PyInit__state);
     PyImport_AppendInittab("iocpx._engine", PyInit__engine);
     PyImport_AppendInittab("_sim", PyInit__sim);
+    PyImport_AppendInittab("_scale", PyInit__scale);
 
     PyConfig config;
     PyConfig_InitPythonConfig(&config);

@@ -3,6 +3,7 @@
 import sys
 import time
 
+import _scale
 import _sim
 
 FUNCTIONS = _sim.functions()
@@ -100,7 +101,8 @@ def sweep(part, parts, seeds):
 
 
 def main(words):
-    options = {"--seed": 1, "--runs": 1, "--seconds": 0, "--part": 0, "--parts": 1, "--seeds": 1}
+    options = {"--seed": 1, "--runs": 1, "--seconds": 0, "--part": 0, "--parts": 1, "--seeds": 1,
+               "--clients": 1000}
     knobs = {}
     flags = set()
     words = list(words)
@@ -126,6 +128,8 @@ def main(words):
     if "--functions" in flags:
         for name, codes in FUNCTIONS:
             print(name, *codes)
+    elif "--scale" in flags:
+        print(*_scale.run(options["--clients"], "--idle" in flags))
     elif "--sweep" in flags:
         runs, failed = sweep(options["--part"], options["--parts"], options["--seeds"])
         print(runs)

@@ -711,7 +711,8 @@ static void client_act(client_t *client)
             break;
         }
         n = client->script.to_send;
-        n = 1 + sim_random(n < 700 ? (uint32_t)n : 700);
+        if (!config()->plain)
+            n = 1 + sim_random(n < 700 ? (uint32_t)n : 700);
         client->script.to_send -= n;
         facts->sent += n;
         sim_note("client sends", client->number, (long long)n);
@@ -722,11 +723,11 @@ static void client_act(client_t *client)
         break;
     case READ:
         n = client->sock->sent - facts->received;
-        if (n > 1 && sim_random(2))
+        if (n > 1 && !config()->plain && sim_random(2))
             n = 1 + sim_random((uint32_t)n);
         facts->received += n;
         sim_note("client reads", client->number, (long long)n);
-        if (sim_random(32) == 0)
+        if (!config()->plain && sim_random(32) == 0)
             client->script.reads = READS_LATER;
         break;
     case RESET:
@@ -774,12 +775,24 @@ static void client_left_alone(object_t *sock)
 void sim_client(int client, sim_client_t *out)
 {
     KERNEL;
-    *out = winsock.clients[client].facts;
+    const client_t *who = &winsock.clients[client];
+    *out = who->facts;
+    if (who->sock != NULL) {
+        out->taken = who->sock->taken;
+        out->given = who->sock->sent;
+    }
 }
 
 void sim_script(int client, const sim_script_t *script)
 {
     winsock.clients[client].script = *script;
+    touch_client(&winsock.clients[client]);
+}
+
+void sim_feed(int client, size_t nbytes)
+{
+    KERNEL;
+    winsock.clients[client].script.to_send += nbytes;
     touch_client(&winsock.clients[client]);
 }
 
@@ -951,7 +964,7 @@ BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG c
             return error_is(WAIT_TIMEOUT);
         wait_for(WAIT_PORT, until_us);
     }
-    ULONG n = 1 + sim_random(count);
+    ULONG n = config()->plain ? count : 1 + sim_random(count);
     for (*removed = 0; *removed < n && winsock.packets != NULL; ++*removed) {
         packet_t **at = &winsock.packets;
         uint32_t skip = config()->profile->fifo ? 0 : sim_random((uint32_t)winsock.n_packets);
@@ -1292,7 +1305,7 @@ static int at_once(object_t *sock, enum op_kind kind, OVERLAPPED *overlapped, si
 /* Does the call wait for its outcome, although it could have it at once? */
 static int would_rather_wait(void)
 {
-    return sim_random(4) == 0;
+    return !config()->plain && sim_random(4) == 0;
 }
 
 static void check_buffers(DWORD count, const char *call)

@@ -1,0 +1,320 @@
+"""Deliberate defects of the engine. `python3 dev.py sim --mutants` makes each in a copy of the
+sources, one at a time, and the simulation must find every one of them.
+
+(what is wrong, file, [(text that is there once, text in its place)…])
+"""
+
+ENGINE = "iocpx/_engine.pyx"
+STATE = "iocpx/_state.pyx"
+
+MUTANTS = [
+    (
+        "no reference is taken before a receive is posted",
+        ENGINE,
+        [
+            (
+                "        conn.pending += 1\n        conn_ref(conn)\n"
+                "        ReleaseSRWLockExclusive(&conn.lock)\n        recv_post",
+                "        conn.pending += 1\n"
+                "        ReleaseSRWLockExclusive(&conn.lock)\n        recv_post",
+            )
+        ],
+    ),
+    (
+        "no reference is taken before a send is posted",
+        ENGINE,
+        [
+            (
+                "        conn.pending += 1\n        conn_ref(conn)\n"
+                "        ReleaseSRWLockExclusive(&conn.lock)\n        send_post",
+                "        conn.pending += 1\n"
+                "        ReleaseSRWLockExclusive(&conn.lock)\n        send_post",
+            )
+        ],
+    ),
+    (
+        "a receive is pending before it is counted as pending",
+        ENGINE,
+        [
+            (
+                "        conn.pending += 1\n        conn_ref(conn)\n"
+                "        ReleaseSRWLockExclusive(&conn.lock)\n"
+                "        recv_post(worker, conn, &conn.recvs[slot], zero_byte)\n"
+                "        AcquireSRWLockExclusive(&conn.lock)\n",
+                "        conn_ref(conn)\n"
+                "        ReleaseSRWLockExclusive(&conn.lock)\n"
+                "        recv_post(worker, conn, &conn.recvs[slot], zero_byte)\n"
+                "        AcquireSRWLockExclusive(&conn.lock)\n"
+                "        conn.pending += 1\n",
+            )
+        ],
+    ),
+    (
+        "the end of the stream is told ahead of the data",
+        ENGINE,
+        [
+            (
+                "conn.eof_seen and not conn.eof_told and conn.inbox.head == NULL\n",
+                "conn.eof_seen and not conn.eof_told\n",
+            )
+        ],
+    ),
+    (
+        "connection_lost is told ahead of the data",
+        ENGINE,
+        [
+            (
+                "conn.lost_due and not conn.lost_told and not conn_news_before_lost(conn)",
+                "conn.lost_due and not conn.lost_told",
+            )
+        ],
+    ),
+    (
+        "a post that races with an abort is not cancelled",
+        ENGINE,
+        [
+            (
+                "    if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:\n"
+                "        conn_cancel(conn)\n    elif recv != NULL",
+                "    if recv != NULL",
+            )
+        ],
+    ),
+    (
+        "a handle is closed while operations are pending on it",
+        ENGINE,
+        [
+            (
+                "    if conn.pending == 0 and (conn.state == STATE_ENDING",
+                "    if conn.state != STATE_CLOSED and (conn.state == STATE_ENDING",
+            )
+        ],
+    ),
+    (
+        "the buffer of a receive is freed on a timeout",
+        ENGINE,
+        [
+            (
+                "        recv.cancelled = True\n        CancelIoEx(",
+                "        recv.cancelled = True\n        give_buffer(conn.engine, recv.buf)\n"
+                "        recv.buf = NULL\n        CancelIoEx(",
+            )
+        ],
+    ),
+    (
+        "a slot of the accept pool is lost with a client that fails",
+        ENGINE,
+        [
+            (
+                "        else:\n            accept_post(worker, acceptor)\n        return\n",
+                "        elif closing or expected:\n            accept_post(worker, acceptor)\n"
+                "        return\n",
+            )
+        ],
+    ),
+    (
+        "a slot that could not be posted is not tried again",
+        ENGINE,
+        [
+            (
+                "    if engine.starved_due_ms <= now or engine.phase != PHASE_RUNNING:\n",
+                "    if engine.phase != PHASE_RUNNING:\n",
+            )
+        ],
+    ),
+    (
+        "a wake-up is lost: a connection with operations to post is not scheduled",
+        ENGINE,
+        [
+            (
+                "not conn.scheduled and (news or conn_has_work(conn))",
+                "not conn.scheduled and news",
+            )
+        ],
+    ),
+    (
+        "a connection whose turn could not be posted is forgotten",
+        ENGINE,
+        [
+            (
+                "        engine.unposted = conn\n        keeper_wants(engine, now_ms() + RETRY_MS)\n",
+                "        keeper_wants(engine, now_ms() + RETRY_MS)\n",
+            )
+        ],
+    ),
+    (
+        "a receive enters the state without the lock",
+        ENGINE,
+        [
+            (
+                "    AcquireSRWLockExclusive(&conn.lock)\n    recv.done = True\n",
+                "    recv.done = True\n",
+            ),
+            (
+                "        recv_absorb(conn, &conn.recvs[window_drop(&conn.window)])\n"
+                "    ReleaseSRWLockExclusive(&conn.lock)\n",
+                "        recv_absorb(conn, &conn.recvs[window_drop(&conn.window)])\n",
+            ),
+        ],
+    ),
+    (
+        "what a short send has left is dropped",
+        ENGINE,
+        [
+            (
+                "    queue_consume(&conn.outbox, nbytes, &emptied)\n",
+                "    if nbytes > 0:\n"
+                "        queue_consume(&conn.outbox, conn.outbox.head.size, &emptied)\n",
+            )
+        ],
+    ),
+    (
+        "inline completions are not bounded",
+        ENGINE,
+        [("    INLINE_BUDGET = ", "    INLINE_BUDGET = 1000 + ")],
+    ),
+    (
+        "receives are delivered as they complete, not as they were posted",
+        ENGINE,
+        [
+            (
+                "    while conn.window.n > 0 and conn.recvs[conn.window.first].done:\n"
+                "        recv_absorb(conn, &conn.recvs[window_drop(&conn.window)])\n",
+                "    recv_absorb(conn, recv)\n    window_drop(&conn.window)\n",
+            )
+        ],
+    ),
+    (
+        "only one worker is told to end",
+        ENGINE,
+        [
+            (
+                "    engine.stop_posted = False\n    SetEvent(engine.keeper_event)\n",
+                "    SetEvent(engine.keeper_event)\n",
+            )
+        ],
+    ),
+    (
+        "an accepted socket is used without SO_UPDATE_ACCEPT_CONTEXT",
+        ENGINE,
+        [
+            (
+                "        if error == 0 and sock != INVALID_SOCKET and setsockopt(\n",
+                "        if error != 0 and sock != INVALID_SOCKET and setsockopt(\n",
+            )
+        ],
+    ),
+    (
+        "connections are lost when an idle worker takes them over",
+        ENGINE,
+        [
+            (
+                "            ready_move(&news, &worker.news)\n"
+                "            ready_move(&work, &worker.work)\n",
+                "            ready_move(&news, &worker.news)\n",
+            )
+        ],
+    ),
+    (
+        "a peer that does not read its replies is read on",
+        ENGINE,
+        [
+            (
+                "conn.read_paused or conn.inbox.head != NULL\n                or conn.marks.above):",
+                "conn.read_paused or conn.inbox.head != NULL):",
+            )
+        ],
+    ),
+    (
+        "SD_SEND overtakes what is still queued",
+        ENGINE,
+        [
+            (
+                "    if conn.sending or conn.outbox.head != NULL or not conn.write_eof:\n",
+                "    if conn.sending or not conn.write_eof:\n",
+            )
+        ],
+    ),
+    (
+        "two sends are posted at a time",
+        ENGINE,
+        [
+            (
+                "    return (not conn.sending and conn.outbox.head != NULL\n",
+                "    return (conn.outbox.head != NULL\n",
+            )
+        ],
+    ),
+    (
+        "a deadline outlives its connection",
+        ENGINE,
+        [("    deadline_disarm(&conn.quiet)\n", "")],
+    ),
+    (
+        "resume_writing is not told",
+        ENGINE,
+        [("        news.resume = conn.pause_told and not conn.marks.above\n", "")],
+    ),
+    (
+        "AcceptEx is posted on a listener that is closed",
+        ENGINE,
+        [
+            (
+                "    if listener.closing:\n        error = ERROR_OPERATION_ABORTED\n",
+                "    if False:\n        error = ERROR_OPERATION_ABORTED\n",
+            )
+        ],
+    ),
+    (
+        "a look at the port that fails ends the worker",
+        ENGINE,
+        [
+            (
+                "error != WAIT_TIMEOUT and not worker_wait_out(worker, error):",
+                "error != WAIT_TIMEOUT:",
+            )
+        ],
+    ),
+    (
+        "CancelIoEx that fails is not tried again",
+        ENGINE,
+        [
+            (
+                "        conn_arm(conn, &conn.engine.quiet, &conn.quiet)\n\n\n"
+                "cdef void cancel_if_over",
+                "        pass\n\n\ncdef void cancel_if_over",
+            )
+        ],
+    ),
+    (
+        "a receive may block, where FIONBIO failed",
+        ENGINE,
+        [
+            (
+                "        direct = ioctlsocket(conn.sock, FIONBIO, &on) == 0\n",
+                "        ioctlsocket(conn.sock, FIONBIO, &on)\n",
+            )
+        ],
+    ),
+    (
+        "a listener without a single slot counts as one that listens",
+        ENGINE,
+        [("    if listener.n_acceptors == 0 and not listener.closing:\n", "    if False:\n")],
+    ),
+    (
+        "the last byte of a copied write is lost",
+        STATE,
+        [
+            (
+                "    memcpy(buf.data + buf.size, data, nbytes)\n",
+                "    memcpy(buf.data + buf.size, data, nbytes - 1)\n",
+            )
+        ],
+    ),
+    (
+        "the pool hands the same buffer out twice",
+        STATE,
+        [("        buf = pool.free\n        pool.free = buf.next\n        pool.n_free -= 1\n        pool.hits",
+          "        buf = pool.free\n        pool.hits")],
+    ),
+]
