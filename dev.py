@@ -161,16 +161,16 @@ def simulate(options):
     seed = 1 if options.seed is None else options.seed
     with exclusive():
         sim.install()
-        if options.scale:
-            return simulate_.scale()
-        if options.mutants:
-            return simulate_.mutants()
-        if options.threads:
-            return simulate_.threads(seed, options.runs or simulate_.THREADS_RUNS, knobs)
-        if options.seed is None and not knobs and not options.trace:
-            return simulate_.everything(options.runs or simulate_.RUNS)
-        runs = options.runs or (simulate_.RUNS if options.seed is None else 1)
-        return simulate_.chosen(seed, runs, knobs, options.trace)
+    if options.scale:
+        return simulate_.scale()
+    if options.mutants:
+        return simulate_.mutants()
+    if options.threads:
+        return simulate_.threads(seed, options.runs or simulate_.THREADS_RUNS, knobs)
+    if options.seed is None and not knobs and not options.trace:
+        return simulate_.everything(options.runs or simulate_.RUNS)
+    runs = options.runs or (simulate_.RUNS if options.seed is None else 1)
+    return simulate_.chosen(seed, runs, knobs, options.trace)
 
 
 def test(options):

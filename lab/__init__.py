@@ -9,6 +9,7 @@ linux.py    Windows Pythons ("lanes") on Linux: interpreters, headers, wheels, c
 windows.py  the same on Windows itself: the running Python and Microsoft's compiler
 build.py    building, and the wheels and the source distribution
 sim.py      the engine on a simulated kernel, built for this machine
+simulate.py what is done with it
 
 linux.py and windows.py offer the same functions; `here` is the one that fits this machine.
 """

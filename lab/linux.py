@@ -130,8 +130,13 @@ def default_lane():
 
 def setup(names):
     """Set up the host's tools and the lanes `names`, whatever of it is missing."""
-    install_system_packages()
+    # Debian's Python comes without what venv needs.
+    install_from_debian([] if importlib.util.find_spec("ensurepip") else ["python3-venv"])
     step("host tools", [REQUIREMENTS.read_text(), sys.version], make_host, HOST_PYTHON)
+    if not names:
+        return
+    have_wine = shutil.which("wine64", path="/usr/lib/wine")
+    install_from_debian([] if have_wine else ["wine", "wine64"])
     step("cross compiler", [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
     step("Wine prefix", ["win10"], wine.make_prefix, wine.PREFIX / "system.reg")
     for name in names:
@@ -153,15 +158,6 @@ def setup(names):
             ),
             folder / "Lib" / "site-packages",
         )
-
-
-def install_system_packages():
-    """Install from Debian what is missing of Wine and Python's venv."""
-    missing = [] if shutil.which("wine64", path="/usr/lib/wine") else ["wine", "wine64"]
-    # Debian's Python comes without what venv needs.
-    if not importlib.util.find_spec("ensurepip"):
-        missing.append("python3-venv")
-    install_from_debian(missing)
 
 
 def install_from_debian(missing):

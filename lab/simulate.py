@@ -11,7 +11,7 @@ import subprocess
 import time
 
 from . import build, here, sim
-from .steps import ROOT, Failure, run, say
+from .steps import ROOT, Failure, exclusive, run, say
 
 RUNS = 20_000
 CHUNK = 500                     # runs of one process
@@ -33,6 +33,11 @@ SIMPLE = {
     "limits": (0,), "trace": (0,), "calm": (1,), "profile": (0,), "skips": (1,), "bytes": (10, 500),
     "linger": (0,), "preempt": (0, 20),
 }
+
+
+def program_of(variant="fibers"):
+    with exclusive():
+        return sim.prepare(variant)
 
 
 class Wrong(Exception):
@@ -149,7 +154,7 @@ def tell_wrong(program, text, knobs):
 
 def everything(runs, seconds=0):
     """What `dev.py sim` does without options. Returns the exit status."""
-    program = sim.prepare()
+    program = program_of()
     begin = time.monotonic()
     try:
         say(f"corpus: {corpus(program)} runs that once failed, all good")
@@ -167,7 +172,7 @@ def everything(runs, seconds=0):
 
 def chosen(seed, runs, knobs, trace):
     """Runs that somebody asked for."""
-    program = sim.prepare()
+    program = program_of()
     try:
         if trace or runs == 1:
             words = ["--seed", seed, "--runs", runs, *setting(knobs), *["--trace"] * trace]
@@ -186,7 +191,7 @@ def chosen(seed, runs, knobs, trace):
 
 def threads(seed, runs, knobs):
     """With real threads, under ThreadSanitizer."""
-    program = sim.prepare("threads")
+    program = program_of("threads")
 
     def chunk(first):
         words = ["--seed", first, "--runs", min(THREADS_CHUNK, seed + runs - first), *setting(knobs)]
@@ -206,7 +211,7 @@ def threads(seed, runs, knobs):
 
 def mutants():
     """Every deliberate defect, in a copy of the engine. Returns the exit status."""
-    sim.prepare()
+    program_of()
     catalogue = runpy.run_path(str(MUTANTS))["MUTANTS"]
     missed = 0
     for name, how in at_once(catch, enumerate(catalogue)):
@@ -254,9 +259,9 @@ def catch(case):
 
 def scale():
     """Prints the table of docs/SCALING.md."""
-    if shutil.which("valgrind") is None:
-        here.install_from_debian(["valgrind"])
-    program = sim.prepare("count")
+    with exclusive():
+        here.install_from_debian([] if shutil.which("valgrind") else ["valgrind"])
+    program = program_of("count")
     say("| connections | bytes per idle connection | instructions per echoed message |"
         " of a connection that was idle |\n|---:|---:|---:|---:|")
     for clients in SCALE:
