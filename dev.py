@@ -65,7 +65,11 @@ def make_parser():
     )
     verb.add_argument("--fast", action="store_true", help=f"{here.default_lane()} alone")
     verb = add(
-        *("sim", simulate, "[--seed N] [--runs N] [--set KNOB=N] | --threads | --mutants | --scale"),
+        *(
+            "sim",
+            simulate,
+            "[--seed N] [--runs N] [--set KNOB=N] | --threads | --mutants | --scale",
+        ),
         "run the engine on a simulated kernel: every failing call of short scenarios, and many"
         " schedules, each a function of its seed",
     )
@@ -73,12 +77,17 @@ def make_parser():
     verb.add_argument("--runs", type=int, metavar="N", help="else 1 with a seed, or 20,000")
     verb.add_argument("--profile", choices=simulate_.PROFILES, help="else both, as the seed has it")
     verb.add_argument(
-        "--set", action="append", default=[], metavar="KNOB=N",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KNOB=N",
         help="fix what else the seed decides; a wrong KNOB lists them all",
     )
     verb.add_argument("--trace", action="store_true", help="print the last events of good runs")
     verb.add_argument("--threads", action="store_true", help="real threads, ThreadSanitizer")
-    verb.add_argument("--mutants", action="store_true", help="break the engine; each must be caught")
+    verb.add_argument(
+        "--mutants", action="store_true", help="break the engine; each must be caught"
+    )
     verb.add_argument("--scale", action="store_true", help="the figures of docs/SCALING.md")
     add("bench", bench, "[--python LANE] [ARG…]", "run the echo benchmark", one_lane)
     verb = add("wheel", wheel, "[--python LANE | --all]", "make wheel and sdist", one_lane)

@@ -1182,9 +1182,11 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
                 acceptor.cancelled = True
                 CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)
         elif (engine.config.accept_receive
-              and <uint64_t>seconds * 1000 >= engine.config.accept_timeout_ms):
-            # As AcceptEx's documentation has it: closing the accept socket makes
-            # the call fail, and its completion posts the slot anew.
+              and <uint64_t>seconds * 1000 >= engine.config.accept_timeout_ms
+              and not HasOverlappedIoCompleted(&acceptor.op.overlapped)):
+            # It has said nothing; one that has may be waiting for a worker that is busy.
+            # As AcceptEx's documentation has it: closing the accept socket makes the call
+            # fail, and its completion posts the slot anew.
             drop_socket(engine, NULL, acceptor.sock)
             acceptor.sock = INVALID_SOCKET
             count(engine, NULL, N_SILENT_DROPPED, 1)

@@ -50,6 +50,8 @@ cdef extern from * nogil:
         ULONG_PTR Internal
         DWORD dwNumberOfBytesTransferred
 
+    # Any thread, while the operation is pending.
+    BOOL HasOverlappedIoCompleted(const OVERLAPPED *lpOverlapped)
     HANDLE CreateIoCompletionPort(HANDLE FileHandle, HANDLE ExistingCompletionPort,
                                   ULONG_PTR CompletionKey,
                                   DWORD NumberOfConcurrentThreads)

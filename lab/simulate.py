@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import time
 
-from . import build, here, sim
+from . import here, sim
 from .steps import ROOT, Failure, exclusive, run, say
 
 RUNS = 20_000
-CHUNK = 500                     # runs of one process
-SWEEP_SEEDS = 4                 # schedules of each scenario in which every call is made to fail
+CHUNK = 500  # runs of one process
+SWEEP_SEEDS = 4  # schedules of each scenario in which every call is made to fail
 THREADS_RUNS = 1_000
 THREADS_CHUNK = 25
 PROFILES = ("windows", "wine")  # in the order of winsock.c
@@ -27,11 +27,29 @@ ENGINE = re.compile(r"^\s*([\d,]+) \(.*?\)\s+\S*iocpx/_(?:engine|state)\.c:", re
 
 # For making a failing run small: what is tried, in this order, the simplest value first.
 SIMPLE = {
-    "clients": (1, 2, 3), "workers": (1, 2), "faults": (0,), "resets": (0,), "shorts": (0,),
-    "listeners": (1,), "unborn": (0,), "probe": (0,), "late": (0,), "max_connections": (0,),
-    "accept_receive": (0,), "max_accepts": (0,), "accepts": (1,), "reads": (1, 2), "idle": (0,),
-    "limits": (0,), "trace": (0,), "calm": (1,), "profile": (0,), "skips": (1,), "bytes": (10, 500),
-    "linger": (0,), "preempt": (0, 20),
+    "clients": (1, 2, 3),
+    "workers": (1, 2),
+    "faults": (0,),
+    "resets": (0,),
+    "shorts": (0,),
+    "listeners": (1,),
+    "unborn": (0,),
+    "probe": (0,),
+    "late": (0,),
+    "max_connections": (0,),
+    "accept_receive": (0,),
+    "max_accepts": (0,),
+    "accepts": (1,),
+    "reads": (1, 2),
+    "idle": (0,),
+    "limits": (0,),
+    "trace": (0,),
+    "calm": (1,),
+    "profile": (0,),
+    "skips": (1,),
+    "bytes": (10, 500),
+    "linger": (0,),
+    "preempt": (0, 20),
 }
 
 
@@ -46,8 +64,14 @@ class Wrong(Exception):
 
 def output(program, words):
     """What the program printed. Wrong: it found something, or a sanitizer did."""
-    done = sim.call(program, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                    encoding="utf-8", errors="replace")
+    done = sim.call(
+        program,
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    )
     if done.returncode != 0:
         raise Wrong(done.stdout + done.stderr)
     return done.stdout
@@ -159,8 +183,10 @@ def everything(runs, seconds=0):
     try:
         say(f"corpus: {corpus(program)} runs that once failed, all good")
         tried, failed = sweep(program)
-        say(f"every failing call: {tried:,} runs of short scenarios, {sum(failed.values()):,} failed"
-            f" calls of {len(failed)} functions, all good")
+        say(
+            f"every failing call: {tried:,} runs of short scenarios, {sum(failed.values()):,} failed"
+            f" calls of {len(failed)} functions, all good"
+        )
         done = random_runs(program, 1, runs, {}, seconds)
     except Wrong as wrong:
         tell_wrong(program, str(wrong), {})
@@ -189,16 +215,18 @@ def chosen(seed, runs, knobs, trace):
     return 0
 
 
-def threads(seed, runs, knobs):
-    """With real threads, under ThreadSanitizer."""
-    program = program_of("threads")
-
+def thread_runs(program, seed, runs, knobs):
     def chunk(first):
-        words = ["--seed", first, "--runs", min(THREADS_CHUNK, seed + runs - first), *setting(knobs)]
-        return int(output(program, words).split()[0])
+        n = min(THREADS_CHUNK, seed + runs - first)
+        return int(output(program, ["--seed", first, "--runs", n, *setting(knobs)]).split()[0])
 
+    return sum(at_once(chunk, range(seed, seed + runs, THREADS_CHUNK)))
+
+
+def threads(seed, runs, knobs):
+    """With real threads, under ThreadSanitizer. Returns the exit status."""
     try:
-        done = sum(at_once(chunk, range(seed, seed + runs, THREADS_CHUNK)))
+        done = thread_runs(program_of("threads"), seed, runs, knobs)
     except Wrong as wrong:
         say(str(wrong).rstrip())
         return 1
@@ -212,6 +240,7 @@ def threads(seed, runs, knobs):
 def mutants():
     """Every deliberate defect, in a copy of the engine. Returns the exit status."""
     program_of()
+    program_of("threads")
     catalogue = runpy.run_path(str(MUTANTS))["MUTANTS"]
     missed = 0
     for name, how in at_once(catch, enumerate(catalogue)):
@@ -237,21 +266,30 @@ def catch(case):
             raise Failure(f"mutant {name!r}: its text stands {text.count(old)} times in {file}")
         text = text.replace(old, new)
     (root / file).write_text(text)
+    few = 2 * CHUNK
     try:
-        program = sim.prepare("fibers", root, home)
+        fibers = sim.prepare("fibers", root, home)
         for what, function in (
-            ("schedules", lambda: random_runs(program, 1, 2 * CHUNK, {})),
-            ("a failing call", lambda: sweep(program, 1)),
-            ("schedules", lambda: random_runs(program, 2 * CHUNK, RUNS - 2 * CHUNK, {})),
+            ("schedules", lambda: random_runs(fibers, 1, few, {})),
+            ("a failing call", lambda: sweep(fibers, 1)),
+            ("schedules", lambda: random_runs(fibers, few + 1, RUNS - few, {})),
+            (
+                "threads",
+                lambda: thread_runs(sim.prepare("threads", root, home), 1, THREADS_RUNS, {}),
+            ),
         ):
             try:
                 function()
             except Wrong as wrong:
-                seed = failing_seed(str(wrong))
+                seed = failing_seed(str(wrong)) if what == "schedules" else None
                 return name, f"{what}, seed {seed}" if seed else what
         return name, None
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def race(root, home):
+    thread_runs(sim.prepare("threads", root, home), 1, THREADS_RUNS, {})
 
 
 # -- scale ----------------------------------------------------------------------------------------
@@ -262,8 +300,10 @@ def scale():
     with exclusive():
         here.install_from_debian([] if shutil.which("valgrind") else ["valgrind"])
     program = program_of("count")
-    say("| connections | bytes per idle connection | instructions per echoed message |"
-        " of a connection that was idle |\n|---:|---:|---:|---:|")
+    say(
+        "| connections | bytes per idle connection | instructions per echoed message |"
+        " of a connection that was idle |\n|---:|---:|---:|---:|"
+    )
     for clients in SCALE:
         nbytes, busy = counted(program, ["--clients", clients])
         _, woken = counted(program, ["--clients", clients, "--idle"])
@@ -274,10 +314,21 @@ def counted(program, words):
     """(bytes per idle connection, the engine's instructions per message)."""
     target = program.parent / "callgrind.out"
     argv, env = sim.command(program, ["--scale", *words])
-    valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no",
-                f"--callgrind-out-file={target}"]
-    printed = subprocess.run([*valgrind, *argv], env=env, check=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.DEVNULL, encoding="utf-8").stdout
+    valgrind = [
+        "valgrind",
+        "--quiet",
+        "--tool=callgrind",
+        "--instr-atstart=no",
+        f"--callgrind-out-file={target}",
+    ]
+    printed = subprocess.run(
+        [*valgrind, *argv],
+        env=env,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+    ).stdout
     nbytes, messages = printed.split()
     table = run(["callgrind_annotate", "--threshold=100", target], hint="callgrind_annotate failed")
     total = sum(int(number.replace(",", "")) for number in ENGINE.findall(table))

@@ -1,6 +1,7 @@
-"""The engine on the simulated kernel of tests/sim: a short run of many seeds."""
+"""The engine on the simulated kernel of tests/sim: a short run of what `dev.py sim` does."""
 
-import subprocess
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,37 +10,92 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from lab import sim  # noqa: E402 - found only now
+from lab import sim, simulate  # noqa: E402 - found only now
 from lab.steps import exclusive  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the simulated kernel is compiled on Linux"
 )
-BUDGET_S = 15
+# What there is time for beside the other tests; `dev.py sim` takes as long as it takes.
+BUDGET_S = 50
+THREADS_RUNS = 300
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def program():
     with exclusive():
-        sim.prepare()
+        sim.install()
+        return sim.prepare()
 
 
-def simulate(*words):
-    done = sim.call(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    return done.stdout
+@pytest.mark.timeout(600)
+def test_nothing_goes_wrong_in_many_schedules(program):
+    assert simulate.random_runs(program, 1, 10**6, {}, BUDGET_S) > 0
 
 
-def test_nothing_goes_wrong_in_many_schedules():
-    printed = simulate("--seed", "1", "--runs", "5000", "--seconds", str(BUDGET_S))
-    assert "runs from seed 1, all good" in printed
+def test_nothing_goes_wrong_whatever_call_fails(program):
+    runs, failed = simulate.sweep(program)
+    assert runs == sum(failed.values()), "a call that was to fail did not come"
 
 
-def test_a_seed_gives_the_same_run_again():
-    first = simulate("--seed", "7", "--runs", "20", "--trace")
+def test_what_failed_once_is_good_now(program):
+    assert simulate.corpus(program) > 0
+
+
+@pytest.mark.timeout(600)
+def test_threads_do_not_race():
+    assert simulate.threads(1, THREADS_RUNS, {}) == 0
+
+
+def test_every_function_of_the_system_is_made_to_fail_or_cannot(program):
+    declared = (ROOT / "iocpx" / "_winsock.pxd").read_text()
+    names = set(re.findall(r"^    \w[\w ]*?[ *]+(\w+)\(", declared, re.MULTILINE))
+    names |= {"AcceptEx", "GetAcceptExSockaddrs"}  # by pointer
+    names |= {"malloc", "calloc"}
+    printed = simulate.output(program, ["--functions"])
+    assert {line.split()[0] for line in printed.splitlines()} == names
+    assert "CreateIoCompletionPort 8 1450" in printed
+
+
+def test_a_seed_gives_the_same_run_again(program):
+    words = ["--seed", 7, "--runs", 20, "--trace"]
+    first = simulate.output(program, words)
     assert "connection_lost" in first and "AcceptEx" in first
-    assert simulate("--seed", "7", "--runs", "20", "--trace") == first
+    assert simulate.output(program, words) == first
 
 
-def test_another_seed_gives_another_run():
-    assert simulate("--seed", "7", "--trace") != simulate("--seed", "8", "--trace")
+def test_another_seed_gives_another_run(program):
+    words = ["--trace", "--seed"]
+    assert simulate.output(program, [*words, 7]) != simulate.output(program, [*words, 8])
+
+
+def test_a_knob_fixes_what_the_seed_decides(program):
+    words = ["--seed", 7, "--trace", "--set"]
+    assert "worker 1" in simulate.output(program, [*words, "workers=1"])
+    assert "worker 3" in simulate.output(program, [*words, "workers=3"])
+    assert "worker 2" not in simulate.output(program, [*words, "workers=1"])
+
+
+def test_a_profile_is_a_kernel_of_its_own(program):
+    words = ["--seed", 7, "--trace", "--set"]
+    windows = simulate.output(program, [*words, "profile=0"])
+    assert windows != simulate.output(program, [*words, "profile=1"])
+
+
+@pytest.mark.timeout(600)
+def test_a_mutant_is_caught(program):
+    name, how = simulate.catch((0, catalogue()[0]))
+    assert how is not None, name
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_the_catalogue_fits_the_engine(number):
+    """Those that `dev.py sim --mutants` makes: their text is there, once."""
+    for name, file, edits in catalogue()[number::20]:
+        text = (ROOT / file).read_text()
+        for old, _ in edits:
+            assert text.count(old) == 1, name
+
+
+def catalogue():
+    return runpy.run_path(str(simulate.MUTANTS))["MUTANTS"]

@@ -14,8 +14,8 @@ from _kernel cimport *
 from iocpx._engine cimport *
 from iocpx._state cimport STATE_ABORTING, STATE_ENDING, buf_free, buf_t, link_t
 from iocpx._winsock cimport (
-    ERROR_OPERATION_ABORTED, INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK,
-    WSAENOBUFS, WSAETIMEDOUT, AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
+    INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK, WSAENOBUFS, WSAETIMEDOUT,
+    AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
 )
 
 cdef extern from * nogil:
@@ -446,9 +446,11 @@ cdef void served_before() noexcept nogil:
         protocol = &protocols[client]
         sim_client(client, &facts)
         sim_atomic(True)
-        # A client that could not be taken for lack of resources sees an end as well.
+        # A client that could not be taken for lack of resources sees an end as well, and so
+        # does one that spoke too late.
         protocol.served = (protocol.served or facts.saw_end and not facts.reset
-                           and not protocol.closed and not disturbed())
+                           and not protocol.closed and not disturbed()
+                           and engine_count(the_engine, N_SILENT_DROPPED) == 0)
         protocol.closed = True
         sim_atomic(False)
 
@@ -490,6 +492,7 @@ cdef void application_main(void *argument) noexcept nogil:
 cdef bint start() noexcept nogil:
     global started, start_error
     cdef int i
+    cdef int _i
     cdef int error = 0
     for i in range(the.listeners):
         error = engine_listen(the_engine, listeners[i], AF_INET6 if i > 0 else AF_INET)
@@ -497,7 +500,7 @@ cdef bint start() noexcept nogil:
             break
     if the.unborn > 0:
         error = WSAENOBUFS
-        for i in range(the.unborn):
+        for _i in range(the.unborn):
             engine_forgo_worker(the_engine)
     start_error = error
     started = error == 0
@@ -621,7 +624,7 @@ cdef void configure() noexcept nogil:
     sim.inline_limit = INLINE_LIMIT + config.initial_reads
     # A client that the limit turns away, or one that is silent in every slot, hides nothing.
     the.probe = turned(K_PROBE, sim_random(4) == 0 and config.max_connections == 0
-                     and config.idle_timeout_ms == 0)
+                       and config.idle_timeout_ms == 0)
     the.late = turned(K_LATE, sim_random(4) == 0) and not the.probe
     if the.probe:
         sim.clients = min(sim.clients + 1, <int>MAX_CLIENTS)

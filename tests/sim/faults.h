@@ -39,6 +39,7 @@
     X(CloseHandle) \
     X(SetEvent) \
     /* cannot fail */ \
+    X(HasOverlappedIoCompleted) \
     X(GetLastError) \
     X(WSAGetLastError) \
     X(GetCurrentThreadId) \

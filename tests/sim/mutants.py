@@ -137,7 +137,8 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "        engine.unposted = conn\n        keeper_wants(engine, now_ms() + RETRY_MS)\n",
+                "        engine.unposted = conn\n"
+                "        keeper_wants(engine, now_ms() + RETRY_MS)\n",
                 "        keeper_wants(engine, now_ms() + RETRY_MS)\n",
             )
         ],
@@ -220,7 +221,8 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "conn.read_paused or conn.inbox.head != NULL\n                or conn.marks.above):",
+                "conn.read_paused or conn.inbox.head != NULL\n"
+                "                or conn.marks.above):",
                 "conn.read_paused or conn.inbox.head != NULL):",
             )
         ],
@@ -314,7 +316,12 @@ MUTANTS = [
     (
         "the pool hands the same buffer out twice",
         STATE,
-        [("        buf = pool.free\n        pool.free = buf.next\n        pool.n_free -= 1\n        pool.hits",
-          "        buf = pool.free\n        pool.hits")],
+        [
+            (
+                "        buf = pool.free\n        pool.free = buf.next\n"
+                "        pool.n_free -= 1\n        pool.hits",
+                "        buf = pool.free\n        pool.hits",
+            )
+        ],
     ),
 ]

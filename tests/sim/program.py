@@ -9,11 +9,33 @@ import _sim
 FUNCTIONS = _sim.functions()
 
 # Short runs whose every call is made to fail, one after the other. Knobs as in _sim.KNOBS.
-SHORT = {"preempt": 0, "faults": 0, "resets": 0, "shorts": 0, "probe": 1, "idle": 0, "limits": 0,
-         "max_connections": 0, "unborn": 0, "trace": 0, "linger": 3000, "stop": 500, "workers": 2,
-         "accepts": 2, "max_accepts": 0, "accept_receive": 0, "reads": 1, "clients": 1,
-         "listeners": 1, "skips": 1, "room": 8000, "bytes": 500, "calm": 1, "late": 0,
-         "buffer": 512}
+SHORT = {
+    "preempt": 0,
+    "faults": 0,
+    "resets": 0,
+    "shorts": 0,
+    "probe": 1,
+    "idle": 0,
+    "limits": 0,
+    "max_connections": 0,
+    "unborn": 0,
+    "trace": 0,
+    "linger": 3000,
+    "stop": 500,
+    "workers": 2,
+    "accepts": 2,
+    "max_accepts": 0,
+    "accept_receive": 0,
+    "reads": 1,
+    "clients": 1,
+    "listeners": 1,
+    "skips": 1,
+    "room": 8000,
+    "bytes": 500,
+    "calm": 1,
+    "late": 0,
+    "buffer": 512,
+}
 SCENARIOS = {
     "echo": {"echo": 1},
     "protocol": {"echo": 0},
@@ -29,12 +51,34 @@ SCENARIOS = {
     "write limits": {"echo": 0, "clients": 2, "limits": 4, "calm": 0, "room": 64, "probe": 0},
     "meddling": {"echo": 0, "clients": 3, "calm": 0, "trace": 1},
     "full": {"echo": 0, "clients": 4, "max_connections": 2, "probe": 0},
-    "stop under load": {"echo": 0, "clients": 4, "bytes": 12000, "linger": 0, "probe": 0,
-                        "late": 1, "preempt": 5},
-    "stop of an echo": {"echo": 1, "clients": 4, "bytes": 12000, "linger": 0, "probe": 0,
-                        "late": 1, "accept_receive": 1, "room": 64},
-    "stop after silence": {"echo": 0, "clients": 2, "linger": 3000, "stop": 10, "probe": 0,
-                           "late": 1, "calm": 0},
+    "stop under load": {
+        "echo": 0,
+        "clients": 4,
+        "bytes": 12000,
+        "linger": 0,
+        "probe": 0,
+        "late": 1,
+        "preempt": 5,
+    },
+    "stop of an echo": {
+        "echo": 1,
+        "clients": 4,
+        "bytes": 12000,
+        "linger": 0,
+        "probe": 0,
+        "late": 1,
+        "accept_receive": 1,
+        "room": 64,
+    },
+    "stop after silence": {
+        "echo": 0,
+        "clients": 2,
+        "linger": 3000,
+        "stop": 10,
+        "probe": 0,
+        "late": 1,
+        "calm": 0,
+    },
 }
 
 
@@ -87,22 +131,34 @@ def sweep(part, parts, seeds):
                     for sticky in (False, True):
                         # All later calls fail alike whatever the code; and no server stops
                         # where what a stop needs fails for good.
-                        if sticky and (code > 0 or knobs["late"]
-                                       or call not in (1, counts[index] // 2 + 1)):
+                        if sticky and (
+                            code > 0 or knobs["late"] or call not in (1, counts[index] // 2 + 1)
+                        ):
                             continue
-                        _sim.run(seed, knobs, (index, call, code, sticky),
-                                 f"{where}, {function} call {call} failing with {codes[code]}"
-                                 + " and all later ones" * sticky
-                                 + f" (--fault {name!r} {profile} {seed} {function} {call} {code}"
-                                 f" {int(sticky)})")
+                        _sim.run(
+                            seed,
+                            knobs,
+                            (index, call, code, sticky),
+                            f"{where}, {function} call {call} failing with {codes[code]}"
+                            + " and all later ones" * sticky
+                            + f" (--fault {name!r} {profile} {seed} {function} {call} {code}"
+                            f" {int(sticky)})",
+                        )
                         runs += 1
                         failed[function] += _sim.fault_hit()
     return runs, failed
 
 
 def main(words):
-    options = {"--seed": 1, "--runs": 1, "--seconds": 0, "--part": 0, "--parts": 1, "--seeds": 1,
-               "--clients": 1000}
+    options = {
+        "--seed": 1,
+        "--runs": 1,
+        "--seconds": 0,
+        "--part": 0,
+        "--parts": 1,
+        "--seeds": 1,
+        "--clients": 1000,
+    }
     knobs = {}
     flags = set()
     words = list(words)
@@ -116,8 +172,12 @@ def main(words):
         elif word == "--fault":
             name, profile, seed, function, call, code, sticky = words
             index = [name for name, _ in FUNCTIONS].index(function)
-            _sim.run(int(seed), scenario_knobs(name, int(profile)),
-                     (index, int(call), int(code), sticky == "1"), " ".join(words))
+            _sim.run(
+                int(seed),
+                scenario_knobs(name, int(profile)),
+                (index, int(call), int(code), sticky == "1"),
+                " ".join(words),
+            )
             _sim.print_events()
             return
         elif word in options:
@@ -136,8 +196,9 @@ def main(words):
         for name, count in failed.items():
             print(name, count)
     else:
-        done, digest = many(options["--seed"], options["--runs"], knobs, clock,
-                            "--trace" in flags)
-        print(f"{done} runs from seed {options['--seed']}, all good; "
-              f"digest of their events {digest:016x}")
+        done, digest = many(options["--seed"], options["--runs"], knobs, clock, "--trace" in flags)
+        print(
+            f"{done} runs from seed {options['--seed']}, all good; "
+            f"digest of their events {digest:016x}"
+        )
     print(f"{clock.passed():.1f} s", file=sys.stderr)

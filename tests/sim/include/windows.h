@@ -55,6 +55,7 @@ typedef union { LONG64 QuadPart; } LARGE_INTEGER;
 /* holder: 0, or the id of the thread that has it. */
 typedef struct { DWORD holder; } SRWLOCK;
 
+BOOL HasOverlappedIoCompleted(const OVERLAPPED *overlapped);
 HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads);
 BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG count,
                                  ULONG *removed, DWORD timeout_ms, BOOL alertable);
