@@ -353,6 +353,12 @@ def compiler_environment():
     return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
 
 
+def compile_program(source, program):
+    """Make a Windows program of one C file."""
+    words = ["-O2", "-Wall", "-Wextra", "-Werror", source, "-lws2_32", "-o", program]
+    run([*compiler(), *words], env=compiler_environment())
+
+
 def build_environment():
     return compiler_environment()
 
@@ -413,8 +419,8 @@ def call(argv, env, console=True):
     return wine.call(argv, env, console)
 
 
-def bench(name, words):
-    """Run the benchmark; returns its exit status.
+def bench(name, ceiling, words):
+    """Run the benchmark, with the program `ceiling`; returns its exit status.
 
     The load comes from the host's Python, so that it does not take Wine's server; only the servers
     run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`, in
@@ -423,9 +429,13 @@ def bench(name, words):
     argv, env = command(name, ROOT)
     # The variables go with the command: to the load generator they would be wrong.
     variables = [f"{key}={value}" for key, value in env.items() if os.environ.get(key) != value]
-    server_python = shlex.join(["env", *variables, *argv])
+    options = [
+        *("--server-python", shlex.join(["env", *variables, *argv])),
+        *("--ceiling", shlex.join(["env", *variables, wine.program("wine64"), str(ceiling)])),
+        *("--pin-too", str(wine.server_pid())),
+    ]
     return subprocess.run(
-        [HOST_PYTHON, "-m", "bench", "--server-python", server_python, *words],
+        [HOST_PYTHON, "-m", "bench", *options, *words],
         cwd=ROOT / "iocpx",
         check=False,
     ).returncode

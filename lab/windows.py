@@ -5,6 +5,7 @@ Here is one lane only, the running Python; `py -3.14t dev.py …` makes another 
 
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -77,6 +78,19 @@ def cross(name):
     return None
 
 
+def compile_program(source, program):
+    """Make a program of one C file, by the compiler that setuptools finds."""
+    script = (
+        "import sys, setuptools\n"
+        "from distutils.ccompiler import new_compiler\n"
+        "source, folder, name = sys.argv[1:]\n"
+        "compiler = new_compiler()\n"
+        "objects = compiler.compile([source], output_dir=folder, extra_postargs=['/O2', '/utf-8'])\n"
+        "compiler.link_executable(objects, name, folder, libraries=['ws2_32'])\n"
+    )
+    run([PYTHON, "-c", script, source.name, program.parent, program.stem], cwd=source.parent)
+
+
 def build_environment():
     return dict(os.environ)
 
@@ -113,10 +127,12 @@ def call(argv, env, console=True):
     return subprocess.run(argv, env=env, check=False).returncode
 
 
-def bench(name, words):
-    """Run the benchmark; returns its exit status."""
+def bench(name, ceiling, words):
+    """Run the benchmark, with the program `ceiling`; returns its exit status."""
     argv, env = command(name, ROOT)
-    return call([*argv, "-m", "iocpx", "bench", *words], env)
+    # As the benchmark takes a command apart, a backslash is not itself.
+    options = ["--ceiling", shlex.join([str(ceiling)])]
+    return call([*argv, "-m", "iocpx", "bench", *options, *words], env)
 
 
 def clean():
