@@ -14,9 +14,10 @@ earlier buffer or lost a byte differs from what is expected at that place.
 
 Dialogue, one JSON object per line: after an untimed warm-up it prints
 {"ready": true} and waits for a line on stdin; then it runs the timed phase,
-prints the result and ends with status 0. Instead of either line it prints
-{"wrong": sentence} (a reply was not what was sent) or {"failed": sentence}
-(anything else) and ends with status 1.
+prints the result, and waits for another line; then it sees that the connections
+end as they should, prints {"finished": true} and ends with status 0. Instead of
+any of these it prints {"wrong": sentence} (a reply was not what was sent) or
+{"failed": sentence} (anything else) and ends with status 1.
 """
 
 import argparse
@@ -29,6 +30,8 @@ import struct
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 CONNECT_TIMEOUT_S = 10.0
 # A server that says nothing for so long is taken for stuck.
@@ -94,6 +97,15 @@ class Select:
         return list(events.items())
 
 
+class Connection(NamedTuple):
+    """One connection, by its functions: see Load._add."""
+
+    sock: socket.socket
+    start: Callable
+    outstanding: Callable
+    answered: Callable
+
+
 class Load:
     """All connections of one run, in one thread.
 
@@ -125,7 +137,7 @@ class Load:
             self._add(index, sock)
 
     def _add(self, index, sock):
-        """Make the connection's two functions: start (fill the pipe) and on_event.
+        """Make the connection's functions: start (fill the pipe), on_event, and counts.
 
         They are closures because this is the client's inner loop: local and
         closure variables cost half of what attributes do.
@@ -144,6 +156,7 @@ class Load:
         check_at = 0  # place in the stream of the next byte to receive
         partial = 0  # bytes received of the reply under way
         unsent = None  # what the last send did not take
+        replies = 0  # in this phase
         sent = deque()  # when each unanswered message was sent
         send, recv, fd = sock.send, sock.recv, sock.fileno()
         sent_add, sent_extend, sent_take = sent.append, sent.extend, sent.popleft
@@ -182,7 +195,7 @@ class Load:
                 unsent = memoryview(bytes(unsent) + data)
 
         def on_event(events):
-            nonlocal check_at, partial
+            nonlocal check_at, partial, replies
             if events != 1:
                 if events & 4 and unsent is not None:
                     put(unsent)
@@ -210,6 +223,7 @@ class Load:
                 done, partial = divmod(partial, size)
             if done > len(sent):
                 raise Wrong(f"connection {index}: more replies than messages")
+            replies += done
             for _ in range(done):
                 latency_add(now - sent_take())
             if load.sending:
@@ -228,28 +242,33 @@ class Load:
             )
 
         def start():
+            nonlocal replies
+            replies = 0
             send_messages(depth, clock())
 
         def outstanding():
             return len(sent)
 
+        def answered():
+            return replies
+
         self.handlers[fd] = on_event
-        self.connections.append((sock, start, outstanding))
+        self.connections.append(Connection(sock, start, outstanding, answered))
         self.poller.add(fd)
 
     def phase(self, seconds):
         """Run for so many seconds, then take the replies still under way.
 
-        Returns (replies within the time, the time they took in seconds). All
-        replies of the phase, late ones too, stand in self.latencies.
+        Returns (replies within the time on each connection, the time they took
+        in seconds). All replies of the phase, late ones too, stand in self.latencies.
         """
         self.latencies.clear()
         handlers, wait, clock = self.handlers, self.poller.wait, time.perf_counter
         self.sending = True
         begin = clock()
         deadline = begin + seconds
-        for _, start, _ in self.connections:
-            start()
+        for connection in self.connections:
+            connection.start()
         now = clock()
         while now < deadline:
             # A stuck server is noticed after the phase, or here when the phase is long.
@@ -260,10 +279,10 @@ class Load:
             for fd, events in ready:
                 handlers[fd](events)
             now = clock()
-        in_time = len(self.latencies)
+        in_time = [connection.answered() for connection in self.connections]
         elapsed_s = now - begin
         self.sending = False
-        while any(outstanding() for _, _, outstanding in self.connections):
+        while any(connection.outstanding() for connection in self.connections):
             ready = wait(STALL_S)
             if not ready:
                 self._stalled()
@@ -272,7 +291,7 @@ class Load:
         return in_time, elapsed_s
 
     def _stalled(self):
-        counts = [outstanding() for _, _, outstanding in self.connections]
+        counts = [connection.outstanding() for connection in self.connections]
         waiting = sum(1 for count in counts if count)
         raise Failed(
             f"no reply for {STALL_S:g} s: {sum(counts)} messages unanswered "
@@ -281,7 +300,8 @@ class Load:
 
     def finish(self):
         """Half-close every connection: nothing but its end may come now."""
-        for index, (sock, _, _) in enumerate(self.connections):
+        for index, connection in enumerate(self.connections):
+            sock = connection.sock
             sock.settimeout(STALL_S)
             try:
                 sock.shutdown(socket.SHUT_WR)
@@ -301,13 +321,13 @@ class Load:
 
     def abort(self):
         """Drop the connections at once, with a reset: the run is lost."""
-        for sock, _, _ in self.connections:
-            sock.setsockopt(
+        for connection in self.connections:
+            connection.sock.setsockopt(
                 socket.SOL_SOCKET,
                 socket.SO_LINGER,
                 struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0),
             )
-            sock.close()
+            connection.sock.close()
 
 
 def percentile(ordered, part):
@@ -331,19 +351,24 @@ def run(args):
         in_time, elapsed_s = load.phase(args.seconds)
         cpu_s = time.process_time() - cpu_before_s
         ordered = sorted(load.latencies)
+        tell(
+            messages=len(ordered),
+            messages_per_s=sum(in_time) / elapsed_s,
+            p50_us=percentile(ordered, 0.50) / 1e3,
+            p99_us=percentile(ordered, 0.99) / 1e3,
+            p999_us=percentile(ordered, 0.999) / 1e3,
+            fairness=min(in_time) * len(in_time) / max(1, sum(in_time)),
+            client_busy=cpu_s / elapsed_s,
+        )
+        # What the server does from here on is not of the timed phase.
+        sys.stdin.readline()
         load.finish()
+        tell(finished=True)
     except (Wrong, Failed) as error:
         tell(**{type(error).__name__.lower(): str(error)})
         if load is not None:
             load.abort()
         return 1
-    tell(
-        messages=len(ordered),
-        messages_per_s=in_time / elapsed_s,
-        p50_us=percentile(ordered, 0.50) / 1e3,
-        p99_us=percentile(ordered, 0.99) / 1e3,
-        client_busy=cpu_s / elapsed_s,
-    )
     return 0
 
 

@@ -4,19 +4,38 @@ import contextlib
 import sys
 import textwrap
 
-COLUMNS = ("server", "messages/s", "spread", "p50 µs", "p99 µs", "CPU µs/msg", "ratio")
+# Two lines of heading, and how a row's figure is shown. A table stays within 100 columns.
+COLUMNS = (
+    ("", "server", lambda row: row.server),
+    ("", "msg/s", lambda row: f"{row.median('messages_per_s'):,.0f}"),
+    ("", "spread", lambda row: f"{row.spread():.1f}"),
+    ("p50", "ms", lambda row: milliseconds(row.median("p50_us"))),
+    ("p99", "ms", lambda row: milliseconds(row.median("p99_us"))),
+    ("p99.9", "ms", lambda row: milliseconds(row.median("p999_us"))),
+    ("", "fair", lambda row: f"{row.median('fairness'):.2f}"),
+    ("CPU", "µs/msg", lambda row: f"{row.median('cpu_us'):.1f}"),
+    ("above", "ceiling", lambda row: number(row.overhead_us, ".1f")),
+    ("calls", "/msg", lambda row: number(row.median("calls"), ".2f")),
+    ("of", "asyncio", lambda row: number(row.of_asyncio, ".2f")),
+    ("of", "ceiling", lambda row: number(row.of_ceiling, ".2f")),
+)
 
 
-def cells(row):
-    return (
-        row.server,
-        f"{row.median('messages_per_s'):,.0f}",
-        f"{row.spread():.1f}",
-        f"{row.median('p50_us'):,.0f}",
-        f"{row.median('p99_us'):,.0f}",
-        f"{row.median('cpu_us'):,.1f}",
-        "" if row.ratio is None else f"{row.ratio:.2f}",
-    )
+def milliseconds(us):
+    """Three digits, whatever the size."""
+    return f"{us / 1000:.{max(0, 2 - len(str(int(us / 1000))) + (us < 1000))}f}"
+
+
+def number(value, form):
+    return "" if value is None else format(value, form)
+
+
+def lines(rows):
+    """Both lines of heading and those of the rows, without columns that are empty throughout."""
+    table = [[column[0] for column in COLUMNS], [column[1] for column in COLUMNS]]
+    table += [[show(row) for _, _, show in COLUMNS] for row in rows.values()]
+    filled = [column for column in zip(*table) if any(column[2:])]
+    return [list(line) for line in zip(*filled)]
 
 
 class PlainReport:
@@ -39,12 +58,12 @@ class PlainReport:
         self.line(f"{label}: {figures.messages_per_s:,.0f} messages/s")
 
     def tables(self, rows_of):
-        for workload, rows in rows_of.items():
+        for (arrangement, workload), rows in rows_of.items():
             self.line("")
-            self.line(str(workload))
-            lines = [COLUMNS, *(cells(row) for row in rows.values())]
-            widths = [max(map(len, column)) for column in zip(*lines)]
-            for line in lines:
+            self.line(f"{workload}, {arrangement}")
+            table = lines(rows)
+            widths = [max(map(len, column)) for column in zip(*table)]
+            for line in table:
                 first = line[0].ljust(widths[0])
                 rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))
                 self.line("  ".join((first, *rest)).rstrip())
@@ -94,15 +113,21 @@ class RichReport:
         from rich import box
         from rich.table import Table
 
-        for workload, rows in rows_of.items():
+        for (arrangement, workload), rows in rows_of.items():
+            upper, lower, *shown = lines(rows)
             table = Table(
-                title=str(workload), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+                title=f"{workload}, {arrangement}",
+                title_justify="left",
+                box=box.SIMPLE_HEAD,
+                pad_edge=False,
+                padding=(0, 1, 0, 0),
             )
-            for index, name in enumerate(COLUMNS):
-                table.add_column(name, justify="right" if index else "left", no_wrap=True)
-            for row in rows.values():
-                style = "bold" if row.server.startswith("iocpx") else None
-                table.add_row(*cells(row), style=style)
+            for index, heading in enumerate(zip(upper, lower)):
+                table.add_column(
+                    "\n".join(heading), justify="right" if index else "left", no_wrap=True
+                )
+            for line in shown:
+                table.add_row(*line, style="bold" if line[0].startswith("iocpx") else None)
             self._console.print(table)
 
 

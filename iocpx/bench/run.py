@@ -3,6 +3,10 @@
 Round by round every server is started, put under each workload, and stopped, one
 after the other, so that a slow spell of the machine does not fall on one of them
 alone. The figures shown are medians of the rounds.
+
+That is done in one or two arrangements. Free: the system places the processes, and
+several workers may overlap. Pinned: the server has one CPU and the client another,
+so that what is compared is the work per message, without wake-ups between CPUs.
 """
 
 import argparse
@@ -15,11 +19,12 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import servers
+from . import cpus, servers
 from .report import make_report
 
 # The first start may unpack or compile something; afterwards half a second is usual.
@@ -27,6 +32,10 @@ START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 15.0
 # A client gives up by itself after 10 s without a reply, so this is never the first to act.
 CLIENT_GRACE_S = 45.0
+
+CEILING = "ceiling"
+SERVERS = [*servers.SERVERS, CEILING]
+PINNED, FREE = "pinned", "free"
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ DEFAULT_WORKLOADS = [
 
 
 class Failure(Exception):
-    """A sentence that says what went wrong with one server."""
+    """A sentence that says what went wrong, mostly with one server."""
 
 
 class Child:
@@ -93,6 +102,10 @@ class Child:
     def _read_stderr(self):
         with self._process.stderr as stderr:
             self._stderr.extend(stderr)
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def say(self, line):
         # A process that died is reported by the answer that does not come.
@@ -169,25 +182,57 @@ class Figures:
     messages_per_s: float
     p50_us: float
     p99_us: float
-    cpu_us: float
+    p999_us: float
+    fairness: float  # messages of the least-served connection by the mean
+    cpu_us: float  # of the server's process, user and system, per message
+    calls: float | None  # of the operating system, per message, where the server counts them
     client_busy: float
 
 
 @dataclass
 class Row:
-    """One line of a table: a server under one workload. ratio: times asyncio, or None."""
+    """One line of a table: a server under one workload.
+
+    of_asyncio, of_ceiling: messages/s by those servers'; overhead_us: CPU time above the
+    ceiling's; all None where there is nothing to compare with.
+    """
 
     server: str
     rounds: list = field(default_factory=list)
-    ratio: float | None = None
+    of_asyncio: float | None = None
+    of_ceiling: float | None = None
+    overhead_us: float | None = None
 
     def median(self, figure):
-        return statistics.median(getattr(r, figure) for r in self.rounds)
+        values = [getattr(r, figure) for r in self.rounds]
+        return None if None in values else statistics.median(values)
 
     def spread(self):
         """How many times the slowest round's rate the fastest's is."""
         rates = [r.messages_per_s for r in self.rounds]
         return max(rates) / min(rates) if min(rates) else float("inf")
+
+
+def compare(rows):
+    """Set each row against those of asyncio and the ceiling, where they are."""
+    asyncio, ceiling = rows.get("asyncio"), rows.get(CEILING)
+    for row in rows.values():
+        rate = row.median("messages_per_s")
+        if asyncio:
+            row.of_asyncio = rate / asyncio.median("messages_per_s")
+        if ceiling:
+            row.of_ceiling = rate / ceiling.median("messages_per_s")
+            row.overhead_us = row.median("cpu_us") - ceiling.median("cpu_us")
+
+
+def os_calls(name, before, after):
+    """How often the server has called the operating system meanwhile; None: it does not count."""
+    if not after:
+        return None
+    counters = ["waits", "ops_posted"]
+    if name == "iocpx-buffered":
+        counters.append("receives")  # into the protocol's own buffer: nothing is posted for it
+    return sum(after[counter] - before[counter] for counter in counters)
 
 
 def ledger_gaps(totals):
@@ -209,11 +254,14 @@ def ledger_gaps(totals):
 
 
 class Bench:
-    """One whole run. Figures in self.rows[workload][server], failures in self.failures[server]."""
+    """One whole run.
+
+    Figures in self.rows[arrangement, workload][server], failures in self.failures[server].
+    """
 
     def __init__(self, args, report):
         self.report = report
-        self.names = [name for name in servers.SERVERS if not args.only or name in args.only]
+        self.names = [name for name in SERVERS if not args.only or name in args.only]
         self.wanted = args.only
         self.workers = args.workers
         self.rounds = args.rounds
@@ -221,21 +269,31 @@ class Bench:
         self.server_python = (
             shlex.split(args.server_python) if args.server_python else [sys.executable]
         )
+        self.ceiling = shlex.split(args.ceiling) if args.ceiling else None
+        self.arrangements = [PINNED, FREE] if args.arrangement == "both" else [args.arrangement]
+        self.pin_too = args.pin_too
         self.workloads = DEFAULT_WORKLOADS
         if args.connections or args.size or args.depth:
             self.workloads = [Workload(args.connections or 50, args.size or 64, args.depth or 1)]
-        self.rows = {workload: {} for workload in self.workloads}
+        self.rows = {
+            (arrangement, workload): {}
+            for arrangement in self.arrangements
+            for workload in self.workloads
+        }
         self.failures = {}
         self.facts = {}
+        # How `arranged` has it; for the probe, free.
+        self.server_cpus = self.client_cpus = contextlib.nullcontext
 
     @contextlib.contextmanager
     def server(self, name):
         """A started server: (child, what it said at its start), stopped in order at the end."""
-        module = f"{__package__}.servers"
-        child = Child(
-            "the server process",
-            [*self.server_python, "-m", module, name, "--workers", str(self.workers)],
-        )
+        if name == CEILING:
+            command = self.ceiling
+        else:
+            command = [*self.server_python, "-m", f"{__package__}.servers", name]
+        with self.server_cpus():
+            child = Child("the server process", [*command, "--workers", str(self.workers)])
         try:
             facts = child.answer(START_TIMEOUT_S)
             yield child, facts
@@ -252,6 +310,14 @@ class Bench:
     def probe(self):
         """Start each server once: what it is, and whether it is there at all."""
         for name in list(self.names):
+            if name == CEILING and self.ceiling is None:
+                self.names.remove(name)
+                reason = "a program that `dev.py bench` builds and gives, in a clone"
+                if self.wanted:
+                    self.failures[name] = reason
+                else:
+                    self.report.line(f"left out: {name} ({reason})")
+                continue
             try:
                 with self.server(name) as (_, facts):
                     pass
@@ -270,35 +336,41 @@ class Bench:
                 continue
             self.facts[name] = facts
 
-    def measure(self, server, port, workload):
+    def measure(self, name, server, port, workload):
         """One run of the client against a server that is up."""
-        client = Child(
-            "the client process",
-            [
-                sys.executable,
-                str(Path(__file__).with_name("client.py")),
-                *("--port", str(port)),
-                *("--connections", str(workload.connections)),
-                *("--size", str(workload.size_bytes)),
-                *("--depth", str(workload.depth)),
-                *("--seconds", str(self.seconds)),
-                *("--warmup", str(min(0.1, self.seconds))),
-            ],
-        )
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("client.py")),
+            *("--port", str(port)),
+            *("--connections", str(workload.connections)),
+            *("--size", str(workload.size_bytes)),
+            *("--depth", str(workload.depth)),
+            *("--seconds", str(self.seconds)),
+            *("--warmup", str(min(0.1, self.seconds))),
+        ]
+        with self.client_cpus():
+            client = Child("the client process", command)
         try:
             self.client_answer(server, client)
-            before = self.cpu_s(server)
+            stats_before, cpu_before_s = self.stats(server), self.cpu_s(server)
             client.say("go")
             result = self.client_answer(server, client)
-            used_s = self.cpu_s(server) - before
+            cpu_s, stats = self.cpu_s(server) - cpu_before_s, self.stats(server)
+            client.say("end")
+            self.client_answer(server, client)
             client.end(ANSWER_TIMEOUT_S)
         finally:
             client.discard()
+        messages = result["messages"]
+        calls = os_calls(name, stats_before, stats)
         return Figures(
             result["messages_per_s"],
             result["p50_us"],
             result["p99_us"],
-            used_s * 1e6 / result["messages"],
+            result["p999_us"],
+            result["fairness"],
+            cpu_s * 1e6 / messages,
+            None if calls is None else calls / messages,
             result["client_busy"],
         )
 
@@ -312,33 +384,58 @@ class Bench:
             raise Failure(f"{answer['failed']}{server.last_words()}")
         return answer
 
+    def stats(self, server):
+        server.say("stats")
+        return server.answer(ANSWER_TIMEOUT_S)["stats"]
+
     def cpu_s(self, server):
+        if sys.platform == "linux":
+            # The process's clock, to the nanosecond: what it can tell itself goes by hundredths of
+            # a second under Wine.
+            with contextlib.suppress(OSError):
+                return time.clock_gettime(~server.pid << 3 | 2)
+            raise Failure(server.obituary())
         server.say("cpu")
         used = server.answer(ANSWER_TIMEOUT_S)
         return used["user_s"] + used["system_s"]
 
+    @contextlib.contextmanager
+    def arranged(self, arrangement):
+        """The CPUs for what is started within, and for the process that is pinned, too."""
+        if arrangement == PINNED:
+            first, second = sorted(cpus.own())[:2]
+            self.server_cpus = lambda: cpus.confined({first})
+            self.client_cpus = lambda: cpus.confined({second})
+            with cpus.moved(self.pin_too, {first}) if self.pin_too else contextlib.nullcontext():
+                yield
+        else:
+            self.server_cpus = self.client_cpus = contextlib.nullcontext
+            yield
+
     def run(self):
-        for number in range(1, self.rounds + 1):
-            for name in list(self.names):
-                try:
-                    with self.server(name) as (server, facts):
-                        for workload in self.workloads:
-                            label = f"round {number}/{self.rounds}  {name}: {workload}"
-                            self.report.begin(label)
-                            figures = self.measure(server, facts["port"], workload)
-                            row = self.rows[workload].setdefault(name, Row(name))
-                            row.rounds.append(figures)
-                            self.report.done(label, figures)
-                except Failure as failure:
-                    # It is told at the end, too; the other servers' figures are still of use.
-                    self.failures[name] = str(failure)
-                    self.names.remove(name)
-                    self.report.line(f"{name}: {failure}")
+        for arrangement in self.arrangements:
+            with self.arranged(arrangement):
+                for number in range(1, self.rounds + 1):
+                    for name in list(self.names):
+                        self.run_server(arrangement, number, name)
         for rows in self.rows.values():
-            base = rows.get("asyncio")
-            if base and base.median("messages_per_s"):
-                for row in rows.values():
-                    row.ratio = row.median("messages_per_s") / base.median("messages_per_s")
+            compare(rows)
+
+    def run_server(self, arrangement, number, name):
+        try:
+            with self.server(name) as (server, facts):
+                for workload in self.workloads:
+                    label = f"{arrangement}, round {number}/{self.rounds}  {name}: {workload}"
+                    self.report.begin(label)
+                    figures = self.measure(name, server, facts["port"], workload)
+                    row = self.rows[arrangement, workload].setdefault(name, Row(name))
+                    row.rounds.append(figures)
+                    self.report.done(label, figures)
+        except Failure as failure:
+            # It is told at the end, too; the other servers' figures are still of use.
+            self.failures[name] = str(failure)
+            self.names.remove(name)
+            self.report.line(f"{name}: {failure}")
 
 
 def processor_name():
@@ -359,48 +456,65 @@ def processor_name():
 
 def introduction(bench):
     """The lines above the first measurement: what is run on what."""
-    some = next(iter(bench.facts.values()))
     here = servers.platform_facts()
     versions = {}
     for name, facts in bench.facts.items():
         versions.update(facts["versions"])
         if name == "asyncio":
             versions["asyncio"] = facts["loop"]
+    # Not the ceiling, which is no Python.
+    python = next((facts for facts in bench.facts.values() if "python" in facts), None)
+    servers_line = []
+    if python:
+        named = ", ".join(f"{name} {version}" for name, version in versions.items())
+        servers_line = [f"servers: Python {python['python']} on {python['system']}, {named}"]
     rounds = "1 round" if bench.rounds == 1 else f"{bench.rounds} rounds"
     lines = [
         f"machine: {processor_name()}, {os.cpu_count()} CPUs",
-        f"servers: Python {some['python']} on {some['system']}, "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()),
+        *servers_line,
         f"client: Python {here['python']} on {here['system']}, checks every byte of every reply",
         f"{rounds} of {bench.seconds:g} s for each server and workload, medians shown",
+        f"threads: {bench.workers} in iocpx and the ceiling, 1 in the asyncio loops, one per "
+        "connection in threads",
     ]
-    if any("workers" in facts for facts in bench.facts.values()):
-        lines.append(f"threads: {bench.workers} in iocpx, 1 in the others")
+    if PINNED in bench.arrangements:
+        lines.append("pinned: the server on one CPU, the client on another")
+    if FREE in bench.arrangements:
+        lines.append("free: the processes are where the system puts them")
     return lines
 
 
 def closing_notes(bench):
     notes = [
-        "p50, p99: from the send of a message to its complete reply. CPU: user and system time of "
-        "the server's process, per message. spread: messages/s of the fastest round by those of "
-        "the slowest. ratio: messages/s by asyncio's."
+        "spread: messages/s of the fastest round by those of the slowest. p50, p99, p99.9: from "
+        "the send of a message to its complete reply. fair: messages of the least-served "
+        "connection by the mean. CPU: user and system time of the server's process, per message; "
+        "above: that minus the ceiling's. calls: of the operating system, per message, as the "
+        "server counts them: waits for packets and operations on sockets. of asyncio, of ceiling: "
+        "messages/s by theirs."
     ]
-    if any("Wine" in facts["system"] for facts in bench.facts.values()):
+    if CEILING in bench.facts:
+        notes.append(
+            "ceiling: an echo in C on a completion port, as fair as iocpx and with nothing in it "
+            "that an echo does not need (benchmarks/ceiling.c)."
+        )
+    if any("Wine" in facts.get("system", "") for facts in bench.facts.values()):
         notes.append(
             "Under Wine a system call costs several times what it does on Windows, and Wine's own "
             "server process does part of the work; its CPU time is not in these figures."
         )
-    rows = [(workload, row) for workload, rows in bench.rows.items() for row in rows.values()]
-    if any(row.spread() > 2 for _, row in rows):
+    rows = [(*key, row) for key, rows in bench.rows.items() for row in rows.values()]
+    if any(row.spread() > 2 for _, _, row in rows):
         notes.append(
             "Where the spread is above 2, the machine was not quiet, or it mattered too much which "
             "CPU wakes which, as it does in a small virtual machine; more --rounds give steadier "
             "medians."
         )
-    for workload, row in rows:
+    for arrangement, workload, row in rows:
         if row.median("client_busy") > 0.9:
             notes.append(
-                f"{row.server}, {workload}: the client was the limit, the server may be faster."
+                f"{row.server}, {workload}, {arrangement}: the client was the limit, the server "
+                "may be faster."
             )
     return notes
 
@@ -419,9 +533,9 @@ def positive(kind):
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="iocpx bench",
-        description="Echo benchmark: the same load on iocpx, asyncio and, where installed, winloop "
-        "and blazio. Every byte of every reply is checked; the exit status is 1 if one was wrong "
-        "or a server failed.",
+        description="Echo benchmark: the same load on iocpx, asyncio, threads and, where "
+        "installed, winloop, blazio and zuvloop. Every byte of every reply is checked; the exit "
+        "status is 1 if one was wrong or a server failed.",
     )
     number = positive(int)
     parser.add_argument(
@@ -441,21 +555,41 @@ def parse(argv):
         "--workers",
         type=number,
         default=servers.DEFAULT_WORKERS,
-        help="iocpx's threads (default 2)",
+        help="threads of iocpx and the ceiling (default 2)",
+    )
+    parser.add_argument(
+        "--arrangement",
+        choices=[PINNED, FREE, "both"],
+        default=FREE if sys.platform == "win32" or len(cpus.own()) == 1 else "both",
+        help="pinned: server and client have one CPU each; free: as the system places them; "
+        "default here: %(default)s",
     )
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=servers.SERVERS,
+        choices=SERVERS,
         metavar="NAME",
-        help=", ".join(servers.SERVERS),
+        help=", ".join(SERVERS),
     )
     parser.add_argument(
         "--server-python",
         metavar="CMD",
         help="command that runs the servers' Python, quoted as in a shell (default: this one)",
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--ceiling", metavar="CMD", help="command that runs the ceiling, quoted likewise"
+    )
+    parser.add_argument(
+        "--pin-too",
+        type=number,
+        metavar="PID",
+        help="a process of one thread that works for the servers and is pinned with them: Wine's "
+        "server",
+    )
+    args = parser.parse_args(argv)
+    if args.arrangement != FREE and len(cpus.own()) == 1:
+        parser.error(f"--arrangement {args.arrangement} needs two CPUs, and there is one here")
+    return args
 
 
 def main(argv=None):
@@ -469,7 +603,7 @@ def main(argv=None):
         if bench.facts:
             for paragraph in introduction(bench):
                 report.paragraph(paragraph)
-            with report.progress(len(bench.names) * len(bench.workloads) * bench.rounds):
+            with report.progress(len(bench.names) * len(bench.rows) * bench.rounds):
                 bench.run()
             report.tables(bench.rows)
             for note in closing_notes(bench):

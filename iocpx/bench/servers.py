@@ -5,9 +5,10 @@
 Prints one JSON object per line: first {"port": …, "versions": {…}, …}, or
 {"missing": reason} when the server's package is not installed for this Python.
 Then, for each line "cpu" on stdin, {"user_s": …, "system_s": …}: what this process
-has used so far. At the end of stdin it stops in order and prints {"totals": …}.
+has used so far; for "stats" {"stats": {…}}: what the server counts, if it does. At
+the end of stdin it stops in order and prints {"totals": …}.
 
-All but the native echo run the same Python class, Echo.
+benchmarks/ceiling.c, a server in C, speaks the same.
 """
 
 import argparse
@@ -15,21 +16,53 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 
 HOST = "127.0.0.1"
 DEFAULT_WORKERS = 2
+RECEIVE_BYTES = 65536
 
 
 class Echo(asyncio.Protocol):
-    """What every server but the native one runs."""
+    """What every server runs that does not say otherwise."""
 
     def connection_made(self, transport):
         self.transport = transport
 
     def data_received(self, data):
         self.transport.write(data)
+
+
+class BufferedEcho(asyncio.BufferedProtocol):
+    """The same into a buffer of its own."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.transport.write(self.buffer[:nbytes])
+
+
+async def echo_stream(reader, writer):
+    """The same with asyncio's streams."""
+    while data := await reader.read(RECEIVE_BYTES):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+def echo_socket(sock):
+    """The same with a blocking socket."""
+    with sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while data := sock.recv(RECEIVE_BYTES):
+            sock.sendall(data)
 
 
 def tell(**fields):
@@ -64,21 +97,26 @@ def wine_version():
     return get().decode()
 
 
-def serve_commands(port, facts):
+def serve_commands(port, facts, stats=dict):
     """Say where we are and answer stdin until its end."""
     tell(port=port, **platform_facts(), **facts)
     for line in sys.stdin:
         if line.strip() == "cpu":
             times = os.times()
             tell(user_s=times.user, system_s=times.system)
+        elif line.strip() == "stats":
+            tell(stats=stats())
 
 
-def run_loop(loop, facts):
+def run_loop(loop, facts, streams=False):
     """Any asyncio loop: it has the main thread, as usual; stdin has another."""
 
     async def serve():
         finished = asyncio.Event()
-        server = await loop.create_server(Echo, HOST, 0)
+        if streams:
+            server = await asyncio.start_server(echo_stream, HOST, 0)
+        else:
+            server = await loop.create_server(Echo, HOST, 0)
         port = server.sockets[0].getsockname()[1]
 
         def commands():
@@ -100,10 +138,10 @@ def run_loop(loop, facts):
     tell(totals={})
 
 
-def run_asyncio(workers):
+def run_asyncio(streams=False):
     # The system's own default: Proactor on Windows.
     loop = asyncio.new_event_loop()
-    run_loop(loop, {"versions": {}, "loop": type(loop).__name__})
+    run_loop(loop, {"versions": {}, "loop": type(loop).__name__}, streams)
 
 
 def run_other_loop(name):
@@ -128,9 +166,8 @@ def run_iocpx(factory, workers):
     server = iocpx.Server(factory, HOST, 0, workers=workers)
     server.start()
     try:
-        serve_commands(
-            server.address[1], {"versions": {"iocpx": iocpx.__version__}, "workers": workers}
-        )
+        facts = {"versions": {"iocpx": iocpx.__version__}, "workers": workers}
+        serve_commands(server.address[1], facts, server.stats)
     finally:
         server.close()
         server.wait_closed()
@@ -143,15 +180,33 @@ def run_iocpx_native(workers):
     run_iocpx(NativeEcho, workers)
 
 
+def run_threads():
+    """A thread for each connection; nothing is waited for at the end."""
+    listener = socket.create_server((HOST, 0), backlog=1024)
+
+    def accept():
+        while True:
+            sock, _ = listener.accept()
+            threading.Thread(target=echo_socket, args=(sock,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    serve_commands(listener.getsockname()[1], {"versions": {}})
+    tell(totals={})
+
+
 SERVERS = {
     "iocpx-native": run_iocpx_native,
     "iocpx-protocol": lambda workers: run_iocpx(Echo, workers),
-    "asyncio": run_asyncio,
+    "iocpx-buffered": lambda workers: run_iocpx(BufferedEcho, workers),
+    "asyncio": lambda workers: run_asyncio(),
+    "asyncio-streams": lambda workers: run_asyncio(streams=True),
     "winloop": lambda workers: run_other_loop("winloop"),
     "blazio": lambda workers: run_other_loop("blazio"),
+    "zuvloop": lambda workers: run_other_loop("zuvloop"),
+    "threads": lambda workers: run_threads(),
 }
 # Those may be absent: comparing with them is a service, not a need.
-OPTIONAL = {"winloop", "blazio"}
+OPTIONAL = {"winloop", "blazio", "zuvloop"}
 
 
 def main():
