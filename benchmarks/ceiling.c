@@ -186,8 +186,10 @@ static DWORD WINAPI run_worker(void *argument)
         worker->carry = NULL;
         worker->carry_end = &worker->carry;
         for (i = 0; ok && i < n; i++) {
-            if (entries[i].lpOverlapped == NULL) /* the main thread's: the end */
+            if (entries[i].lpOverlapped == NULL) { /* the main thread's: the end */
+                PostQueuedCompletionStatus(port, 0, 0, NULL); /* for the next worker */
                 return 0;
+            }
             on_packet(worker, &entries[i]);
         }
         for (; conn != NULL; conn = next) {
@@ -273,8 +275,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     while (fgets(line, sizeof line, stdin) != NULL)
         answer(line, n_workers);
-    for (i = 0; i < n_workers; i++)
-        PostQueuedCompletionStatus(port, 0, 0, NULL);
+    PostQueuedCompletionStatus(port, 0, 0, NULL);
     for (i = 0; i < n_workers; i++)
         WaitForSingleObject(workers[i].thread, INFINITE);
     printf("{\"totals\": {}}\n");

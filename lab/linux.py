@@ -35,6 +35,10 @@ LANE_PACKAGES = [
 ]
 
 
+# With what it depends on.
+ZUVLOOP = ("zuvloop", "opentelemetry-api", "typing_extensions")
+
+
 @dataclass(frozen=True)
 class Lane:
     tag: str  # of the ABI, as in a wheel's name
@@ -88,7 +92,7 @@ LANES = {
         ),
         member="",
         headers="3.14",
-        loops=("winloop", "blazio"),
+        loops=("winloop", "blazio", *ZUVLOOP),
     ),
     "3.14t": Lane(
         tag="cp314t",
@@ -99,7 +103,7 @@ LANES = {
         ),
         member="",
         headers="3.14",
-        loops=("winloop",),
+        loops=("winloop", *ZUVLOOP),
     ),
 }
 DEFAULT = "3.13"

@@ -61,9 +61,9 @@ def make_venv():
     pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run([*pip, pin("pip")], hint=hint)
     run([*pip, "-r", REQUIREMENTS], hint=hint)
-    for loop in ("winloop", "blazio"):
+    for loop in ("winloop", "blazio", "zuvloop"):
         try:
-            run([*pip, "--only-binary=:all:", pin(loop)])
+            run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(loop)])
         except Failure:
             say(f"[no {loop} for this Python: the benchmark goes without] ", end="")
 
@@ -85,7 +85,8 @@ def compile_program(source, program):
         "from distutils.ccompiler import new_compiler\n"
         "source, folder, name = sys.argv[1:]\n"
         "compiler = new_compiler()\n"
-        "objects = compiler.compile([source], output_dir=folder, extra_postargs=['/O2', '/utf-8'])\n"
+        "options = ['/O2', '/W4', '/utf-8']\n"
+        "objects = compiler.compile([source], output_dir=folder, extra_postargs=options)\n"
         "compiler.link_executable(objects, name, folder, libraries=['ws2_32'])\n"
     )
     run([PYTHON, "-c", script, source.name, program.parent, program.stem], cwd=source.parent)

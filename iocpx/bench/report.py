@@ -22,8 +22,8 @@ COLUMNS = (
 
 
 def milliseconds(us):
-    """Three digits, whatever the size."""
-    return f"{us / 1000:.{max(0, 2 - len(str(int(us / 1000))) + (us < 1000))}f}"
+    ms = us / 1000
+    return f"{ms:.3f}" if ms < 1 else f"{ms:.2f}" if ms < 10 else f"{ms:.1f}"
 
 
 def number(value, form):

@@ -406,7 +406,12 @@ class Bench:
             first, second = sorted(cpus.own())[:2]
             self.server_cpus = lambda: cpus.confined({first})
             self.client_cpus = lambda: cpus.confined({second})
-            with cpus.moved(self.pin_too, {first}) if self.pin_too else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                if self.pin_too:
+                    try:
+                        stack.enter_context(cpus.moved(self.pin_too, {first}))
+                    except ProcessLookupError:
+                        raise Failure(f"there is no process {self.pin_too} to pin") from None
                 yield
         else:
             self.server_cpus = self.client_cpus = contextlib.nullcontext
@@ -510,6 +515,8 @@ def closing_notes(bench):
             "CPU wakes which, as it does in a small virtual machine; more --rounds give steadier "
             "medians."
         )
+    busiest = max(row.median("client_busy") for _, _, row in rows) if rows else 0
+    notes.append(f"The client used at most {busiest:.0%} of one CPU.")
     for arrangement, workload, row in rows:
         if row.median("client_busy") > 0.9:
             notes.append(
@@ -611,6 +618,9 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
     for name, failure in bench.failures.items():
         print(f"{name} failed: {failure}", file=sys.stderr)
     return 1 if bench.failures else 0
