@@ -186,7 +186,8 @@ class Figures:
     fairness: float  # messages of the least-served connection by the mean
     cpu_us: float  # of the server's process, user and system, per message
     calls: float | None  # of the operating system, per message, where the server counts them
-    client_busy: float
+    client_busy: float  # share of one CPU
+    others_busy: float  # what programs that are no part of the benchmark used, likewise
 
 
 @dataclass
@@ -233,6 +234,21 @@ def os_calls(name, before, after):
     if name == "iocpx-buffered":
         counters.append("receives")  # into the protocol's own buffer: nothing is posted for it
     return sum(after[counter] - before[counter] for counter in counters)
+
+
+def machine_busy_s():
+    """CPU time that the whole machine has used so far; 0 where there is no such figure."""
+    if sys.platform != "linux":
+        return 0.0
+    # user nice system idle iowait irq softirq
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split()[1:8]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def process_cpu_s(pid):
+    """The process's clock, to the nanosecond, on Linux: what a program can tell of itself goes by
+    hundredths of a second under Wine."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def ledger_gaps(totals):
@@ -353,8 +369,11 @@ class Bench:
         try:
             self.client_answer(server, client)
             stats_before, cpu_before_s = self.stats(server), self.cpu_s(server)
+            others_before_s, began = self.others_s(server, client), time.monotonic()
             client.say("go")
             result = self.client_answer(server, client)
+            seconds = time.monotonic() - began
+            others_s = self.others_s(server, client) - others_before_s
             cpu_s, stats = self.cpu_s(server) - cpu_before_s, self.stats(server)
             client.say("end")
             self.client_answer(server, client)
@@ -372,6 +391,7 @@ class Bench:
             cpu_s * 1e6 / messages,
             None if calls is None else calls / messages,
             result["client_busy"],
+            others_s / seconds,
         )
 
     def client_answer(self, server, client):
@@ -390,14 +410,21 @@ class Bench:
 
     def cpu_s(self, server):
         if sys.platform == "linux":
-            # The process's clock, to the nanosecond: what it can tell itself goes by hundredths of
-            # a second under Wine.
             with contextlib.suppress(OSError):
-                return time.clock_gettime(~server.pid << 3 | 2)
+                return process_cpu_s(server.pid)
             raise Failure(server.obituary())
         server.say("cpu")
         used = server.answer(ANSWER_TIMEOUT_S)
         return used["user_s"] + used["system_s"]
+
+    def others_s(self, *children):
+        """CPU time used so far by all programs but the benchmark's own, where it can be known."""
+        own = [child.pid for child in children] + [self.pin_too] * bool(self.pin_too)
+        used_s = machine_busy_s()
+        for pid in own if used_s else ():
+            with contextlib.suppress(OSError):  # it has ended: its Failure comes from elsewhere
+                used_s -= process_cpu_s(pid)
+        return used_s
 
     @contextlib.contextmanager
     def arranged(self, arrangement):
@@ -517,6 +544,16 @@ def closing_notes(bench):
         )
     busiest = max(row.median("client_busy") for _, _, row in rows) if rows else 0
     notes.append(f"The client used at most {busiest:.0%} of one CPU.")
+    disturbed = [
+        f"{row.server}, {workload}, {arrangement} ({row.median('others_busy'):.0%})"
+        for arrangement, workload, row in rows
+        if row.median("others_busy") > 0.15
+    ]
+    if disturbed:
+        notes.append(
+            "Other programs took part of a CPU meanwhile, which changes everything here, even for "
+            f"the better, as a CPU that never sleeps is woken fast: {'; '.join(disturbed)}."
+        )
     for arrangement, workload, row in rows:
         if row.median("client_busy") > 0.9:
             notes.append(
