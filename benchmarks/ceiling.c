@@ -273,7 +273,8 @@ int main(int argc, char **argv)
         if (workers[i].thread == NULL)
             die("CreateThread");
     }
-    printf("{\"port\": %d, \"workers\": %d, \"versions\": {}}\n", tcp_port, n_workers);
+    printf("{\"port\": %d, \"pid\": %lu, \"workers\": %d, \"versions\": {}}\n", tcp_port,
+           (unsigned long)GetCurrentProcessId(), n_workers);
     fflush(stdout);
     while (fgets(line, sizeof line, stdin) != NULL)
         answer(line, n_workers);

@@ -427,10 +427,10 @@ def bench(name, ceiling, words):
     """Run the benchmark, with the program `ceiling`; returns its exit status.
 
     The load comes from the host's Python, so that it does not take Wine's server; only the servers
-    run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`, in
-    the working folder.
+    run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`.
     """
     argv, env = command(name, ROOT)
+    env["PYTHONPATH"] += ";" + wine.windows_path(ROOT / "iocpx")
     # The variables go with the command: to the load generator they would be wrong.
     variables = [f"{key}={value}" for key, value in env.items() if os.environ.get(key) != value]
     options = [
@@ -440,7 +440,7 @@ def bench(name, ceiling, words):
     ]
     return subprocess.run(
         [HOST_PYTHON, "-m", "bench", *options, *words],
-        cwd=ROOT / "iocpx",
+        env={**os.environ, "PYTHONPATH": str(ROOT / "iocpx")},
         check=False,
     ).returncode
 
