@@ -13,25 +13,23 @@ RECEIVE_BYTES = 4 * BLOCK_BYTES
 
 
 class Stream:
-    """Both directions. handler(index, sock) makes a connection's functions: on_event, the count of
-    its bytes so far, and what is to be done when its end of stream has been sent."""
+    """Both directions. handler(index, sock) makes a connection's functions: on_event, and the count
+    of its bytes so far."""
 
     def __init__(self, host, port, connections, size, depth):
         self.block_bytes = size
         self.socks = []
         self.handlers = {}
         self.counts = []
-        self.enders = []
         self.poller = make_poller(connections)
         for index in range(connections):
             sock = connect(host, port, index, connections)
             self.socks.append(sock)
             sock.sendall(HEADER.pack(start_of(index)))
             sock.setblocking(False)
-            on_event, count, end = self.handler(index, sock)
+            on_event, count = self.handler(index, sock)
             self.handlers[sock.fileno()] = on_event
             self.counts.append(count)
-            self.enders.append(end)
             self.poller.add(sock.fileno())
             if self.writes:
                 self.poller.want_write(sock.fileno(), True)
@@ -67,17 +65,6 @@ class Stream:
             "fairness": min(self.in_time) / max(1, mean),
         }
 
-    def finish(self):
-        """Half-close every connection and see it end as it should."""
-        for index, (sock, end) in enumerate(zip(self.socks, self.enders)):
-            sock.settimeout(STALL_S)
-            try:
-                sock.shutdown(socket.SHUT_WR)
-                end()
-            except OSError as error:
-                raise Failed(f"connection {index}: after its end of stream: {error}") from None
-            sock.close()
-
     def abort(self):
         for sock in self.socks:
             drop(sock)
@@ -104,12 +91,7 @@ class In(Stream):
             at = (at + sent) % PERIOD
             count += sent
 
-        def end():
-            self.verdict(index, sock, count)
-            if sock.recv(1):
-                raise Wrong(f"connection {index}: bytes came that nobody had asked for")
-
-        return on_event, lambda: count, end
+        return on_event, lambda: count
 
     def verdict(self, index, sock, count):
         """What the server says: unasked, that a byte was wrong; at the end how many came."""
@@ -121,6 +103,19 @@ class In(Stream):
             raise Wrong(f"connection {index}: the server got byte {-1 - number} of its stream wrong")
         if number != count:
             raise Wrong(f"connection {index}: {count} bytes were sent, the server got {number}")
+
+    def finish(self):
+        """Half-close every connection and hear what the server made of its stream."""
+        for index, (sock, count) in enumerate(zip(self.socks, self.counts)):
+            sock.settimeout(STALL_S)
+            try:
+                sock.shutdown(socket.SHUT_WR)
+                self.verdict(index, sock, count())
+                if sock.recv(1):
+                    raise Wrong(f"connection {index}: bytes came that nobody had asked for")
+            except OSError as error:
+                raise Failed(f"connection {index}: after its end of stream: {error}") from None
+            sock.close()
 
 
 class Out(Stream):
@@ -140,16 +135,13 @@ class Out(Stream):
                 raise Failed(f"connection {index}: receive: {error}") from None
             if not count:
                 raise Failed(f"connection {index}: the server closed it in the middle of the stream")
-            take(buffer[:count])
-
-        def take(data):
             try:
-                check.take(data)
+                check.take(buffer[:count])
             except Different as different:
                 raise Wrong(f"connection {index}: byte {different} of its stream is wrong") from None
 
-        def end():
-            while data := sock.recv(RECEIVE_BYTES):
-                take(data)
+        return on_event, lambda: check.count
 
-        return on_event, lambda: check.count, end
+    def finish(self):
+        """The servers send until they cannot."""
+        self.abort()
