@@ -43,6 +43,9 @@ START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 15.0
 # A client gives up by itself after 10 s without a reply, so this is never the first to act.
 CLIENT_GRACE_S = 45.0
+# When a connection has been quiet for so long it is idle, and its memory is looked at: servers may
+# keep something ready for the next message for a while.
+IDLE_S = 3.0
 
 CEILING = "ceiling"
 SERVERS = [*servers.SERVERS, CEILING]
@@ -397,6 +400,7 @@ class Bench:
         try:
             if workload.idle:
                 self.client_answer(server, client)
+                time.sleep(IDLE_S)
                 idle_bytes = (self.private_bytes(server, facts) - bytes_before) / workload.idle
                 client.say("idle ones are counted")
             self.client_answer(server, client)
@@ -576,15 +580,13 @@ def closing_notes(bench):
         )
     busiest = max(row.median("client_busy") for _, _, row in rows) if rows else 0
     notes.append(f"The client used at most {busiest:.0%} of one CPU.")
-    disturbed = [
-        f"{row.server}, {workload}, {arrangement} ({row.median('others_busy'):.0%})"
-        for arrangement, workload, row in rows
-        if row.median("others_busy") > 0.15
-    ]
+    shares = [row.median("others_busy") for _, _, row in rows]
+    disturbed = sum(share > 0.15 for share in shares)
     if disturbed:
         notes.append(
-            "Other programs took part of a CPU meanwhile, which changes everything here, even for "
-            f"the better, as a CPU that never sleeps is woken fast: {'; '.join(disturbed)}."
+            f"Other programs took part of a CPU, up to {max(shares):.0%}, during {disturbed} of "
+            f"{len(rows)} measurements, which changes everything here, even for the better, as a "
+            "CPU that never sleeps is woken fast. The JSON tells which (others_busy)."
         )
     for arrangement, workload, row in rows:
         if row.median("client_busy") > 0.9:
