@@ -112,11 +112,16 @@ def write_markdown(path, bench, about):
         "",
         foot(about),
     ]
-    begin, end = MARKS
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    before, began, rest = old.partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (began and ended):
-        before, after = "", "\n"
-    table = "\n".join([begin, *lines, end])
+    table = "\n".join([MARKS[0], *lines, MARKS[1]])
+    before, after = around_table(path) if path.exists() else ("", "\n")
     path.write_text(before + table + after, encoding="utf-8")
+
+
+def has_table(path):
+    text = path.read_text(encoding="utf-8")
+    return MARKS[0] in text and MARKS[1] in text.partition(MARKS[0])[2]
+
+
+def around_table(path):
+    before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
+    return before, rest.partition(MARKS[1])[2]

@@ -687,10 +687,9 @@ def parse(argv):
     )
     parser.add_argument(
         "--markdown",
-        type=writable,
+        type=markdown_file,
         metavar="FILE",
-        help="the chart's table; in a file that has the two lines of a table made before, in its "
-        "place",
+        help="the chart's table: a new file, or one with a table made so, which it replaces",
     )
     args = parser.parse_args(argv)
     one_cpu = len(cpus.own()) == 1
@@ -731,6 +730,13 @@ def writable(text):
     path = Path(text)
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def markdown_file(text):
+    path = writable(text)
+    if path.exists() and not results.has_table(path):
+        raise argparse.ArgumentTypeError(f"{path} exists, and this benchmark's table is not in it")
     return path
 
 

@@ -25,7 +25,8 @@ class Workload:
 
     def __str__(self):
         busy = f"{self.connections:,} connection{'' if self.connections == 1 else 's'}"
-        size = f"{self.size_bytes} B" if self.size_bytes < 1024 else f"{self.size_bytes >> 10} KiB"
+        kib, rest = divmod(self.size_bytes, 1024)
+        size = f"{self.size_bytes} B" if rest else f"{kib} KiB"
         if self.kind == "churn":
             return f"connect, echo {size}, close: {self.connections} at a time"
         if self.kind in ("in", "out"):
