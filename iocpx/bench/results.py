@@ -17,8 +17,8 @@ ARRANGEMENTS = {
 }
 # Between these two lines stands the table in a file that has them.
 MARKS = ("<!-- made by `iocpx bench --markdown`: begin -->", "<!-- end -->")
-# Of a README's table, by their headings.
-README_COLUMNS = ("server", "msg/s", "p50 ms", "p99 ms", "CPU µs/msg", "above ceiling", "of asyncio")
+# Of a README's table, by their headings; and the rate, whose heading is its unit.
+README_COLUMNS = ("server", "p50 ms", "p99 ms", "CPU µs/msg", "above ceiling", "of asyncio")
 
 
 def processor_name():

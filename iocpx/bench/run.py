@@ -50,7 +50,11 @@ IDLE_S = 3.0
 CEILING = "ceiling"
 SERVERS = [*servers.SERVERS, CEILING]
 # In --quick: those of which the question is asked first.
-QUICK_SERVERS = ("iocpx-native", "iocpx-protocol", "asyncio", "winloop", "blazio", "zuvloop", CEILING)
+QUICK_SERVERS = [
+    name
+    for name in SERVERS
+    if name not in ("iocpx-buffered", "asyncio-streams", "threads")
+]
 # A thread for each of thousands of connections is no contest.
 NOT_IDLE = "threads"
 

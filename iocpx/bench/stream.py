@@ -9,6 +9,7 @@ from .sockets import STALL_S, Failed, Wrong, connect, drop, make_poller
 
 # Bytes do not count before, while the buffers on the way fill or empty.
 RAMP_S = 0.1
+CLOSED = "the server closed it in the middle of the stream"
 RECEIVE_BYTES = 4 * BLOCK_BYTES
 
 
@@ -97,10 +98,11 @@ class In(Stream):
         """What the server says: unasked, that a byte was wrong; at the end how many came."""
         said = sock.recv(VERDICT.size)
         if len(said) < VERDICT.size:
-            raise Failed(f"connection {index}: the server closed it in the middle of the stream")
+            raise Failed(f"connection {index}: {CLOSED}")
         (number,) = VERDICT.unpack(said)
         if number < 0:
-            raise Wrong(f"connection {index}: the server got byte {-1 - number} of its stream wrong")
+            place = -1 - number
+            raise Wrong(f"connection {index}: the server got byte {place} of its stream wrong")
         if number != count:
             raise Wrong(f"connection {index}: {count} bytes were sent, the server got {number}")
 
@@ -134,11 +136,13 @@ class Out(Stream):
             except OSError as error:
                 raise Failed(f"connection {index}: receive: {error}") from None
             if not count:
-                raise Failed(f"connection {index}: the server closed it in the middle of the stream")
+                raise Failed(f"connection {index}: {CLOSED}")
             try:
                 check.take(buffer[:count])
             except Different as different:
-                raise Wrong(f"connection {index}: byte {different} of its stream is wrong") from None
+                raise Wrong(
+                    f"connection {index}: byte {different} of its stream is wrong"
+                ) from None
 
         return on_event, lambda: check.count
 

@@ -391,7 +391,7 @@ def run_here(monkeypatch, *arguments):
     return run_module.main(["--server-python", command, *arguments])
 
 
-def test_idle_connections_are_counted_and_checked(monkeypatch, tmp_path, stand_in):
+def test_idle_connections_are_counted_and_checked(monkeypatch, tmp_path, stand_in, capsys):
     idle = workloads.Workload(3, 64, idle=120, arrangements=(workloads.FREE,))
     monkeypatch.setitem(workloads.WORKLOADS, "idle-2k", idle)
     monkeypatch.setattr(run_module, "IDLE_S", 0)
@@ -403,6 +403,7 @@ def test_idle_connections_are_counted_and_checked(monkeypatch, tmp_path, stand_i
     assert 100 < table["servers"]["asyncio"]["median"]["idle_bytes"] < 1_000_000
     wrong = shlex.join(stand_in("always flipped"))
     assert run_here(monkeypatch, *arguments, "--server-python", wrong) == 1
+    assert "idle connection 0: its reply is not what was sent" in capsys.readouterr().err
 
 
 def test_json_has_every_round(tmp_path):
