@@ -18,6 +18,8 @@ from .sockets import STALL_S, Failed, Wrong, connect, drop, latency_figures, mak
 # Bytes after which a connection's stream repeats: enough to tell messages apart,
 # little enough to stay in the processor's cache.
 PERIOD_BYTES = 16384
+# With fewer messages per connection, fairness would be a matter of when the time was over.
+FAIRNESS_MESSAGES = 10
 
 
 class Connection(NamedTuple):
@@ -206,9 +208,13 @@ class Echo:
         return {
             "messages": len(self.latencies),
             "rate": sum(self.in_time) / self.elapsed_s,
-            "fairness": min(self.in_time) * len(self.in_time) / max(1, sum(self.in_time)),
+            "fairness": self.fairness(),
             **latency_figures(self.latencies),
         }
+
+    def fairness(self):
+        mean = sum(self.in_time) / len(self.in_time)
+        return min(self.in_time) / mean if mean >= FAIRNESS_MESSAGES else None
 
     def _stalled(self):
         counts = [connection.outstanding() for connection in self.connections]

@@ -302,6 +302,7 @@ class Bench:
         self.arrangements = BOTH if args.arrangement == "both" else (args.arrangement,)
         self.pin_too = args.pin_too
         self.workloads, self.changes = args.workloads, args.changes
+        self.longest_s = self.seconds * max((w.times for w in self.workloads.values()), default=1)
         self.rows = {}
         self.failures = {}
         self.facts = {}
@@ -393,7 +394,7 @@ class Bench:
             *("--size", str(workload.size_bytes)),
             *("--depth", str(workload.depth)),
             *("--idle", str(workload.idle)),
-            *("--seconds", str(self.seconds)),
+            *("--seconds", str(self.seconds * workload.times)),
             *("--warmup", str(min(0.1, self.seconds))),
         ]
         idle_bytes = None
@@ -421,9 +422,9 @@ class Bench:
         finally:
             client.discard()
         messages = result["messages"]
-        cpu_us, user_us, system_us = (
-            (after - before) * 1e6 / messages for before, after in zip(cpu_before, cpu)
-        )
+        cpu_s, user, system = (after - before for before, after in zip(cpu_before, cpu))
+        cpu_us = cpu_s * 1e6 / messages
+        user_us = cpu_us * user / ((user + system) or 1)
         calls = os_calls(name, stats_before, stats)
         in_mb = workload.unit == "MB/s"
         return Figures(
@@ -435,7 +436,7 @@ class Bench:
             fairness=result.get("fairness"),
             cpu_us=cpu_us,
             user_us=user_us,
-            system_us=system_us,
+            system_us=cpu_us - user_us,
             calls=None if calls is None else calls / messages,
             idle_bytes=idle_bytes,
             client_busy=result["client_busy"],
@@ -443,7 +444,7 @@ class Bench:
         )
 
     def client_answer(self, server, client):
-        answer = client.answer(self.seconds + CLIENT_GRACE_S)
+        answer = client.answer(self.longest_s + CLIENT_GRACE_S)
         if "wrong" in answer:
             raise Failure(f"WRONG REPLY: {answer['wrong']}")
         if "failed" in answer:
@@ -457,15 +458,13 @@ class Bench:
         return server.answer(ANSWER_TIMEOUT_S)["stats"]
 
     def cpu(self, server):
-        """The server process's CPU seconds so far: in all, user, system."""
+        """What the server's process has used so far: seconds, and in a coarser unit how they were
+        divided between user and system."""
         if sys.platform == "linux":
             try:
-                cpu_s, (user, system) = process_cpu_s(server.pid), process_ticks(server.pid)
+                return process_cpu_s(server.pid), *process_ticks(server.pid)
             except OSError:
                 raise Failure(server.obituary()) from None
-            # The clock is exact; which part of it was whose, is known by ticks.
-            user_s = cpu_s * user / max(1, user + system)
-            return cpu_s, user_s, cpu_s - user_s
         server.say("cpu")
         used = server.answer(ANSWER_TIMEOUT_S)
         return used["user_s"] + used["system_s"], used["user_s"], used["system_s"]

@@ -22,6 +22,7 @@ class Workload:
     workers: int | None = None  # of iocpx and the ceiling, where it is the point
     arrangements: tuple = BOTH  # in which it tells something
     unit: str = "msg/s"
+    times: int = 1  # so many times as long as others, for each connection to have its share
 
     def __str__(self):
         busy = f"{self.connections:,} connection{'' if self.connections == 1 else 's'}"
@@ -47,7 +48,7 @@ WORKLOADS = {
     "echo-64k": Workload(50, 65536),
     "depth-16": Workload(50, 64, 16),
     "one": Workload(1, 64),
-    "thousand": Workload(1000, 64),
+    "thousand": Workload(1000, 64, times=5),
     "churn": Workload(50, 64, kind="churn", unit="connects/s"),
     "stream-in": Workload(8, 65536, kind="in", role="sink", unit="MB/s"),
     "stream-out": Workload(8, 65536, kind="out", role="source", unit="MB/s"),
