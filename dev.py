@@ -156,7 +156,9 @@ def run(options):
 def bench(options):
     lane = options.python or here.default_lane()
     prepare([lane])
-    return here.bench(lane, options.arguments)
+    with exclusive():
+        ceiling = build.ceiling()
+    return here.bench(lane, ceiling, options.arguments)
 
 
 def simulate(options):

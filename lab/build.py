@@ -1,4 +1,4 @@
-"""Building iocpx for a lane, and the wheels and the source distribution.
+"""Building iocpx for a lane, the benchmark's ceiling, the wheels and the source distribution.
 
 A lane's build has a folder of its own, .lab/build/LANE (LANE-debug), with the package as
 setuptools makes it in `stage`. The extension modules are then put beside their sources, where
@@ -71,6 +71,22 @@ def build(lane, debug=False):
     if not debug:
         publish(home / "stage" / "iocpx")
     done.write_text(state)
+
+
+def ceiling():
+    """Build benchmarks/ceiling.c where it is out of date; returns the program's path.
+
+    Call with `steps.exclusive` held.
+    """
+    source, home = ROOT / "benchmarks" / "ceiling.c", BUILD / "ceiling"
+    program, done = home / "ceiling.exe", home / "done.txt"
+    state = digest([source.read_text(encoding="utf-8"), REQUIREMENTS.read_text()])
+    if read(done) != state or not program.exists():
+        say("building the benchmark's ceiling …")
+        fresh_folder(home)
+        here.compile_program(source, program)
+        done.write_text(state)
+    return program
 
 
 def read(path):

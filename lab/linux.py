@@ -35,6 +35,10 @@ LANE_PACKAGES = [
 ]
 
 
+# With what it depends on.
+ZUVLOOP = ("zuvloop", "opentelemetry-api", "typing_extensions")
+
+
 @dataclass(frozen=True)
 class Lane:
     tag: str  # of the ABI, as in a wheel's name
@@ -88,7 +92,7 @@ LANES = {
         ),
         member="",
         headers="3.14",
-        loops=("winloop", "blazio"),
+        loops=("winloop", "blazio", *ZUVLOOP),
     ),
     "3.14t": Lane(
         tag="cp314t",
@@ -99,7 +103,7 @@ LANES = {
         ),
         member="",
         headers="3.14",
-        loops=("winloop",),
+        loops=("winloop", *ZUVLOOP),
     ),
 }
 DEFAULT = "3.13"
@@ -349,6 +353,12 @@ def compiler_environment():
     return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
 
 
+def compile_program(source, program):
+    """Make a Windows program of one C file."""
+    words = ["-O2", "-Wall", "-Wextra", "-Werror", source, "-lws2_32", "-o", program]
+    run([*compiler(), *words], env=compiler_environment())
+
+
 def build_environment():
     return compiler_environment()
 
@@ -409,20 +419,24 @@ def call(argv, env, console=True):
     return wine.call(argv, env, console)
 
 
-def bench(name, words):
-    """Run the benchmark; returns its exit status.
+def bench(name, ceiling, words):
+    """Run the benchmark, with the program `ceiling`; returns its exit status.
 
     The load comes from the host's Python, so that it does not take Wine's server; only the servers
-    run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`, in
-    the working folder.
+    run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`.
     """
     argv, env = command(name, ROOT)
+    env["PYTHONPATH"] += ";" + wine.windows_path(ROOT / "iocpx")
     # The variables go with the command: to the load generator they would be wrong.
     variables = [f"{key}={value}" for key, value in env.items() if os.environ.get(key) != value]
-    server_python = shlex.join(["env", *variables, *argv])
+    options = [
+        *("--server-python", shlex.join(["env", *variables, *argv])),
+        *("--ceiling", shlex.join(["env", *variables, wine.program("wine64"), str(ceiling)])),
+        *("--pin-too", str(wine.server_pid())),
+    ]
     return subprocess.run(
-        [HOST_PYTHON, "-m", "bench", "--server-python", server_python, *words],
-        cwd=ROOT / "iocpx",
+        [HOST_PYTHON, "-m", "bench", *options, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "iocpx")},
         check=False,
     ).returncode
 

@@ -5,6 +5,7 @@ Here is one lane only, the running Python; `py -3.14t dev.py …` makes another 
 
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -60,9 +61,9 @@ def make_venv():
     pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run([*pip, pin("pip")], hint=hint)
     run([*pip, "-r", REQUIREMENTS], hint=hint)
-    for loop in ("winloop", "blazio"):
+    for loop in ("winloop", "blazio", "zuvloop"):
         try:
-            run([*pip, "--only-binary=:all:", pin(loop)])
+            run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(loop)])
         except Failure:
             say(f"[no {loop} for this Python: the benchmark goes without] ", end="")
 
@@ -75,6 +76,20 @@ def suffix(name):
 def cross(name):
     """Nothing: setup.py knows the running Python."""
     return None
+
+
+def compile_program(source, program):
+    """Make a program of one C file, by the compiler that setuptools finds."""
+    script = (
+        "import sys, setuptools\n"
+        "from distutils.ccompiler import new_compiler\n"
+        "source, folder, name = sys.argv[1:]\n"
+        "compiler = new_compiler()\n"
+        "options = ['/O2', '/W4', '/utf-8']\n"
+        "objects = compiler.compile([source], output_dir=folder, extra_postargs=options)\n"
+        "compiler.link_executable(objects, name, folder, libraries=['ws2_32'])\n"
+    )
+    run([PYTHON, "-c", script, source.name, program.parent, program.stem], cwd=source.parent)
 
 
 def build_environment():
@@ -113,10 +128,12 @@ def call(argv, env, console=True):
     return subprocess.run(argv, env=env, check=False).returncode
 
 
-def bench(name, words):
-    """Run the benchmark; returns its exit status."""
+def bench(name, ceiling, words):
+    """Run the benchmark, with the program `ceiling`; returns its exit status."""
     argv, env = command(name, ROOT)
-    return call([*argv, "-m", "iocpx", "bench", *words], env)
+    # As the benchmark takes a command apart, a backslash is not itself.
+    options = ["--ceiling", shlex.join([str(ceiling)])]
+    return call([*argv, "-m", "iocpx", "bench", *options, *words], env)
 
 
 def clean():

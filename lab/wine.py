@@ -1,5 +1,6 @@
 """Wine: its environment, prefix and server; a Windows program run like a local one."""
 
+import contextlib
 import os
 import select
 import shutil
@@ -7,6 +8,7 @@ import signal
 import stat
 import subprocess
 import threading
+from pathlib import Path
 
 from .steps import LAB, Failure, run
 
@@ -79,6 +81,20 @@ def start_server():
             stderr=subprocess.DEVNULL,
             check=False,
         )
+
+
+def server_pid():
+    """The process of the prefix's server, which runs."""
+    # Its working folder carries the prefix's device and inode in its name; where that folder is,
+    # differs from system to system.
+    prefix = PREFIX.stat()
+    name = f"server-{prefix.st_dev:x}-{prefix.st_ino:x}"
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # one that has ended, or another user's
+            program = (process / "comm").read_text()
+            if program.startswith("wineserver") and (process / "cwd").readlink().name == name:
+                return int(process.name)
+    raise Failure("Wine's server does not run")
 
 
 def stop_server():

@@ -4,19 +4,49 @@ import contextlib
 import sys
 import textwrap
 
-COLUMNS = ("server", "messages/s", "spread", "p50 µs", "p99 µs", "CPU µs/msg", "ratio")
+# Two lines of heading, and how a row's figure is shown. A table stays within 100 columns.
+COLUMNS = (
+    ("", "server", lambda row: row.server),
+    ("", "unit", lambda row: f"{row.median('rate'):,.0f}"),  # the workload's unit
+    ("", "spread", lambda row: f"{row.spread():.1f}"),
+    ("p50", "ms", lambda row: milliseconds(row.median("p50_us"))),
+    ("p99", "ms", lambda row: milliseconds(row.median("p99_us"))),
+    ("p99.9", "ms", lambda row: milliseconds(row.median("p999_us"))),
+    ("", "fair", lambda row: number(row.median("fairness"), ".2f")),
+    ("CPU", "µs/msg", lambda row: f"{row.median('cpu_us'):.1f}"),
+    ("above", "ceiling", lambda row: number(row.overhead_us, ".1f")),
+    ("calls", "/msg", lambda row: number(row.median("calls"), ".2f")),
+    ("memory", "KiB", lambda row: kibibytes(row.median("idle_bytes"))),
+    ("of", "asyncio", lambda row: number(row.of_asyncio, ".2f")),
+    ("of", "ceiling", lambda row: number(row.of_ceiling, ".2f")),
+)
 
 
-def cells(row):
-    return (
-        row.server,
-        f"{row.median('messages_per_s'):,.0f}",
-        f"{row.spread():.1f}",
-        f"{row.median('p50_us'):,.0f}",
-        f"{row.median('p99_us'):,.0f}",
-        f"{row.median('cpu_us'):,.1f}",
-        "" if row.ratio is None else f"{row.ratio:.2f}",
-    )
+def milliseconds(us):
+    if us is None:
+        return ""
+    ms = us / 1000
+    return f"{ms:.3f}" if ms < 1 else f"{ms:.2f}" if ms < 10 else f"{ms:.1f}"
+
+
+def kibibytes(count):
+    return "" if count is None else f"{count / 1024:.1f}"
+
+
+def number(value, form):
+    return "" if value is None else format(value, form)
+
+
+def lines(workload, rows):
+    """Both lines of heading and those of the rows, without columns that are empty throughout."""
+    table = [[column[0] for column in COLUMNS], [column[1] for column in COLUMNS]]
+    table[1][1] = workload.unit
+    table += [[show(row) for _, _, show in COLUMNS] for row in rows.values()]
+    filled = [column for column in zip(*table) if any(column[2:])]
+    return [list(line) for line in zip(*filled)]
+
+
+TARGET_HEADING = ("target", "wanted", "measured", "")
 
 
 class PlainReport:
@@ -35,20 +65,26 @@ class PlainReport:
     def begin(self, label):
         pass
 
-    def done(self, label, figures):
-        self.line(f"{label}: {figures.messages_per_s:,.0f} messages/s")
+    def done(self, label, rate):
+        self.line(f"{label}: {rate}")
 
     def tables(self, rows_of):
-        for workload, rows in rows_of.items():
+        for (arrangement, workload), rows in rows_of.items():
             self.line("")
-            self.line(str(workload))
-            lines = [COLUMNS, *(cells(row) for row in rows.values())]
-            widths = [max(map(len, column)) for column in zip(*lines)]
-            for line in lines:
-                first = line[0].ljust(widths[0])
-                rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))
-                self.line("  ".join((first, *rest)).rstrip())
+            self.line(f"{workload}, {arrangement}")
+            self._table(lines(workload, rows))
         self.line("")
+
+    def targets(self, checked):
+        self.line("")
+        self._table([TARGET_HEADING, *checked])
+
+    def _table(self, table):
+        widths = [max(map(len, column)) for column in zip(*table)]
+        for line in table:
+            first = line[0].ljust(widths[0])
+            rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))
+            self.line("  ".join((first, *rest)).rstrip())
 
 
 class RichReport:
@@ -87,23 +123,34 @@ class RichReport:
     def begin(self, label):
         self._progress.update(self._task, description=label)
 
-    def done(self, label, figures):
+    def done(self, label, rate):
         self._progress.advance(self._task)
 
     def tables(self, rows_of):
+        for (arrangement, workload), rows in rows_of.items():
+            upper, lower, *shown = lines(workload, rows)
+            headings = ["\n".join(heading) for heading in zip(upper, lower)]
+            self._table(f"{workload}, {arrangement}", headings, shown, "iocpx")
+
+    def targets(self, checked):
+        self._table("the project's targets", TARGET_HEADING, checked, None)
+
+    def _table(self, title, headings, shown, bold):
         from rich import box
         from rich.table import Table
 
-        for workload, rows in rows_of.items():
-            table = Table(
-                title=str(workload), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-            )
-            for index, name in enumerate(COLUMNS):
-                table.add_column(name, justify="right" if index else "left", no_wrap=True)
-            for row in rows.values():
-                style = "bold" if row.server.startswith("iocpx") else None
-                table.add_row(*cells(row), style=style)
-            self._console.print(table)
+        table = Table(
+            title=title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        for index, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+        for line in shown:
+            table.add_row(*line, style="bold" if bold and line[0].startswith(bold) else None)
+        self._console.print(table)
 
 
 def make_report():

@@ -1,12 +1,17 @@
-"""Which server echoes how fast: one process for each server, one for the load.
+"""Which server is how fast: one process for each server, one for the load.
 
 Round by round every server is started, put under each workload, and stopped, one
 after the other, so that a slow spell of the machine does not fall on one of them
 alone. The figures shown are medians of the rounds.
+
+That is done in one or two arrangements. Free: the system places the processes, and
+several workers may overlap. Pinned: the server has one CPU and the client another,
+so that what is compared is the work per message, without wake-ups between CPUs.
 """
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import queue
@@ -15,41 +20,47 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import servers
+from . import cpus, memory, results, servers, targets
 from .report import make_report
+from .workloads import (
+    BOTH,
+    FREE,
+    FREE_THREADED,
+    PINNED,
+    QUICK,
+    WORKLOADS,
+    Workload,
+    possible,
+)
 
 # The first start may unpack or compile something; afterwards half a second is usual.
 START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 15.0
 # A client gives up by itself after 10 s without a reply, so this is never the first to act.
 CLIENT_GRACE_S = 45.0
+# When a connection has been quiet for so long it is idle, and its memory is looked at: servers may
+# keep something ready for the next message for a while.
+IDLE_S = 3.0
 
-
-@dataclass(frozen=True)
-class Workload:
-    connections: int
-    size_bytes: int
-    depth: int
-
-    def __str__(self):
-        plural = "" if self.connections == 1 else "s"
-        return f"{self.connections} connection{plural}, {self.size_bytes} B, depth {self.depth}"
-
-
-DEFAULT_WORKLOADS = [
-    Workload(50, 64, 1),
-    Workload(50, 4096, 1),
-    Workload(50, 64, 16),
-    Workload(1, 64, 1),
+CEILING = "ceiling"
+SERVERS = [*servers.SERVERS, CEILING]
+# In --quick: those of which the question is asked first.
+QUICK_SERVERS = [
+    name
+    for name in SERVERS
+    if name not in ("iocpx-buffered", "asyncio-streams", "threads")
 ]
+# A thread for each of thousands of connections is no contest.
+NOT_IDLE = "threads"
 
 
 class Failure(Exception):
-    """A sentence that says what went wrong with one server."""
+    """A sentence that says what went wrong, mostly with one server."""
 
 
 class Child:
@@ -93,6 +104,10 @@ class Child:
     def _read_stderr(self):
         with self._process.stderr as stderr:
             self._stderr.extend(stderr)
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def say(self, line):
         # A process that died is reported by the answer that does not come.
@@ -164,30 +179,89 @@ class Child:
 
 @dataclass
 class Figures:
-    """What one round told about one server under one workload."""
+    """What one round told about one server under one workload. None: there is no such figure."""
 
-    messages_per_s: float
-    p50_us: float
-    p99_us: float
-    cpu_us: float
-    client_busy: float
+    rate: float  # in the workload's unit
+    mb_per_s: float  # of payload, one way
+    p50_us: float | None
+    p99_us: float | None
+    p999_us: float | None
+    fairness: float | None  # messages of the least-served connection by the mean
+    cpu_us: float  # of the server's process, per message
+    user_us: float
+    system_us: float
+    calls: float | None  # of the operating system, per message, where the server counts them
+    idle_bytes: float | None  # private memory of the server's process, per idle connection
+    client_busy: float  # share of one CPU
+    others_busy: float  # what programs that are no part of the benchmark used, likewise
 
 
 @dataclass
 class Row:
-    """One line of a table: a server under one workload. ratio: times asyncio, or None."""
+    """One line of a table: a server under one workload.
+
+    of_asyncio, of_ceiling: its rate by those servers'; overhead_us: CPU time above the ceiling's;
+    all None where there is nothing to compare with.
+    """
 
     server: str
     rounds: list = field(default_factory=list)
-    ratio: float | None = None
+    of_asyncio: float | None = None
+    of_ceiling: float | None = None
+    overhead_us: float | None = None
 
     def median(self, figure):
-        return statistics.median(getattr(r, figure) for r in self.rounds)
+        values = [getattr(r, figure) for r in self.rounds]
+        return None if None in values else statistics.median(values)
 
     def spread(self):
         """How many times the slowest round's rate the fastest's is."""
-        rates = [r.messages_per_s for r in self.rounds]
+        rates = [r.rate for r in self.rounds]
         return max(rates) / min(rates) if min(rates) else float("inf")
+
+
+def compare(rows):
+    """Set each row against those of asyncio and the ceiling, where they are."""
+    asyncio, ceiling = rows.get("asyncio"), rows.get(CEILING)
+    for row in rows.values():
+        rate = row.median("rate")
+        if asyncio:
+            row.of_asyncio = rate / asyncio.median("rate")
+        if ceiling:
+            row.of_ceiling = rate / ceiling.median("rate")
+            row.overhead_us = row.median("cpu_us") - ceiling.median("cpu_us")
+
+
+def os_calls(name, before, after):
+    """How often the server has called the operating system meanwhile; None: it does not count."""
+    if not after:
+        return None
+    counters = ["waits", "ops_posted"]
+    if name == "iocpx-buffered":
+        counters.append("receives")  # into the protocol's own buffer: nothing is posted for it
+    return sum(after[counter] - before[counter] for counter in counters)
+
+
+def machine_busy_s():
+    """CPU time that the whole machine has used so far; 0 where there is no such figure."""
+    if sys.platform != "linux":
+        return 0.0
+    # user nice system idle iowait irq softirq
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split()[1:8]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def process_cpu_s(pid):
+    """The process's clock, to the nanosecond, on Linux: what a program can tell of itself goes by
+    hundredths of a second under Wine."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def process_ticks(pid):
+    """The process's user and system time on Linux, in hundredths of a second as a rule."""
+    # The name, which may have blanks, stands in brackets before these.
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(words[11]), int(words[12])
 
 
 def ledger_gaps(totals):
@@ -209,33 +283,42 @@ def ledger_gaps(totals):
 
 
 class Bench:
-    """One whole run. Figures in self.rows[workload][server], failures in self.failures[server]."""
+    """One whole run.
+
+    Figures in self.rows[arrangement, workload][server], failures in self.failures[server].
+    """
 
     def __init__(self, args, report):
         self.report = report
-        self.names = [name for name in servers.SERVERS if not args.only or name in args.only]
         self.wanted = args.only
+        self.names = [name for name in SERVERS if name in (args.only or args.servers)]
         self.workers = args.workers
         self.rounds = args.rounds
         self.seconds = args.seconds
         self.server_python = (
             shlex.split(args.server_python) if args.server_python else [sys.executable]
         )
-        self.workloads = DEFAULT_WORKLOADS
-        if args.connections or args.size or args.depth:
-            self.workloads = [Workload(args.connections or 50, args.size or 64, args.depth or 1)]
-        self.rows = {workload: {} for workload in self.workloads}
+        self.ceiling = shlex.split(args.ceiling) if args.ceiling else None
+        self.arrangements = BOTH if args.arrangement == "both" else (args.arrangement,)
+        self.pin_too = args.pin_too
+        self.workloads, self.changes = args.workloads, args.changes
+        self.longest_s = self.seconds * max((w.times for w in self.workloads.values()), default=1)
+        self.rows = {}
         self.failures = {}
         self.facts = {}
+        # How `arranged` has it; for the probe, free.
+        self.server_cpus = self.client_cpus = contextlib.nullcontext
 
     @contextlib.contextmanager
-    def server(self, name):
+    def server(self, name, role="echo", workers=None):
         """A started server: (child, what it said at its start), stopped in order at the end."""
-        module = f"{__package__}.servers"
-        child = Child(
-            "the server process",
-            [*self.server_python, "-m", module, name, "--workers", str(self.workers)],
-        )
+        if name == CEILING:
+            command = self.ceiling
+        else:
+            command = [*self.server_python, "-m", f"{__package__}.servers", name, "--role", role]
+        with self.server_cpus():
+            command = [*command, "--workers", str(workers or self.workers)]
+            child = Child("the server process", command)
         try:
             facts = child.answer(START_TIMEOUT_S)
             yield child, facts
@@ -252,6 +335,14 @@ class Bench:
     def probe(self):
         """Start each server once: what it is, and whether it is there at all."""
         for name in list(self.names):
+            if name == CEILING and self.ceiling is None:
+                self.names.remove(name)
+                reason = "a program that `dev.py bench` builds and gives, in a clone"
+                if self.wanted:
+                    self.failures[name] = reason
+                else:
+                    self.report.line(f"left out: {name} ({reason})")
+                continue
             try:
                 with self.server(name) as (_, facts):
                     pass
@@ -270,40 +361,90 @@ class Bench:
                 continue
             self.facts[name] = facts
 
-    def measure(self, server, port, workload):
+    def plan(self):
+        """Make self.rows for what there is to measure."""
+        free_threaded = any(facts.get("free_threaded") for facts in self.facts.values())
+        for arrangement in self.arrangements:
+            for name, workload in self.workloads.items():
+                if name in FREE_THREADED and not free_threaded:
+                    continue
+                if arrangement in workload.arrangements and any(
+                    self.serves(server, workload) for server in self.names
+                ):
+                    self.rows[arrangement, workload] = {}
+
+    def serves(self, name, workload):
+        """Whether the server takes part in the workload."""
+        roles = ("echo",) if name == CEILING else servers.SERVERS[name][1]
+        return workload.role in roles and not (workload.idle and name == NOT_IDLE)
+
+    def steps(self):
+        """How many measurements there are in all."""
+        pairs = [(name, workload) for _, workload in self.rows for name in self.names]
+        return self.rounds * sum(self.serves(*pair) for pair in pairs)
+
+    def measure(self, name, server, facts, workload):
         """One run of the client against a server that is up."""
-        client = Child(
-            "the client process",
-            [
-                sys.executable,
-                str(Path(__file__).with_name("client.py")),
-                *("--port", str(port)),
-                *("--connections", str(workload.connections)),
-                *("--size", str(workload.size_bytes)),
-                *("--depth", str(workload.depth)),
-                *("--seconds", str(self.seconds)),
-                *("--warmup", str(min(0.1, self.seconds))),
-            ],
-        )
+        port = facts["port"]
+        command = [
+            *(sys.executable, "-m", f"{__package__}.client"),
+            *("--port", str(port)),
+            *("--kind", workload.kind),
+            *("--connections", str(workload.connections)),
+            *("--size", str(workload.size_bytes)),
+            *("--depth", str(workload.depth)),
+            *("--idle", str(workload.idle)),
+            *("--seconds", str(self.seconds * workload.times)),
+            *("--warmup", str(min(0.1, self.seconds))),
+        ]
+        idle_bytes = None
+        if workload.idle:
+            bytes_before = self.private_bytes(server, facts)
+        with self.client_cpus():
+            client = Child("the client process", command)
         try:
+            if workload.idle:
+                self.client_answer(server, client)
+                time.sleep(IDLE_S)
+                idle_bytes = (self.private_bytes(server, facts) - bytes_before) / workload.idle
+                client.say("idle ones are counted")
             self.client_answer(server, client)
-            before = self.cpu_s(server)
+            stats_before, cpu_before = self.stats(server), self.cpu(server)
+            others_before_s, began = self.others_s(server, client), time.monotonic()
             client.say("go")
             result = self.client_answer(server, client)
-            used_s = self.cpu_s(server) - before
+            seconds = time.monotonic() - began
+            others_s = self.others_s(server, client) - others_before_s
+            cpu, stats = self.cpu(server), self.stats(server)
+            client.say("end")
+            self.client_answer(server, client)
             client.end(ANSWER_TIMEOUT_S)
         finally:
             client.discard()
+        messages = result["messages"]
+        cpu_s, user, system = (after - before for before, after in zip(cpu_before, cpu))
+        cpu_us = cpu_s * 1e6 / messages
+        user_us = cpu_us * user / ((user + system) or 1)
+        calls = os_calls(name, stats_before, stats)
+        in_mb = workload.unit == "MB/s"
         return Figures(
-            result["messages_per_s"],
-            result["p50_us"],
-            result["p99_us"],
-            used_s * 1e6 / result["messages"],
-            result["client_busy"],
+            rate=result["rate"],
+            mb_per_s=result["rate"] * (1 if in_mb else workload.size_bytes / 1e6),
+            p50_us=result.get("p50_us"),
+            p99_us=result.get("p99_us"),
+            p999_us=result.get("p999_us"),
+            fairness=result.get("fairness"),
+            cpu_us=cpu_us,
+            user_us=user_us,
+            system_us=cpu_us - user_us,
+            calls=None if calls is None else calls / messages,
+            idle_bytes=idle_bytes,
+            client_busy=result["client_busy"],
+            others_busy=others_s / seconds,
         )
 
     def client_answer(self, server, client):
-        answer = client.answer(self.seconds + CLIENT_GRACE_S)
+        answer = client.answer(self.longest_s + CLIENT_GRACE_S)
         if "wrong" in answer:
             raise Failure(f"WRONG REPLY: {answer['wrong']}")
         if "failed" in answer:
@@ -312,95 +453,149 @@ class Bench:
             raise Failure(f"{answer['failed']}{server.last_words()}")
         return answer
 
-    def cpu_s(self, server):
+    def stats(self, server):
+        server.say("stats")
+        return server.answer(ANSWER_TIMEOUT_S)["stats"]
+
+    def cpu(self, server):
+        """What the server's process has used so far: seconds, and in a coarser unit how they were
+        divided between user and system."""
+        if sys.platform == "linux":
+            try:
+                return process_cpu_s(server.pid), *process_ticks(server.pid)
+            except OSError:
+                raise Failure(server.obituary()) from None
         server.say("cpu")
         used = server.answer(ANSWER_TIMEOUT_S)
-        return used["user_s"] + used["system_s"]
+        return used["user_s"] + used["system_s"], used["user_s"], used["system_s"]
+
+    def private_bytes(self, server, facts):
+        # In a virtual environment of Windows the child is a launcher, the server is its child.
+        pid = facts["pid"] if sys.platform == "win32" else server.pid
+        try:
+            return memory.private_bytes(pid)
+        except OSError:
+            raise Failure(server.obituary()) from None
+
+    def others_s(self, *children):
+        """CPU time used so far by all programs but the benchmark's own, where it can be known."""
+        own = [child.pid for child in children] + [self.pin_too] * bool(self.pin_too)
+        used_s = machine_busy_s()
+        for pid in own if used_s else ():
+            with contextlib.suppress(OSError):  # it has ended: its Failure comes from elsewhere
+                used_s -= process_cpu_s(pid)
+        return used_s
+
+    @contextlib.contextmanager
+    def arranged(self, arrangement):
+        """The CPUs for what is started within, and for the process that is pinned, too."""
+        if arrangement == PINNED:
+            first, second = sorted(cpus.own())[:2]
+            self.server_cpus = lambda: cpus.confined({first})
+            self.client_cpus = lambda: cpus.confined({second})
+            with contextlib.ExitStack() as stack:
+                if self.pin_too:
+                    try:
+                        stack.enter_context(cpus.moved(self.pin_too, {first}))
+                    except ProcessLookupError:
+                        raise Failure(f"there is no process {self.pin_too} to pin") from None
+                yield
+        else:
+            self.server_cpus = self.client_cpus = contextlib.nullcontext
+            yield
 
     def run(self):
-        for number in range(1, self.rounds + 1):
-            for name in list(self.names):
-                try:
-                    with self.server(name) as (server, facts):
-                        for workload in self.workloads:
-                            label = f"round {number}/{self.rounds}  {name}: {workload}"
-                            self.report.begin(label)
-                            figures = self.measure(server, facts["port"], workload)
-                            row = self.rows[workload].setdefault(name, Row(name))
-                            row.rounds.append(figures)
-                            self.report.done(label, figures)
-                except Failure as failure:
-                    # It is told at the end, too; the other servers' figures are still of use.
-                    self.failures[name] = str(failure)
-                    self.names.remove(name)
-                    self.report.line(f"{name}: {failure}")
+        for arrangement in self.arrangements:
+            with self.arranged(arrangement):
+                for number in range(1, self.rounds + 1):
+                    for name in list(self.names):
+                        self.run_server(arrangement, number, name)
         for rows in self.rows.values():
-            base = rows.get("asyncio")
-            if base and base.median("messages_per_s"):
-                for row in rows.values():
-                    row.ratio = row.median("messages_per_s") / base.median("messages_per_s")
+            compare(rows)
+
+    def run_server(self, arrangement, number, name):
+        """One round of one server, which is started anew for each role, and where its memory is
+        looked at."""
+        groups = {}
+        for its_arrangement, workload in self.rows:
+            if its_arrangement == arrangement and self.serves(name, workload):
+                key = workload.role, workload.workers, workload.idle
+                groups.setdefault(key, []).append(workload)
+        try:
+            for (role, workers, _), workloads in groups.items():
+                with self.server(name, role, workers) as (server, facts):
+                    for workload in workloads:
+                        label = f"{arrangement}, round {number}/{self.rounds}  {name}: {workload}"
+                        self.report.begin(label)
+                        figures = self.measure(name, server, facts, workload)
+                        row = self.rows[arrangement, workload].setdefault(name, Row(name))
+                        row.rounds.append(figures)
+                        self.report.done(label, f"{figures.rate:,.0f} {workload.unit}")
+        except Failure as failure:
+            # It is told at the end, too; the other servers' figures are still of use.
+            self.failures[name] = str(failure)
+            self.names.remove(name)
+            self.report.line(f"{name}: {failure}")
 
 
-def processor_name():
-    try:
-        if sys.platform == "win32":
-            import winreg
-
-            path = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
-            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path) as key:
-                return winreg.QueryValueEx(key, "ProcessorNameString")[0].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return "unknown processor"
-
-
-def introduction(bench):
+def introduction(bench, about):
     """The lines above the first measurement: what is run on what."""
-    some = next(iter(bench.facts.values()))
-    here = servers.platform_facts()
-    versions = {}
-    for name, facts in bench.facts.items():
-        versions.update(facts["versions"])
-        if name == "asyncio":
-            versions["asyncio"] = facts["loop"]
     rounds = "1 round" if bench.rounds == 1 else f"{bench.rounds} rounds"
-    lines = [
-        f"machine: {processor_name()}, {os.cpu_count()} CPUs",
-        f"servers: Python {some['python']} on {some['system']}, "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        f"client: Python {here['python']} on {here['system']}, checks every byte of every reply",
+    return [
+        f"machine: {about['machine']}",
+        *([f"servers: {about['servers']}"] if about["servers"] else []),
+        f"client: {about['client']}, checks every byte of every reply",
         f"{rounds} of {bench.seconds:g} s for each server and workload, medians shown",
+        f"threads: {bench.workers} in iocpx and the ceiling, 1 in the asyncio loops, one per "
+        "connection in threads",
+        *bench.changes,
+        *(f"{name}: {results.ARRANGEMENTS[name]}" for name in bench.arrangements),
     ]
-    if any("workers" in facts for facts in bench.facts.values()):
-        lines.append(f"threads: {bench.workers} in iocpx, 1 in the others")
-    return lines
 
 
 def closing_notes(bench):
     notes = [
-        "p50, p99: from the send of a message to its complete reply. CPU: user and system time of "
-        "the server's process, per message. spread: messages/s of the fastest round by those of "
-        "the slowest. ratio: messages/s by asyncio's."
+        "spread: the rate of the fastest round by that of the slowest. p50, p99, p99.9: from "
+        "the send of a message to its complete reply; of a connection, from its start to its end. "
+        "fair: messages of the least-served connection by the mean. CPU: user and system time of "
+        "the server's process, per message (connection, block of 64 KiB); above: that minus the "
+        "ceiling's. calls: of the operating system, per message, as the server counts them: waits "
+        "for packets and operations on sockets. memory: private memory of the server's process, "
+        "per idle connection. of asyncio, of ceiling: the rate by theirs. docs/BENCHMARK.md tells "
+        "more."
     ]
-    if any("Wine" in facts["system"] for facts in bench.facts.values()):
+    if CEILING in bench.facts:
+        notes.append(
+            "ceiling: an echo in C on a completion port, as fair as iocpx and with nothing in it "
+            "that an echo does not need (benchmarks/ceiling.c)."
+        )
+    if any("Wine" in facts.get("system", "") for facts in bench.facts.values()):
         notes.append(
             "Under Wine a system call costs several times what it does on Windows, and Wine's own "
             "server process does part of the work; its CPU time is not in these figures."
         )
-    rows = [(workload, row) for workload, rows in bench.rows.items() for row in rows.values()]
-    if any(row.spread() > 2 for _, row in rows):
+    rows = [(*key, row) for key, rows in bench.rows.items() for row in rows.values()]
+    if any(row.spread() > 2 for _, _, row in rows):
         notes.append(
             "Where the spread is above 2, the machine was not quiet, or it mattered too much which "
             "CPU wakes which, as it does in a small virtual machine; more --rounds give steadier "
             "medians."
         )
-    for workload, row in rows:
+    busiest = max(row.median("client_busy") for _, _, row in rows) if rows else 0
+    notes.append(f"The client used at most {busiest:.0%} of one CPU.")
+    shares = [row.median("others_busy") for _, _, row in rows]
+    disturbed = sum(share > 0.15 for share in shares)
+    if disturbed:
+        notes.append(
+            f"Other programs took part of a CPU, up to {max(shares):.0%}, during {disturbed} of "
+            f"{len(rows)} measurements, which changes everything here, even for the better, as a "
+            "CPU that never sleeps is woken fast. The JSON tells which (others_busy)."
+        )
+    for arrangement, workload, row in rows:
         if row.median("client_busy") > 0.9:
             notes.append(
-                f"{row.server}, {workload}: the client was the limit, the server may be faster."
+                f"{row.server}, {workload}, {arrangement}: the client was the limit, the server "
+                "may be faster."
             )
     return notes
 
@@ -419,19 +614,37 @@ def positive(kind):
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="iocpx bench",
-        description="Echo benchmark: the same load on iocpx, asyncio and, where installed, winloop "
-        "and blazio. Every byte of every reply is checked; the exit status is 1 if one was wrong "
-        "or a server failed.",
+        description="Benchmark: the same load on iocpx, asyncio, threads and, where installed, "
+        "winloop, blazio and zuvloop. Every byte is checked; the exit status is 1 if one was "
+        "wrong or a server failed.",
     )
     number = positive(int)
-    parser.add_argument(
-        "--seconds", type=positive(float), default=0.3, help="per measurement (default 0.3)"
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few workloads and servers, in about a minute: the default",
+    )
+    extent.add_argument(
+        "--full",
+        action="store_true",
+        help="every workload, server and arrangement, and a check of the project's targets",
     )
     parser.add_argument(
-        "--rounds", type=number, default=5, help="measurements per server and workload (default 5)"
+        "--workload", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS)
     )
     parser.add_argument(
-        "--connections", type=number, help="with one of these three: that one workload"
+        "--seconds",
+        type=positive(float),
+        help="per measurement (default 0.3, with --full 0.5)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=number,
+        help="measurements per server and workload (default 3, with --full 5)",
+    )
+    parser.add_argument(
+        "--connections", type=number, help="with one of these three: that echo alone"
     )
     parser.add_argument("--size", type=number, help="bytes per message (default 64)")
     parser.add_argument(
@@ -441,21 +654,93 @@ def parse(argv):
         "--workers",
         type=number,
         default=servers.DEFAULT_WORKERS,
-        help="iocpx's threads (default 2)",
+        help="threads of iocpx and the ceiling (default 2)",
+    )
+    parser.add_argument(
+        "--arrangement",
+        choices=[PINNED, FREE, "both"],
+        help="pinned: server and client have one CPU each; free: as the system places them; "
+        "default: pinned, with --full both; on Windows and with one CPU free",
     )
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=servers.SERVERS,
+        choices=SERVERS,
         metavar="NAME",
-        help=", ".join(servers.SERVERS),
+        help=", ".join(SERVERS),
     )
     parser.add_argument(
         "--server-python",
         metavar="CMD",
         help="command that runs the servers' Python, quoted as in a shell (default: this one)",
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--ceiling", metavar="CMD", help="command that runs the ceiling, quoted likewise"
+    )
+    parser.add_argument(
+        "--pin-too",
+        type=number,
+        metavar="PID",
+        help="a process of one thread that works for the servers and is pinned with them: Wine's "
+        "server",
+    )
+    parser.add_argument("--json", type=writable, metavar="FILE", help="all figures of all rounds")
+    parser.add_argument(
+        "--plot", type=writable, metavar="FILE", help="a chart, .png or .svg: needs matplotlib"
+    )
+    parser.add_argument(
+        "--markdown",
+        type=markdown_file,
+        metavar="FILE",
+        help="the chart's table: a new file, or one with a table made so, which it replaces",
+    )
+    args = parser.parse_args(argv)
+    one_cpu = len(cpus.own()) == 1
+    if args.arrangement is None:
+        free = one_cpu or sys.platform == "win32"
+        args.arrangement = FREE if free else "both" if args.full else PINNED
+    elif args.arrangement != FREE and one_cpu:
+        parser.error(f"--arrangement {args.arrangement} needs two CPUs, and there is one here")
+    args.seconds = args.seconds or (0.5 if args.full else 0.3)
+    args.rounds = args.rounds or (5 if args.full else 3)
+    args.servers = SERVERS if args.full or args.workload else QUICK_SERVERS
+    if args.plot:
+        if args.plot.suffix not in (".png", ".svg"):
+            parser.error(f"--plot: the file's name must end in .png or .svg, got {args.plot.name}")
+        if importlib.util.find_spec("matplotlib") is None:
+            parser.error("--plot needs matplotlib: pip install iocpx[bench]")
+    choose_workloads(args, parser)
+    return args
+
+
+def choose_workloads(args, parser):
+    """Set args.workloads, by their names, and args.changes, which says what differs here."""
+    args.changes = []
+    if args.connections or args.size or args.depth:
+        if args.workload:
+            parser.error("--workload or --connections, --size and --depth: not both")
+        own = Workload(args.connections or 50, args.size or 64, args.depth or 1)
+        args.workloads = {"own": own}
+        return
+    found, changes = possible()
+    names = args.workload or (WORKLOADS if args.full else QUICK)
+    args.workloads = {name: found[name] for name in names if name in found}
+    args.changes = [change for change in changes if change.partition(":")[0] in names]
+
+
+def writable(text):
+    """A path in a folder that is there: better told before the measurements than after."""
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def markdown_file(text):
+    path = writable(text)
+    if path.exists() and not results.has_table(path):
+        raise argparse.ArgumentTypeError(f"{path} exists, and this benchmark's table is not in it")
+    return path
 
 
 def main(argv=None):
@@ -466,17 +751,38 @@ def main(argv=None):
     report.line("iocpx bench: looking which servers are there")
     try:
         bench.probe()
-        if bench.facts:
-            for paragraph in introduction(bench):
+        bench.plan()
+        if bench.rows:
+            about = results.about(bench)
+            for paragraph in introduction(bench, about):
                 report.paragraph(paragraph)
-            with report.progress(len(bench.names) * len(bench.workloads) * bench.rounds):
+            with report.progress(bench.steps()):
                 bench.run()
             report.tables(bench.rows)
             for note in closing_notes(bench):
                 report.paragraph(note)
+            if args.full:
+                report.targets(targets.check(bench))
+            write_files(args, bench, about)
+        elif bench.facts:
+            report.line("nothing to measure: none of these servers takes part in these workloads")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
     for name, failure in bench.failures.items():
         print(f"{name} failed: {failure}", file=sys.stderr)
     return 1 if bench.failures else 0
+
+
+def write_files(args, bench, about):
+    if args.json:
+        results.write_json(args.json, bench, about)
+    if args.markdown:
+        results.write_markdown(args.markdown, bench, about)
+    if args.plot:
+        from .chart import write_chart
+
+        write_chart(args.plot, bench, about)

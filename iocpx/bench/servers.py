@@ -1,35 +1,195 @@
-"""The echo servers that are compared, each in a process of its own.
+"""The servers that are compared, each in a process of its own.
 
-    python -m iocpx.bench.servers NAME [--workers N]
+    python -m iocpx.bench.servers NAME [--role echo|sink|source|compute] [--workers N]
+
+They echo; or they only take, and check, what streams in; or only send; or compute, then echo.
 
 Prints one JSON object per line: first {"port": …, "versions": {…}, …}, or
 {"missing": reason} when the server's package is not installed for this Python.
 Then, for each line "cpu" on stdin, {"user_s": …, "system_s": …}: what this process
-has used so far. At the end of stdin it stops in order and prints {"totals": …}.
+has used so far; for "stats" {"stats": {…}}: what the server counts, if it does. At
+the end of stdin it stops in order and prints {"totals": …}.
 
-All but the native echo run the same Python class, Echo.
+benchmarks/ceiling.c, a server in C, speaks the same.
 """
 
 import argparse
 import asyncio
+import contextlib
+import inspect
+import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 
+from .pattern import HEADER, VERDICT, Check, Different, blocks
+
 HOST = "127.0.0.1"
 DEFAULT_WORKERS = 2
+RECEIVE_BYTES = 65536
+# Of asyncio's listeners, whose own default of 100 a burst of connections fills.
+BACKLOG = 1024
+# About 200 µs on the processors of 2024.
+COMPUTE_STEPS = 4000
 
 
 class Echo(asyncio.Protocol):
-    """What every server but the native one runs."""
+    """What every server runs that does not say otherwise."""
 
     def connection_made(self, transport):
         self.transport = transport
 
     def data_received(self, data):
         self.transport.write(data)
+
+
+class BufferedEcho(asyncio.BufferedProtocol):
+    """The same into a buffer of its own."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.transport.write(self.buffer[:nbytes])
+
+
+class Compute(Echo):
+    """Works in Python before it answers."""
+
+    def data_received(self, data):
+        value = 1
+        for step in range(COMPUTE_STEPS):
+            value = (value * 31 + step) & 0xFFFF
+        self.transport.write(data)
+
+
+class Verdict:
+    """What a sink makes of its stream: fed with all that comes, it answers when there is something
+    to say."""
+
+    def __init__(self):
+        self.header = b""
+        self.check = None
+
+    def feed(self, data):
+        """None while all is well."""
+        if self.check is None:
+            self.header += data
+            if len(self.header) < HEADER.size:
+                return None
+            self.check = Check(*HEADER.unpack_from(self.header))
+            data = self.header[HEADER.size :]
+        try:
+            self.check.take(data)
+        except Different as different:
+            return VERDICT.pack(-1 - different.args[0])
+        return None
+
+    def at_the_end(self):
+        return VERDICT.pack(self.check.count if self.check else 0)
+
+
+class Sink(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        self.verdict = Verdict()
+
+    def data_received(self, data):
+        answer = self.verdict.feed(data)
+        if answer:
+            self.transport.write(answer)
+            self.transport.close()
+
+    def eof_received(self):
+        self.transport.write(self.verdict.at_the_end())
+
+
+class BufferedSink(Sink, asyncio.BufferedProtocol):
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.data_received(self.buffer[:nbytes])
+
+
+class Source(asyncio.Protocol):
+    """Sends until the client resets the connection."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.header = b""
+        self.paused = False
+
+    def data_received(self, data):
+        self.header += data
+        self.blocks = itertools.cycle(blocks(*HEADER.unpack(self.header)))
+        self.send()
+
+    def send(self):
+        while not (self.paused or self.transport.is_closing()):
+            self.transport.write(next(self.blocks))
+
+    def pause_writing(self):
+        self.paused = True
+
+    def resume_writing(self):
+        self.paused = False
+        self.send()
+
+
+async def echo_stream(reader, writer):
+    """The same with asyncio's streams."""
+    while data := await reader.read(RECEIVE_BYTES):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def sink_stream(reader, writer):
+    verdict, answer = Verdict(), None
+    while not answer and (data := await reader.read(RECEIVE_BYTES)):
+        answer = verdict.feed(data)
+    writer.write(answer or verdict.at_the_end())
+    writer.close()
+
+
+async def source_stream(reader, writer):
+    stream = itertools.cycle(blocks(*HEADER.unpack(await reader.readexactly(HEADER.size))))
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(next(stream))
+            await writer.drain()
+
+
+def echo_socket(sock):
+    """The same with a blocking socket."""
+    while data := sock.recv(RECEIVE_BYTES):
+        sock.sendall(data)
+
+
+def sink_socket(sock):
+    verdict, answer = Verdict(), None
+    while not answer and (data := sock.recv(RECEIVE_BYTES)):
+        answer = verdict.feed(data)
+    sock.sendall(answer or verdict.at_the_end())
+
+
+def source_socket(sock):
+    stream = itertools.cycle(blocks(*HEADER.unpack(sock.recv(HEADER.size))))
+    with contextlib.suppress(ConnectionError):
+        while True:
+            sock.sendall(next(stream))
 
 
 def tell(**fields):
@@ -49,7 +209,7 @@ def platform_facts():
         system = sys.platform
     free_threaded = hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled()
     python = sys.version.split()[0] + (" without GIL" if free_threaded else "")
-    return {"python": python, "system": system}
+    return {"python": python, "free_threaded": free_threaded, "system": system}
 
 
 def wine_version():
@@ -64,21 +224,29 @@ def wine_version():
     return get().decode()
 
 
-def serve_commands(port, facts):
+def serve_commands(port, facts, stats=dict):
     """Say where we are and answer stdin until its end."""
-    tell(port=port, **platform_facts(), **facts)
+    tell(port=port, pid=os.getpid(), **platform_facts(), **facts)
     for line in sys.stdin:
         if line.strip() == "cpu":
             times = os.times()
             tell(user_s=times.user, system_s=times.system)
+        elif line.strip() == "stats":
+            tell(stats=stats())
 
 
-def run_loop(loop, facts):
-    """Any asyncio loop: it has the main thread, as usual; stdin has another."""
+def run_loop(loop, facts, handler):
+    """Any asyncio loop: it has the main thread, as usual; stdin has another.
+
+    handler: a protocol class, or a coroutine function of asyncio's streams.
+    """
 
     async def serve():
         finished = asyncio.Event()
-        server = await loop.create_server(Echo, HOST, 0)
+        if inspect.iscoroutinefunction(handler):
+            server = await asyncio.start_server(handler, HOST, 0, backlog=BACKLOG)
+        else:
+            server = await loop.create_server(handler, HOST, 0, backlog=BACKLOG)
         port = server.sockets[0].getsockname()[1]
 
         def commands():
@@ -100,17 +268,18 @@ def run_loop(loop, facts):
     tell(totals={})
 
 
-def run_asyncio(workers):
+def run_asyncio(name, handler, workers):
     # The system's own default: Proactor on Windows.
     loop = asyncio.new_event_loop()
-    run_loop(loop, {"versions": {}, "loop": type(loop).__name__})
+    run_loop(loop, {"versions": {}, "loop": type(loop).__name__}, handler)
 
 
-def run_other_loop(name):
+def run_other_loop(name, handler, workers):
     module = __import__(name)
     loop = module.new_event_loop()
     asyncio.set_event_loop(loop)
-    run_loop(loop, {"versions": {name: package_version(name)}, "loop": type(loop).__name__})
+    facts = {"versions": {name: package_version(name)}, "loop": type(loop).__name__}
+    run_loop(loop, facts, handler)
 
 
 def package_version(name):
@@ -122,41 +291,68 @@ def package_version(name):
         return "of unknown version"
 
 
-def run_iocpx(factory, workers):
+def run_iocpx(name, handler, workers):
     import iocpx
 
-    server = iocpx.Server(factory, HOST, 0, workers=workers)
+    server = iocpx.Server(handler, HOST, 0, workers=workers)
     server.start()
     try:
-        serve_commands(
-            server.address[1], {"versions": {"iocpx": iocpx.__version__}, "workers": workers}
-        )
+        facts = {"versions": {"iocpx": iocpx.__version__}, "workers": workers}
+        serve_commands(server.address[1], facts, server.stats)
     finally:
         server.close()
         server.wait_closed()
     tell(totals=server.stats())
 
 
-def run_iocpx_native(workers):
-    from iocpx.native import Echo as NativeEcho
+def run_iocpx_native(name, handler, workers):
+    import iocpx.native
 
-    run_iocpx(NativeEcho, workers)
+    run_iocpx(name, getattr(iocpx.native, handler), workers)
 
 
+def run_threads(name, handler, workers):
+    """A thread for each connection; nothing is waited for at the end."""
+    listener = socket.create_server((HOST, 0), backlog=BACKLOG)
+
+    def serve(sock):
+        with sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            handler(sock)
+
+    def accept():
+        while True:
+            sock, _ = listener.accept()
+            threading.Thread(target=serve, args=(sock,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    serve_commands(listener.getsockname()[1], {"versions": {}})
+    tell(totals={})
+
+
+PROTOCOLS = {"echo": Echo, "sink": Sink, "source": Source}
+STREAMS = {"echo": echo_stream, "sink": sink_stream, "source": source_stream}
+SOCKETS = {"echo": echo_socket, "sink": sink_socket, "source": source_socket}
+# How each is run, and what it runs in which role.
 SERVERS = {
-    "iocpx-native": run_iocpx_native,
-    "iocpx-protocol": lambda workers: run_iocpx(Echo, workers),
-    "asyncio": run_asyncio,
-    "winloop": lambda workers: run_other_loop("winloop"),
-    "blazio": lambda workers: run_other_loop("blazio"),
+    "iocpx-native": (run_iocpx_native, {"echo": "Echo"}),
+    "iocpx-protocol": (run_iocpx, {**PROTOCOLS, "compute": Compute}),
+    "iocpx-buffered": (run_iocpx, {"echo": BufferedEcho, "sink": BufferedSink}),
+    "asyncio": (run_asyncio, PROTOCOLS),
+    "asyncio-streams": (run_asyncio, STREAMS),
+    "winloop": (run_other_loop, PROTOCOLS),
+    "blazio": (run_other_loop, PROTOCOLS),
+    "zuvloop": (run_other_loop, PROTOCOLS),
+    "threads": (run_threads, SOCKETS),
 }
 # Those may be absent: comparing with them is a service, not a need.
-OPTIONAL = {"winloop", "blazio"}
+OPTIONAL = {"winloop", "blazio", "zuvloop"}
 
 
 def main():
     parser = argparse.ArgumentParser(description="One echo server, driven through stdin.")
     parser.add_argument("name", choices=SERVERS)
+    parser.add_argument("--role", default="echo")
     parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS)
     args = parser.parse_args()
     # Ctrl+C reaches the whole terminal; the process that started this one decides.
@@ -167,7 +363,10 @@ def main():
         except ImportError as error:
             tell(missing=str(error))
             return
-    SERVERS[args.name](args.workers)
+    run, handlers = SERVERS[args.name]
+    if args.role not in handlers:
+        parser.error(f"{args.name} does not serve as {args.role}")
+    run(args.name, handlers[args.role], args.workers)
 
 
 if __name__ == "__main__":

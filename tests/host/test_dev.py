@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from lab import fetch, here, steps, windows  # noqa: E402 - found only now
+from lab import fetch, here, steps, windows, wine  # noqa: E402 - found only now
 
 ON_WINDOWS = sys.platform == "win32"
 LIMIT_S = 100
@@ -283,3 +283,25 @@ def test_a_step_that_failed_is_not_done(monkeypatch, tmp_path, capsys):
     steps.step("a step", ["one"], work)
     steps.step("a step", ["one"], work)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_the_benchmarks_ceiling_echoes_any_size_and_ends_in_order(workers):
+    load = ("--connections", "5", "--size", "200001", "--depth", "2", "--workers", workers)
+    done = dev("bench", "--", "--only", "ceiling", "--rounds", "1", "--seconds", "0.05", *load)
+    assert done.returncode == 0, done.stderr
+    assert f"threads: {workers} in iocpx and the ceiling" in done.stdout
+
+
+@pytest.mark.skipif(ON_WINDOWS, reason="Windows has no Wine")
+def test_the_benchmark_puts_wines_server_back():
+    own = os.sched_getaffinity(0)
+    if len(own) == 1:
+        pytest.skip("there is one CPU")
+    wine.start_server()
+    server = wine.server_pid()
+    os.sched_setaffinity(server, own)
+    load = ("--arrangement", "pinned", "--rounds", "1", "--seconds", "0.05")
+    done = dev("bench", "--", "--only", "ceiling", *load)
+    assert done.returncode == 0, done.stderr
+    assert os.sched_getaffinity(server) == own

@@ -1,0 +1,83 @@
+"""What is measured: the workloads by their names."""
+
+import sys
+from dataclasses import dataclass, replace
+
+from .sockets import SELECT_LIMIT
+
+PINNED, FREE = "pinned", "free"
+BOTH = (PINNED, FREE)
+# Descriptors that 10,000 connections take, of the client and of Wine's server.
+DESCRIPTORS = 20_000
+
+
+@dataclass(frozen=True)
+class Workload:
+    connections: int
+    size_bytes: int
+    depth: int = 1
+    kind: str = "echo"  # of the client's load
+    role: str = "echo"  # of the server
+    idle: int = 0  # connections beside, which have echoed one message each
+    workers: int | None = None  # of iocpx and the ceiling, where it is the point
+    arrangements: tuple = BOTH  # in which it tells something
+    unit: str = "msg/s"
+    times: int = 1  # so many times as long as others, for each connection to have its share
+
+    def __str__(self):
+        busy = f"{self.connections:,} connection{'' if self.connections == 1 else 's'}"
+        kib, rest = divmod(self.size_bytes, 1024)
+        size = f"{self.size_bytes} B" if rest else f"{kib} KiB"
+        if self.kind == "churn":
+            return f"connect, echo {size}, close: {self.connections} at a time"
+        if self.kind in ("in", "out"):
+            way = "to" if self.kind == "in" else "from"
+            return f"streaming {way} the server, {busy}, {size} writes"
+        text = f"{busy}, {size}, depth {self.depth}"
+        if self.idle:
+            text = f"{self.idle:,} idle connections and {text}"
+        if self.role == "compute":
+            text += f", computing, {self.workers} worker{'' if self.workers == 1 else 's'}"
+        return text
+
+
+IDLE = Workload(50, 64, idle=2000, arrangements=(PINNED,))
+WORKLOADS = {
+    "echo-64": Workload(50, 64),
+    "echo-4k": Workload(50, 4096),
+    "echo-64k": Workload(50, 65536),
+    "depth-16": Workload(50, 64, 16),
+    "one": Workload(1, 64),
+    "thousand": Workload(1000, 64, times=5),
+    "churn": Workload(50, 64, kind="churn", unit="connects/s"),
+    "stream-in": Workload(8, 65536, kind="in", role="sink", unit="MB/s"),
+    "stream-out": Workload(8, 65536, kind="out", role="source", unit="MB/s"),
+    "idle-2k": IDLE,
+    "idle-10k": replace(IDLE, idle=10_000),
+    "compute-1": Workload(50, 64, role="compute", workers=1, arrangements=(FREE,)),
+    "compute-2": Workload(50, 64, role="compute", workers=2, arrangements=(FREE,)),
+}
+QUICK = ("echo-64", "depth-16", "churn", "stream-out")
+# For these the servers' Python must have no GIL.
+FREE_THREADED = ("compute-1", "compute-2")
+
+
+def possible():
+    """The workloads as this system can run them, and what had to be changed, as sentences."""
+    found, changes = dict(WORKLOADS), []
+    if sys.platform == "win32":
+        found["thousand"] = replace(found["thousand"], connections=SELECT_LIMIT)
+        changes.append(
+            f"thousand: with {SELECT_LIMIT} connections only, all that select() takes on Windows"
+        )
+    else:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
+            del found["idle-10k"]
+            changes.append(
+                f"idle-10k: left out, as a process may have {hard} descriptors here and "
+                f"{DESCRIPTORS:,} are needed"
+            )
+    return found, changes
