@@ -37,13 +37,18 @@ def number(value, form):
     return "" if value is None else format(value, form)
 
 
+# For these there is no room beside the memory; the JSON has them.
+NOT_BESIDE_MEMORY = (("p99.9", "ms"), ("calls", "/msg"))
+
+
 def lines(workload, rows):
     """Both lines of heading and those of the rows, without columns that are empty throughout."""
-    table = [[column[0] for column in COLUMNS], [column[1] for column in COLUMNS]]
-    table[1][1] = workload.unit
-    table += [[show(row) for _, _, show in COLUMNS] for row in rows.values()]
-    filled = [column for column in zip(*table) if any(column[2:])]
-    return [list(line) for line in zip(*filled)]
+    table = []
+    for upper, lower, show in COLUMNS:
+        cells = [show(row) for row in rows.values()]
+        if any(cells) and not (workload.idle and (upper, lower) in NOT_BESIDE_MEMORY):
+            table.append([upper, workload.unit if lower == "unit" else lower, *cells])
+    return [list(line) for line in zip(*table)]
 
 
 TARGET_HEADING = ("target", "wanted", "measured", "")
@@ -144,6 +149,7 @@ class RichReport:
             title_justify="left",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
+            show_edge=False,
             padding=(0, 1, 0, 0),
         )
         for index, heading in enumerate(headings):
@@ -151,6 +157,7 @@ class RichReport:
         for line in shown:
             table.add_row(*line, style="bold" if bold and line[0].startswith(bold) else None)
         self._console.print(table)
+        self._console.print()
 
 
 def make_report():

@@ -368,6 +368,8 @@ class Bench:
             for name, workload in self.workloads.items():
                 if name in FREE_THREADED and not free_threaded:
                     continue
+                if workload.once and arrangement != self.arrangements[0]:
+                    continue
                 if arrangement in workload.arrangements and any(
                     self.serves(server, workload) for server in self.names
                 ):
