@@ -184,8 +184,8 @@ def everything(runs, seconds=0):
         say(f"corpus: {corpus(program)} runs that once failed, all good")
         tried, failed = sweep(program)
         say(
-            f"every failing call: {tried:,} runs of short scenarios, {sum(failed.values()):,} failed"
-            f" calls of {len(failed)} functions, all good"
+            f"every failing call: {tried:,} runs of short scenarios,"
+            f" {sum(failed.values()):,} failed calls of {len(failed)} functions, all good"
         )
         done = random_runs(program, 1, runs, {}, seconds)
     except Wrong as wrong:
