@@ -39,7 +39,7 @@ the port again, since one busy connection would otherwise starve the rest.
 
 Cancelling.  CancelIoEx reaches only what has been posted.  A post that races
 with conn_fail is therefore followed by a second look at the state
-(cancel_if_over), under the lock that conn_fail holds.  A handle is closed only
+(op_pended), under the lock that conn_fail holds.  A handle is closed only
 when nothing is pending on it: its value is reused at once by Windows, and a
 send still queued on it could reach another client.
 
@@ -382,18 +382,22 @@ cdef void conn_cancel(conn_t *conn) noexcept nogil:
         conn_arm(conn, &conn.engine.quiet, &conn.quiet)
 
 
-cdef void cancel_if_over(conn_t *conn, recv_t *recv) noexcept nogil:
+cdef void op_pended(conn_t *conn, recv_t *recv) noexcept nogil:
     """After a post that is pending: whoever wanted to cancel it may have come too early.
 
-    recv: the receive that was posted, or NULL.
+    recv: the receive that was posted, or NULL.  Precondition: conn.lock held.
     """
-    AcquireSRWLockExclusive(&conn.lock)
     conn.inline_run = 0
     if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
         conn_cancel(conn)
     elif recv != NULL and conn.idle:
         recv_take_back(conn, recv)
-    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef void op_inline(worker_t *worker, conn_t *conn) noexcept nogil:
+    """After one that succeeded at once.  Precondition: conn.lock held."""
+    count(conn.engine, worker, N_INLINE_COMPLETIONS, 1)
+    conn.inline_run += 1
 
 
 cdef void recv_take_back(conn_t *conn, recv_t *recv) noexcept nogil:
@@ -470,22 +474,14 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     """Do whatever the state asks for now: send, end sending, receive, close.
 
     Every completion and every request of the application ends here.
-    Precondition: the caller has a reference and no lock.
+    Precondition: the caller has a reference, and conn.lock, which is released.
     """
     cdef int sends = 0
-    cdef int slot
-    cdef bint zero_byte
     cdef bint above
     cdef bint closed = False
-    AcquireSRWLockExclusive(&conn.lock)
     while sends < INLINE_BUDGET and conn_may_send(conn):
-        conn.sending = True
-        conn.pending += 1
-        conn_ref(conn)
-        ReleaseSRWLockExclusive(&conn.lock)
         send_post(worker, conn)
         sends += 1
-        AcquireSRWLockExclusive(&conn.lock)
     above = conn.marks.above
     marks_update(&conn.marks, conn.outbox.nbytes)
     if conn.marks.above and not above:
@@ -494,16 +490,7 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     # Bounded also where what comes is discarded at once: a peer that keeps sending
     # must not keep its worker, or the keeper.
     while executor and conn.inline_run < INLINE_BUDGET and conn_wants_recv(conn):
-        slot = window_add(&conn.window)
-        zero_byte = conn.state == STATE_OPEN and (conn.idle or conn.direct)
-        if not zero_byte:
-            conn.recvs[slot].buf = conn.spare
-            conn.spare = NULL
-        conn.pending += 1
-        conn_ref(conn)
-        ReleaseSRWLockExclusive(&conn.lock)
-        recv_post(worker, conn, &conn.recvs[slot], zero_byte)
-        AcquireSRWLockExclusive(&conn.lock)
+        recv_post(worker, conn)
     if conn.pending == 0 and (conn.state == STATE_ENDING or conn.state == STATE_ABORTING):
         conn_close_handle(conn)
         closed = True
@@ -512,73 +499,68 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
         conn_unref(conn)    # of the open handle
 
 
-cdef void conn_inline(worker_t *worker, conn_t *conn) noexcept nogil:
-    count(conn.engine, worker, N_INLINE_COMPLETIONS, 1)
-    AcquireSRWLockExclusive(&conn.lock)
-    conn.inline_run += 1
-    ReleaseSRWLockExclusive(&conn.lock)
-
-
 # -- receiving -----------------------------------------------------------------
 
 
-cdef void recv_post(worker_t *worker, conn_t *conn, recv_t *recv, bint zero_byte) noexcept nogil:
-    """Precondition: executor; window slot, pending and refs counted by the caller.
+cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
+    """Post the receive whose turn is next in the window.
 
     A zero-byte receive completes when there is something to receive.  It costs one
     more call per message, and no buffer while there is none: for idle connections.
+    Precondition: executor; conn.lock held, which is released for the call.
     """
     cdef engine_t *engine = conn.engine
+    cdef recv_t *recv = &conn.recvs[window_add(&conn.window)]
     cdef WSABUF wsabuf
     cdef DWORD nbytes = 0
     cdef DWORD flags = 0
-    cdef int error
-    if zero_byte:
+    cdef int error = 0
+    conn.pending += 1
+    if conn.state == STATE_OPEN and (conn.idle or conn.direct):
         count(engine, worker, N_ZERO_RECEIVES, 1)
         wsabuf.buf = NULL
         wsabuf.len = 0
     else:
+        recv.buf = conn.spare
+        conn.spare = NULL
         if recv.buf == NULL:
             recv.buf = take_buffer(engine, 0)
-            if recv.buf == NULL:
-                recv_done(worker, conn, recv, WSAENOBUFS, 0)
-                conn_unref(conn)
-                return
+        if recv.buf == NULL:
+            recv_done(worker, conn, recv, WSAENOBUFS, 0)
+            return
         wsabuf.buf = recv.buf.base
         wsabuf.len = <ULONG>recv.buf.capacity
+    # Before the call: its completion may be handled before it returns.
+    conn_ref(conn)
     memset(&recv.op.overlapped, 0, sizeof(OVERLAPPED))
+    ReleaseSRWLockExclusive(&conn.lock)
     count(engine, worker, N_OPS_POSTED, 1)
-    if WSARecv(conn.sock, &wsabuf, 1, &nbytes, &flags, &recv.op.overlapped, NULL) == 0:
-        if conn.skips:
-            count(engine, worker, N_OPS_COMPLETED, 1)
-            recv_done(worker, conn, recv, 0, nbytes)
-            conn_inline(worker, conn)
-            conn_unref(conn)
-            return
-    else:
+    if WSARecv(conn.sock, &wsabuf, 1, &nbytes, &flags, &recv.op.overlapped, NULL) != 0:
         error = WSAGetLastError()
-        if error != ERROR_IO_PENDING:
-            count(engine, worker, N_OPS_COMPLETED, 1)
-            recv_done(worker, conn, recv, error, 0)
-            conn_unref(conn)
-            return
-    cancel_if_over(conn, recv)
+    AcquireSRWLockExclusive(&conn.lock)
+    if error == ERROR_IO_PENDING or (error == 0 and not conn.skips):
+        op_pended(conn, recv)
+        return
+    count(engine, worker, N_OPS_COMPLETED, 1)
+    recv_done(worker, conn, recv, error, nbytes)
+    if error == 0:
+        op_inline(worker, conn)
+    conn_unref(conn)    # never the last one: the caller has its own
 
 
 cdef void recv_done(worker_t *worker, conn_t *conn, recv_t *recv, int error,
                     DWORD nbytes) noexcept nogil:
-    """The outcome of a receive waits until those posted before it are in as well."""
+    """The outcome of a receive waits until those posted before it are in as well.
+    Precondition: conn.lock held."""
     if nbytes > 0:
         count(conn.engine, worker, N_RECEIVES, 1)
         count(conn.engine, worker, N_BYTES_RECEIVED, nbytes)
-    AcquireSRWLockExclusive(&conn.lock)
     recv.done = True
     recv.error = error
     recv.nbytes = nbytes
     conn.pending -= 1
     while conn.window.n > 0 and conn.recvs[conn.window.first].done:
         recv_absorb(conn, &conn.recvs[window_drop(&conn.window)])
-    ReleaseSRWLockExclusive(&conn.lock)
 
 
 cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
@@ -645,7 +627,9 @@ cdef void conn_drop_spare(conn_t *conn) noexcept nogil:
 cdef void on_recv_complete(worker_t *worker, recv_t *recv, DWORD nbytes) noexcept nogil:
     cdef conn_t *conn = <conn_t *>recv.op.owner
     # The handle is open: it is closed only when nothing is pending.
-    recv_done(worker, conn, recv, op_error(&recv.op, conn.sock), nbytes)
+    cdef int error = op_error(&recv.op, conn.sock)
+    AcquireSRWLockExclusive(&conn.lock)
+    recv_done(worker, conn, recv, error, nbytes)
     conn_advance(worker, conn, False)
     conn_unref(conn)
 
@@ -656,52 +640,49 @@ cdef void on_recv_complete(worker_t *worker, recv_t *recv, DWORD nbytes) noexcep
 cdef void send_post(worker_t *worker, conn_t *conn) noexcept nogil:
     """One gather send of the front of the outbox.
 
-    Precondition: `sending` set, pending and refs counted by the caller.
+    Precondition: conn.lock held, which is released for the call: whoever writes
+    meanwhile appends behind what is gathered here.
     """
     cdef engine_t *engine = conn.engine
     cdef WSABUF[SEND_BUFFERS] wsabufs
     cdef DWORD n = 0
     cdef DWORD nbytes = 0
     cdef size_t room = SEND_BYTES
-    cdef buf_t *buf
-    cdef int error
-    # Whoever writes meanwhile appends behind what is gathered here.
-    AcquireSRWLockExclusive(&conn.lock)
-    buf = conn.outbox.head
+    cdef buf_t *buf = conn.outbox.head
+    cdef int error = 0
     while buf != NULL and n < SEND_BUFFERS and room > 0:
         wsabufs[n].buf = buf.data
         wsabufs[n].len = <ULONG>min(buf.size, room)
         room -= wsabufs[n].len
         n += 1
         buf = buf.next
-    ReleaseSRWLockExclusive(&conn.lock)
+    conn.sending = True
+    conn.pending += 1
+    conn_ref(conn)
     memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
+    ReleaseSRWLockExclusive(&conn.lock)
     count(engine, worker, N_OPS_POSTED, 1)
-    if WSASend(conn.sock, wsabufs, n, &nbytes, 0, &conn.send.overlapped, NULL) == 0:
-        if conn.skips:
-            count(engine, worker, N_OPS_COMPLETED, 1)
-            send_done(worker, conn, 0, nbytes)
-            conn_inline(worker, conn)
-            conn_unref(conn)
-            return
-    else:
+    if WSASend(conn.sock, wsabufs, n, &nbytes, 0, &conn.send.overlapped, NULL) != 0:
         error = WSAGetLastError()
-        if error != ERROR_IO_PENDING:
-            count(engine, worker, N_OPS_COMPLETED, 1)
-            send_done(worker, conn, error, 0)
-            conn_unref(conn)
-            return
-    cancel_if_over(conn, NULL)
+    AcquireSRWLockExclusive(&conn.lock)
+    if error == ERROR_IO_PENDING or (error == 0 and not conn.skips):
+        op_pended(conn, NULL)
+        return
+    count(engine, worker, N_OPS_COMPLETED, 1)
+    send_done(worker, conn, error, nbytes)
+    if error == 0:
+        op_inline(worker, conn)
+    conn_unref(conn)    # never the last one: the caller has its own
 
 
 cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
-    """The outcome of a send enters the connection's state; a short one leaves the rest queued."""
+    """The outcome of a send enters the connection's state; a short one leaves the rest queued.
+    Precondition: conn.lock held."""
     cdef queue_t emptied
     memset(&emptied, 0, sizeof(emptied))
     if nbytes > 0:
         count(conn.engine, worker, N_SENDS, 1)
         count(conn.engine, worker, N_BYTES_SENT, nbytes)
-    AcquireSRWLockExclusive(&conn.lock)
     conn.sending = False
     conn.pending -= 1
     queue_consume(&conn.outbox, nbytes, &emptied)
@@ -710,17 +691,18 @@ cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
         conn.sent_untold += nbytes
     if error != 0:
         conn_fail(conn, ABORT_ERROR, error, True)
-    else:
-        trace(conn, "sent", nbytes)
-        if conn.state == STATE_FLUSHING:
-            conn.progress_ms = now_ms()
-        if conn.engine.config.idle_timeout_ms != 0:
-            conn.active_ms = now_ms()
-    ReleaseSRWLockExclusive(&conn.lock)
+        return
+    trace(conn, "sent", nbytes)
+    if conn.state == STATE_FLUSHING:
+        conn.progress_ms = now_ms()
+    if conn.engine.config.idle_timeout_ms != 0:
+        conn.active_ms = now_ms()
 
 
 cdef void on_send_complete(worker_t *worker, conn_t *conn, DWORD nbytes) noexcept nogil:
-    send_done(worker, conn, op_error(&conn.send, conn.sock), nbytes)
+    cdef int error = op_error(&conn.send, conn.sock)
+    AcquireSRWLockExclusive(&conn.lock)
+    send_done(worker, conn, error, nbytes)
     conn_advance(worker, conn, False)
     conn_unref(conn)
 
@@ -1200,6 +1182,10 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     """The executor's last step: post what delivery asked for, then give the turn up,
     or keep it if there is more."""
     cdef bint carry
+    AcquireSRWLockExclusive(&conn.lock)
+    # Until here the one who delivered was the executor: what is written to the connection
+    # from now on is not sent by this turn.
+    conn.executor = 0
     conn_advance(worker, conn, True)
     AcquireSRWLockExclusive(&conn.lock)
     conn.deliver = conn_has_news(conn)
@@ -1228,9 +1214,6 @@ cdef conn_t *worker_next(worker_t *worker) noexcept nogil:
 
 
 cdef void worker_delivered(worker_t *worker, conn_t *conn) noexcept nogil:
-    AcquireSRWLockExclusive(&conn.lock)
-    conn.executor = 0
-    ReleaseSRWLockExclusive(&conn.lock)
     AcquireSRWLockExclusive(&worker.lock)
     ready_append(&worker.work, conn)
     ReleaseSRWLockExclusive(&worker.lock)
@@ -1453,7 +1436,6 @@ cdef void conn_close_due(conn_t *conn, bint stop) noexcept nogil:
         conn_cancel(conn)
     elif conn.state == STATE_OPEN and stop:
         conn_fail(conn, ABORT_STOP, 0, False)
-    ReleaseSRWLockExclusive(&conn.lock)
     conn_advance(NULL, conn, False)
 
 
@@ -1489,7 +1471,6 @@ cdef void conn_idle_due(conn_t *conn) noexcept nogil:
             conn_fail(conn, ABORT_IDLE, WSAETIMEDOUT, False)
         else:
             conn_arm(conn, &conn.engine.idling, &conn.idling)
-    ReleaseSRWLockExclusive(&conn.lock)
     conn_advance(NULL, conn, False)
 
 
@@ -1946,9 +1927,9 @@ cdef bint conn_on_executor(conn_t *conn) noexcept nogil:
 
 cdef void conn_request_done(conn_t *conn) noexcept nogil:
     """Releases conn.lock and sees to it that a changed state has its effect."""
-    cdef bint executor = conn_on_executor(conn)
-    ReleaseSRWLockExclusive(&conn.lock)
-    if not executor:
+    if conn_on_executor(conn):
+        ReleaseSRWLockExclusive(&conn.lock)
+    else:
         conn_advance(NULL, conn, False)
 
 
@@ -2026,6 +2007,7 @@ cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil:
 
 cdef bint conn_flush(conn_t *conn) noexcept nogil:
     cdef bint pause = False
+    AcquireSRWLockExclusive(&conn.lock)
     conn_advance(NULL, conn, False)
     AcquireSRWLockExclusive(&conn.lock)
     if conn_on_executor(conn) and conn.marks.above and not conn.pause_told:

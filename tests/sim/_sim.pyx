@@ -249,11 +249,11 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_note("connection_made", client, 0)
         protocol.made = True
         conn_ref(conn)
+        protocol.tells = sim_random(2)
+        conn_tell_sent(conn, protocol.tells)
         sim_atomic(True)
         protocol.conn = conn
         sim_atomic(False)
-        protocol.tells = sim_random(2)
-        conn_tell_sent(conn, protocol.tells)
         if sim_random(4) == 0:
             conn_set_direct(conn, True)
         if sim_random(3) == 0:

@@ -283,8 +283,8 @@ MUTANTS = [
         [
             (
                 "        conn_arm(conn, &conn.engine.quiet, &conn.quiet)\n\n\n"
-                "cdef void cancel_if_over",
-                "        pass\n\n\ncdef void cancel_if_over",
+                "cdef void op_pended",
+                "        pass\n\n\ncdef void op_pended",
             )
         ],
     ),
