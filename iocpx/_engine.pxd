@@ -14,7 +14,7 @@ from iocpx._state cimport (
 )
 from iocpx._winsock cimport (
     DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
-    OVERLAPPED_ENTRY, SOCKET, SRWLOCK,
+    OVERLAPPED_ENTRY, SOCKET, SRWLOCK, ULONG,
 )
 
 # -- counters -------------------------------------------------------------------
@@ -113,6 +113,8 @@ ctypedef struct conn_t:
     recv_t *recvs               # owned with the conn_t: window.size of them
     window_t window             # which of them are posted, in order
     buf_t *spare                # owned: for the next receive
+    bint large                  # receives get buffers of config.buffer_size, not small ones
+    int small_run               # receives that did not need that, in a row
     queue_t inbox               # received, not yet delivered
     unsigned int receives       # that brought data
     unsigned int receives_seen  # at the last look of the quiet deadline
@@ -179,7 +181,9 @@ ctypedef struct worker_t:
     LONG thread_id
     tally_t tally
     OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
+    ULONG batch                 # packets that it takes next, at most
     int failures                # looks at the port that failed, in a row
+    LONG64 passed               # packets since connections of `carry` had their turn
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.
     ready_t news                # to be delivered
@@ -262,7 +266,8 @@ ctypedef struct engine_t:
     SRWLOCK pass_lock           # held while the connections are gone through one by one
     SRWLOCK pool_lock
     # All below: pool_lock.
-    pool_t pool
+    pool_t pool                 # of config.buffer_size…
+    pool_t small_pool           # …and of SMALL_BYTES, if that is less
     conn_t *free_conns          # owned, by next_ready
     size_t n_free_conns
     LONG64 conn_hits

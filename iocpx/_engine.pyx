@@ -98,6 +98,10 @@ cdef enum:
     SHRINK_MS = 5000        # without FD_ACCEPT before the pool shrinks again
     QUIET_MS = 1000         # without data before a receive's buffer is taken back
     TRACE_BYTES = 120       # one line
+    # A receive's buffer while messages are short; that many receives of half of it or less
+    # make a connection one with short messages again.
+    SMALL_BYTES = 2048
+    SMALL_RUN = 8
     KEY = 0x696f6370        # the completion key of every handle and packet of ours
 
 # A time that the keeper need not wake up for.
@@ -139,24 +143,16 @@ cdef void live_drop(engine_t *engine) noexcept nogil:
 
 cdef buf_t *take_buffer(engine_t *engine, size_t nbytes) noexcept nogil:
     AcquireSRWLockExclusive(&engine.pool_lock)
-    cdef buf_t *buf = pool_take(&engine.pool, nbytes)
-    ReleaseSRWLockExclusive(&engine.pool_lock)
-    return buf
-
-
-cdef buf_t *free_buffer(engine_t *engine) noexcept nogil:
-    """Only what the pool has lying there; NULL: nothing."""
-    cdef buf_t *buf = NULL
-    AcquireSRWLockExclusive(&engine.pool_lock)
-    if engine.pool.free != NULL:
-        buf = pool_take(&engine.pool, 0)
+    cdef buf_t *buf = pool_take(
+        &engine.small_pool if nbytes <= engine.small_pool.capacity else &engine.pool, nbytes)
     ReleaseSRWLockExclusive(&engine.pool_lock)
     return buf
 
 
 cdef void give_buffer(engine_t *engine, buf_t *buf) noexcept nogil:
     AcquireSRWLockExclusive(&engine.pool_lock)
-    pool_give(&engine.pool, buf)
+    pool_give(&engine.small_pool if buf.capacity == engine.small_pool.capacity else &engine.pool,
+              buf)
     ReleaseSRWLockExclusive(&engine.pool_lock)
 
 
@@ -479,6 +475,9 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     cdef int sends = 0
     cdef bint above
     cdef bint closed = False
+    # A callback that writes as long as it is not paused has to be paused some time.
+    if conn_on_executor(conn):
+        sends = conn.inline_run
     while sends < INLINE_BUDGET and conn_may_send(conn):
         send_post(worker, conn)
         sends += 1
@@ -500,6 +499,13 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
 
 
 # -- receiving -----------------------------------------------------------------
+
+
+cdef size_t recv_capacity(conn_t *conn) noexcept nogil:
+    """Bytes of the next receive's buffer.  Small messages get a small one: it costs less to
+    post, and many connections that are busy with such do not need much memory."""
+    cdef config_t *config = &conn.engine.config
+    return config.buffer_size if conn.large else min(config.buffer_size, <size_t>SMALL_BYTES)
 
 
 cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
@@ -524,7 +530,7 @@ cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
         recv.buf = conn.spare
         conn.spare = NULL
         if recv.buf == NULL:
-            recv.buf = take_buffer(engine, 0)
+            recv.buf = take_buffer(engine, recv_capacity(conn))
         if recv.buf == NULL:
             recv_done(worker, conn, recv, WSAENOBUFS, 0)
             return
@@ -576,6 +582,14 @@ cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
     elif recv.nbytes > 0:
         trace(conn, "received", recv.nbytes)
         conn_active(conn)
+        # Full: more may have been there.
+        if recv.nbytes == buf.capacity:
+            conn.large = True
+            conn.small_run = 0
+        elif recv.nbytes <= SMALL_BYTES // 2:
+            conn.small_run += 1
+            if conn.small_run >= SMALL_RUN:
+                conn.large = False
         if not conn.deaf:
             buf.data = buf.base
             buf.size = recv.nbytes
@@ -611,7 +625,8 @@ cdef void conn_active(conn_t *conn) noexcept nogil:
 cdef void conn_keep_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
     """Keep one for the next receive, which spares the pool's lock.
     Precondition: conn.lock held."""
-    if conn.spare == NULL and not conn.idle and conn.state != STATE_CLOSED:
+    if (conn.spare == NULL and not conn.idle and conn.state != STATE_CLOSED
+            and buf.capacity == recv_capacity(conn)):
         conn.spare = buf
     else:
         give_buffer(conn.engine, buf)
@@ -1000,18 +1015,13 @@ cdef bint conn_attach(worker_t *worker, listener_t *listener, SOCKET sock,
         count(engine, worker, N_BYTES_RECEIVED, <LONG64>data.size)
         queue_push(&conn.inbox, data)
     else:
-        # A buffer that is free anyway is there for a client that talks at once; else
-        # the connection begins as an idle one, which holds none.
-        if data == NULL:
-            data = free_buffer(engine)
+        # A client that says nothing at once finds out that it is idle later.
         if data != NULL:
             conn_keep_buffer(conn, data)
-        conn.idle = conn.spare == NULL
     if engine.config.idle_timeout_ms != 0:
         conn.active_ms = now_ms()
         conn_arm(conn, &engine.idling, &conn.idling)
-    if not conn.idle:
-        conn_arm(conn, &engine.quiet, &conn.quiet)
+    conn_arm(conn, &engine.quiet, &conn.quiet)
     conn_leave(worker, conn)
     conn_unref(conn)
     return True
@@ -1245,6 +1255,7 @@ cdef bint worker_take_over(worker_t *worker) noexcept nogil:
     cdef worker_t *other
     cdef ready_t news
     cdef ready_t work
+    cdef ready_t carry
     cdef bint some = False
     cdef int i
     for i in range(engine.config.workers):
@@ -1254,15 +1265,17 @@ cdef bint worker_take_over(worker_t *worker) noexcept nogil:
         AcquireSRWLockExclusive(&other.lock)
         news = other.news
         work = other.work
-        ready_move(&other.carry, &work)
+        carry = other.carry
         memset(&other.news, 0, sizeof(ready_t))
         memset(&other.work, 0, sizeof(ready_t))
+        memset(&other.carry, 0, sizeof(ready_t))
         ReleaseSRWLockExclusive(&other.lock)
-        if news.head != NULL or work.head != NULL:
+        if news.head != NULL or work.head != NULL or carry.head != NULL:
             some = True
             AcquireSRWLockExclusive(&worker.lock)
             ready_move(&news, &worker.news)
             ready_move(&work, &worker.work)
+            ready_move(&carry, &worker.carry)
             ReleaseSRWLockExclusive(&worker.lock)
     if some:
         count(engine, worker, N_TAKEOVERS, 1)
@@ -1325,6 +1338,7 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef bint go_on = True
     cdef bint ok
     cdef bint busy
+    cdef bint full
     cdef DWORD error
     AcquireSRWLockExclusive(&worker.lock)
     busy = worker.carry.head != NULL
@@ -1334,9 +1348,12 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef bint others_idle = InterlockedIncrement(&engine.workers_idle) > 1
     if not busy:
         busy = worker_take_over(worker)
-    ok = GetQueuedCompletionStatusEx(
-        engine.port, worker.entries, 1 if others_idle else PACKETS_PER_WAIT,
-        &n, 0 if busy else timeout_ms, False)
+    # Where others are idle they shall get their share of the packets, unless there are more
+    # than all of them take.
+    if not others_idle or busy:
+        worker.batch = PACKETS_PER_WAIT
+    ok = GetQueuedCompletionStatusEx(engine.port, worker.entries, worker.batch, &n,
+                                     0 if busy else timeout_ms, False)
     error = 0 if ok else GetLastError()
     InterlockedDecrement(&engine.workers_idle)
     if ok:
@@ -1366,12 +1383,20 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
                 go_on = False
     elif error != WAIT_TIMEOUT and not worker_wait_out(worker, error):
         return False
-    AcquireSRWLockExclusive(&worker.lock)
-    conn = ready_pop(&worker.carry)
-    while conn != NULL:
-        ready_append(&worker.news if conn.deliver else &worker.work, conn)
+    # Those that had their share wait until everyone else had a turn: until the port has no
+    # more than was taken now, or so many packets went by that each connection can have had
+    # one.  Served after every look they would get most of a busy server.
+    full = n == worker.batch
+    worker.batch = min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if full else 1
+    worker.passed += n
+    if not full or worker.passed > engine_connections(engine):
+        worker.passed = 0
+        AcquireSRWLockExclusive(&worker.lock)
         conn = ready_pop(&worker.carry)
-    ReleaseSRWLockExclusive(&worker.lock)
+        while conn != NULL:
+            ready_append(&worker.news if conn.deliver else &worker.work, conn)
+            conn = ready_pop(&worker.carry)
+        ReleaseSRWLockExclusive(&worker.lock)
     while True:
         worker_serve(worker)
         AcquireSRWLockExclusive(&worker.lock)
@@ -1737,6 +1762,8 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     op_init(&engine.help, OP_HELP, engine)
     op_init(&engine.stop, OP_STOP, engine)
     pool_init(&engine.pool, config.buffer_size, config.max_free_buffers)
+    pool_init(&engine.small_pool, min(config.buffer_size, <size_t>SMALL_BYTES),
+              config.max_free_buffers)
     engine.workers = <worker_t *>calloc(config.workers, sizeof(worker_t))
     error[0] = WSAENOBUFS if engine.workers == NULL else engine_open(engine)
     if error[0] != 0:
@@ -1744,6 +1771,7 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
         return NULL
     for i in range(config.workers):
         engine.workers[i].engine = engine
+        engine.workers[i].batch = 1
         InitializeSRWLock(&engine.workers[i].lock)
     return engine
 
@@ -1758,6 +1786,7 @@ cdef void engine_clear_pools(engine_t *engine) noexcept nogil:
         free(conn)
     engine.n_free_conns = 0
     pool_clear(&engine.pool)
+    pool_clear(&engine.small_pool)
     ReleaseSRWLockExclusive(&engine.pool_lock)
 
 
@@ -1901,11 +1930,11 @@ cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil:
         pools.accept_error_counts[i] = engine.accept_error_counts[i]
     ReleaseSRWLockExclusive(&engine.lock)
     AcquireSRWLockExclusive(&engine.pool_lock)
-    pools.buffers_out = engine.pool.n_out
-    pools.buffers_peak = engine.pool.max_out
-    pools.buffers_free = engine.pool.n_free
-    pools.buffer_hits = engine.pool.hits
-    pools.buffer_misses = engine.pool.misses
+    pools.buffers_out = engine.pool.n_out + engine.small_pool.n_out
+    pools.buffers_peak = engine.pool.max_out + engine.small_pool.max_out
+    pools.buffers_free = engine.pool.n_free + engine.small_pool.n_free
+    pools.buffer_hits = engine.pool.hits + engine.small_pool.hits
+    pools.buffer_misses = engine.pool.misses + engine.small_pool.misses
     pools.connections_free = engine.n_free_conns
     pools.connection_hits = engine.conn_hits
     pools.connection_misses = engine.conn_misses
@@ -2117,6 +2146,11 @@ cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil:
 cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
     memset(news, 0, sizeof(news_t))
     AcquireSRWLockExclusive(&conn.lock)
+    if conn.pause_told and not conn.marks.above:
+        # A handler that fills its queue whenever it may would otherwise never be read:
+        # neither its peer's requests nor the end of the stream would come to it.
+        while conn.inline_run < INLINE_BUDGET and conn_wants_recv(conn):
+            recv_post(NULL, conn)
     conn.executor = GetCurrentThreadId()
     news.spent = conn.spent.head
     memset(&conn.spent, 0, sizeof(queue_t))
