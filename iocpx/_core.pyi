@@ -86,7 +86,7 @@ class Server:
         accept_timeout_s: float = 120.0,
         max_connections: int | None = None,
         initial_reads: int = 1,
-        buffer_size: int = 65536,
+        buffer_size: int = 262144,
         idle_timeout_s: float | None = None,
         max_sends: int | None = None,
         max_write_buffer: int | None = 67108864,

@@ -1075,7 +1075,8 @@ class Server:
         holds a slot of the accept pool, for accept_timeout_s seconds (1 to 86400).
     max_connections: int, or None for no limit; the next client gets a reset.
     initial_reads: receives kept pending per connection, 1 to 64.
-    buffer_size: bytes of a receive buffer, 1 to 16 MiB.
+    buffer_size: bytes of the largest receive buffer, 1 to 16 MiB; short messages get
+        smaller ones.
     idle_timeout_s: seconds without a byte in either direction before a reset,
         up to 86400; None: never.
     max_sends, max_write_buffer: writes, and bytes, that a connection may have queued;
@@ -1099,7 +1100,7 @@ class Server:
     def __init__(self, protocol_factory, host=None, port=0, *, sock=None, workers=None,
                  backlog=512, initial_accepts=10, max_accepts=100, accept_receive=False,
                  accept_timeout_s=120.0, max_connections=None, initial_reads=1,
-                 buffer_size=65536, idle_timeout_s=None, max_sends=None,
+                 buffer_size=262144, idle_timeout_s=None, max_sends=None,
                  max_write_buffer=67108864, close_timeout_s=5.0, keepalive_idle_s=5.0,
                  keepalive_interval_s=1.0, max_free_buffers=200, max_free_connections=100,
                  exception_handler=None, trace=None):

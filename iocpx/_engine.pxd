@@ -70,6 +70,7 @@ cdef enum limits:
     ADDRESS_BYTES = 28      # sockaddr_in6, the longest address we handle
     ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
     ACCEPT_ERROR_CODES = 16     # distinct codes that are told apart
+    N_SIZES = 4                 # of buffers
 
 ctypedef struct recv_t:
     op_t op             # first: the op of a packet is its recv_t
@@ -113,8 +114,8 @@ ctypedef struct conn_t:
     recv_t *recvs               # owned with the conn_t: window.size of them
     window_t window             # which of them are posted, in order
     buf_t *spare                # owned: for the next receive
-    bint large                  # receives get buffers of config.buffer_size, not small ones
-    int small_run               # receives that did not need that, in a row
+    int recv_size               # which of engine.pools the next receive's buffer is from
+    int short_run               # receives that did not need that much, in a row
     queue_t inbox               # received, not yet delivered
     unsigned int receives       # that brought data
     unsigned int receives_seen  # at the last look of the quiet deadline
@@ -266,8 +267,7 @@ ctypedef struct engine_t:
     SRWLOCK pass_lock           # held while the connections are gone through one by one
     SRWLOCK pool_lock
     # All below: pool_lock.
-    pool_t pool                 # of config.buffer_size…
-    pool_t small_pool           # …and of SMALL_BYTES, if that is less
+    pool_t[N_SIZES] pools       # the smallest buffers first; the last are of config.buffer_size
     conn_t *free_conns          # owned, by next_ready
     size_t n_free_conns
     LONG64 conn_hits

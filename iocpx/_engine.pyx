@@ -62,7 +62,7 @@ from iocpx._state cimport (
     STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
     buf_new, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
     deadlines_first, deadlines_init, deadlines_t, link_t, list_append, list_init, list_remove,
-    marks_update, pool_clear, pool_give, pool_init, pool_take,
+    marks_update, pool_clear, pool_give, pool_init, pool_t, pool_take,
     queue_consume, queue_extend, queue_move, queue_pop, queue_push, queue_push_front, queue_t,
     window_add, window_drop,
 )
@@ -98,10 +98,9 @@ cdef enum:
     SHRINK_MS = 5000        # without FD_ACCEPT before the pool shrinks again
     QUIET_MS = 1000         # without data before a receive's buffer is taken back
     TRACE_BYTES = 120       # one line
-    # A receive's buffer while messages are short; that many receives of half of it or less
-    # make a connection one with short messages again.
-    SMALL_BYTES = 2048
-    SMALL_RUN = 8
+    # Buffers have N_SIZES sizes: this, eight times as much, … and config.buffer_size.
+    SMALLEST_BYTES = 2048
+    SHORT_RUN = 8           # receives that a smaller buffer would have done for, in a row
     KEY = 0x696f6370        # the completion key of every handle and packet of ours
 
 # A time that the keeper need not wake up for.
@@ -142,17 +141,29 @@ cdef void live_drop(engine_t *engine) noexcept nogil:
 
 
 cdef buf_t *take_buffer(engine_t *engine, size_t nbytes) noexcept nogil:
+    """A buffer of the smallest size that holds nbytes; NULL: out of memory."""
+    cdef int size = 0
+    while size < N_SIZES - 1 and engine.pools[size].capacity < nbytes:
+        size += 1
     AcquireSRWLockExclusive(&engine.pool_lock)
-    cdef buf_t *buf = pool_take(
-        &engine.small_pool if nbytes <= engine.small_pool.capacity else &engine.pool, nbytes)
+    cdef buf_t *buf = pool_take(&engine.pools[size], nbytes)
     ReleaseSRWLockExclusive(&engine.pool_lock)
     return buf
 
 
 cdef void give_buffer(engine_t *engine, buf_t *buf) noexcept nogil:
+    cdef int size = 0
+    cdef size_t n_free = 0
+    cdef int i
+    while size < N_SIZES - 1 and engine.pools[size].capacity < buf.capacity:
+        size += 1
     AcquireSRWLockExclusive(&engine.pool_lock)
-    pool_give(&engine.small_pool if buf.capacity == engine.small_pool.capacity else &engine.pool,
-              buf)
+    # The limit is one for all sizes.
+    for i in range(<int>N_SIZES):
+        n_free += engine.pools[i].n_free
+    engine.pools[size].max_free = (
+        engine.pools[size].n_free + (n_free < engine.config.max_free_buffers))
+    pool_give(&engine.pools[size], buf)
     ReleaseSRWLockExclusive(&engine.pool_lock)
 
 
@@ -502,10 +513,25 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
 
 
 cdef size_t recv_capacity(conn_t *conn) noexcept nogil:
-    """Bytes of the next receive's buffer.  Small messages get a small one: it costs less to
+    """Bytes of the next receive's buffer.  Short messages get a small one: it costs less to
     post, and many connections that are busy with such do not need much memory."""
-    cdef config_t *config = &conn.engine.config
-    return config.buffer_size if conn.large else min(config.buffer_size, <size_t>SMALL_BYTES)
+    return conn.engine.pools[conn.recv_size].capacity
+
+
+cdef void recv_fit(conn_t *conn, size_t nbytes, size_t capacity) noexcept nogil:
+    """Choose the size for the next receive, after one that brought nbytes.
+    Precondition: conn.lock held."""
+    if nbytes == capacity and capacity == recv_capacity(conn):
+        # Full: more may have been there.
+        conn.recv_size = min(conn.recv_size + 1, <int>N_SIZES - 1)
+        conn.short_run = 0
+    elif conn.recv_size > 0 and nbytes <= conn.engine.pools[conn.recv_size - 1].capacity // 2:
+        conn.short_run += 1
+        if conn.short_run >= SHORT_RUN:
+            conn.recv_size -= 1
+            conn.short_run = 0
+    else:
+        conn.short_run = 0
 
 
 cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
@@ -582,14 +608,7 @@ cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
     elif recv.nbytes > 0:
         trace(conn, "received", recv.nbytes)
         conn_active(conn)
-        # Full: more may have been there.
-        if recv.nbytes == buf.capacity:
-            conn.large = True
-            conn.small_run = 0
-        elif recv.nbytes <= SMALL_BYTES // 2:
-            conn.small_run += 1
-            if conn.small_run >= SMALL_RUN:
-                conn.large = False
+        recv_fit(conn, recv.nbytes, buf.capacity)
         if not conn.deaf:
             buf.data = buf.base
             buf.size = recv.nbytes
@@ -1761,9 +1780,9 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     engine.help_due_ms = NEVER
     op_init(&engine.help, OP_HELP, engine)
     op_init(&engine.stop, OP_STOP, engine)
-    pool_init(&engine.pool, config.buffer_size, config.max_free_buffers)
-    pool_init(&engine.small_pool, min(config.buffer_size, <size_t>SMALL_BYTES),
-              config.max_free_buffers)
+    for i in range(<int>N_SIZES - 1):
+        pool_init(&engine.pools[i], min(config.buffer_size, <size_t>SMALLEST_BYTES << (3 * i)), 0)
+    pool_init(&engine.pools[<int>N_SIZES - 1], config.buffer_size, 0)
     engine.workers = <worker_t *>calloc(config.workers, sizeof(worker_t))
     error[0] = WSAENOBUFS if engine.workers == NULL else engine_open(engine)
     if error[0] != 0:
@@ -1779,14 +1798,15 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
 cdef void engine_clear_pools(engine_t *engine) noexcept nogil:
     """Precondition: no worker runs."""
     cdef conn_t *conn
+    cdef int i
     AcquireSRWLockExclusive(&engine.pool_lock)
     while engine.free_conns != NULL:
         conn = engine.free_conns
         engine.free_conns = conn.next_ready
         free(conn)
     engine.n_free_conns = 0
-    pool_clear(&engine.pool)
-    pool_clear(&engine.small_pool)
+    for i in range(<int>N_SIZES):
+        pool_clear(&engine.pools[i])
     ReleaseSRWLockExclusive(&engine.pool_lock)
 
 
@@ -1921,6 +1941,7 @@ cdef LONG64 engine_count(engine_t *engine, int counter) noexcept nogil:
 
 
 cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil:
+    cdef const pool_t *pool
     cdef int i
     pools.accepts_pending = InterlockedExchangeAdd64(&engine.accepts_pending, 0)
     AcquireSRWLockExclusive(&engine.lock)
@@ -1930,11 +1951,18 @@ cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil:
         pools.accept_error_counts[i] = engine.accept_error_counts[i]
     ReleaseSRWLockExclusive(&engine.lock)
     AcquireSRWLockExclusive(&engine.pool_lock)
-    pools.buffers_out = engine.pool.n_out + engine.small_pool.n_out
-    pools.buffers_peak = engine.pool.max_out + engine.small_pool.max_out
-    pools.buffers_free = engine.pool.n_free + engine.small_pool.n_free
-    pools.buffer_hits = engine.pool.hits + engine.small_pool.hits
-    pools.buffer_misses = engine.pool.misses + engine.small_pool.misses
+    pools.buffers_out = 0
+    pools.buffers_peak = 0
+    pools.buffers_free = 0
+    pools.buffer_hits = 0
+    pools.buffer_misses = 0
+    for i in range(<int>N_SIZES):
+        pool = &engine.pools[i]
+        pools.buffers_out += pool.n_out
+        pools.buffers_peak += pool.max_out
+        pools.buffers_free += pool.n_free
+        pools.buffer_hits += pool.hits
+        pools.buffer_misses += pool.misses
     pools.connections_free = engine.n_free_conns
     pools.connection_hits = engine.conn_hits
     pools.connection_misses = engine.conn_misses

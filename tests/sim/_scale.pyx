@@ -9,7 +9,7 @@ from iocpx._winsock cimport INFINITE, SOCKET, closesocket
 
 cdef enum:
     MESSAGE = 64            # bytes
-    BUFFER = 65536
+    BUFFER = 262144
     AT_ONCE = 50            # messages under way
     BUSY = 500              # connections that talk while the others are idle
     ROUNDS = 40             # messages of each of them
@@ -35,7 +35,6 @@ cdef void application_main(void *argument) noexcept nogil:
     """argument: not NULL: measure connections that are idle before each message."""
     global idle_bytes, empty_bytes, n_woken
     cdef sim_client_t facts
-    cdef pools_t pools
     cdef int i
     cdef int client
     cdef int busy = min(n_clients, <int>BUSY)
@@ -50,8 +49,10 @@ cdef void application_main(void *argument) noexcept nogil:
             sim_sleep(1)
     sim_sleep(QUIET_MS)
     # Without the buffers that the pool keeps for reuse, which do not grow with the connections.
-    engine_pools(the_engine, &pools)
-    idle_bytes = sim_bytes_allocated() - <long>(pools.buffers_free * (sizeof(buf_t) + BUFFER))
+    idle_bytes = sim_bytes_allocated()
+    for i in range(<int>N_SIZES):
+        idle_bytes -= <long>(the_engine.pools[i].n_free
+                             * (sizeof(buf_t) + the_engine.pools[i].capacity))
     if engine_connections(the_engine) != n_clients:
         sim_fail("%lld connections", engine_connections(the_engine))
     # Spread over all that there are.

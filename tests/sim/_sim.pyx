@@ -604,7 +604,7 @@ cdef void configure() noexcept nogil:
     config.accept_timeout_ms = one_of(0, 500, 3000, 10000)
     config.max_connections = turned(K_MAX_CONNECTIONS, one_of(0, 0, 3, 10))
     config.initial_reads = <int>turned(K_READS, one_of(1, 1, 2, 5))
-    config.buffer_size = <size_t>turned(K_BUFFER, one_of(512, 512, 1024, 4096))
+    config.buffer_size = <size_t>turned(K_BUFFER, one_of(512, 1024, 4096, 20000))
     config.max_free_buffers = one_of(0, 2, 10, 100)
     config.max_free_connections = one_of(0, 1, 3, 100)
     config.idle_timeout_ms = turned(K_IDLE, one_of(0, 0, 0, 5000))
