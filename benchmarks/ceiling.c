@@ -26,7 +26,8 @@ enum {
     ACCEPTS = 64,         /* AcceptEx calls kept pending */
     ADDRESS_BYTES = 64,   /* an address as AcceptEx writes it; 16 more than its struct at least */
     BUFFER_BYTES = 65536,
-    INLINE_BUDGET = 4,
+    SMALL_BYTES = 1024,   /* of it, that are posted until a receive has filled them */
+    INLINE_BUDGET = 2,
     MAX_WORKERS = 64,
     PACKETS_PER_WAIT = 16,
 };
@@ -37,6 +38,7 @@ typedef struct conn {
     OVERLAPPED overlapped; /* first, so that a packet's OVERLAPPED is the connection's address */
     SOCKET sock;
     doing_t doing;
+    DWORD room;       /* bytes that the next receive is given */
     DWORD size, sent; /* bytes in the buffer, and how many of them are on their way already */
     DWORD completed;  /* while it waits in carry: the bytes of its last operation */
     struct conn *next;
@@ -80,6 +82,7 @@ static void accept_post(void)
         die("malloc");
     memset(conn, 0, offsetof(conn_t, buffer));
     conn->sock = new_socket();
+    conn->room = SMALL_BYTES;
     while (!accept_ex(listener, conn->sock, conn->buffer, 0, ADDRESS_BYTES, ADDRESS_BYTES, &received,
                       &conn->overlapped)
            && WSAGetLastError() != ERROR_IO_PENDING)
@@ -121,7 +124,7 @@ static int conn_post(worker_t *worker, conn_t *conn, DWORD *nbytes)
     } else {
         conn->doing = RECEIVING;
         part.buf = conn->buffer;
-        part.len = BUFFER_BYTES;
+        part.len = conn->room;
         result = WSARecv(conn->sock, &part, 1, nbytes, &flags, &conn->overlapped, NULL);
     }
     worker->ops_posted++;
@@ -143,6 +146,8 @@ static void conn_serve(worker_t *worker, conn_t *conn, DWORD nbytes)
                 return;
             }
             conn->size = nbytes;
+            if (nbytes == conn->room && conn->room < BUFFER_BYTES)
+                conn->room *= 8;
             conn->sent = 0;
         }
         outcome = conn_post(worker, conn, &nbytes);
