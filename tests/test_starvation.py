@@ -6,6 +6,7 @@ found by the limits of the clients' waits; the deadline for closing is too far o
 
 import asyncio
 import contextlib
+import socket
 import threading
 
 from support import WAIT_S, Echoing, wait_for_event
@@ -124,4 +125,83 @@ def test_a_buffer_that_is_always_filled_leaves_its_worker_to_the_others(serve):
     with flooding(served.connect()):
         # The client is far ahead by now: the buffer will be filled every time.
         wait_until(lambda: served.server.stats()["bytes_received"] > 1 << 18, "the flood")
+        echo_rounds(other, ROUNDS)
+
+
+class Source(asyncio.Protocol):
+    """Writes whenever it may, so that its queue is always full."""
+
+    block = bytes(65536)
+
+    def __init__(self):
+        self.paused = False
+        self.received = b""
+        self.got_data = threading.Event()
+        self.got_eof = threading.Event()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.fill()
+
+    def fill(self):
+        while not self.paused and not self.transport.is_closing():
+            self.transport.write(self.block)
+
+    def pause_writing(self):
+        self.paused = True
+
+    def resume_writing(self):
+        self.paused = False
+        self.fill()
+
+    def data_received(self, data):
+        self.received += data
+        self.got_data.set()
+
+    def eof_received(self):
+        self.got_eof.set()
+
+
+@contextlib.contextmanager
+def draining(client):
+    """The client takes what comes, without a pause, as long as the body runs; then it goes."""
+    enough = threading.Event()
+
+    def drain():
+        with contextlib.suppress(OSError):
+            while not enough.is_set() and client.sock.recv(1 << 20):
+                pass
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+        client.reset()
+
+
+def test_a_protocol_that_writes_whenever_it_may_hears_its_client(serve):
+    protocol = Source()
+    served = serve(lambda: protocol)
+    client = served.connect()
+    with draining(client):
+        client.sock.sendall(b"stop")
+        wait_for_event(protocol.got_data, "what the client says while it is sent to")
+        client.sock.shutdown(socket.SHUT_WR)
+        wait_for_event(protocol.got_eof, "the end of the client's stream")
+    assert protocol.received == b"stop"
+
+
+def test_a_protocol_that_writes_until_it_is_paused_leaves_its_worker_to_the_others(serve):
+    classes = iter((Source, Echoing))
+
+    def factory():
+        return next(classes)()
+
+    served = serve(factory, workers=1)
+    client = served.connect()
+    with draining(client):
+        other = served.connect()
         echo_rounds(other, ROUNDS)

@@ -12,7 +12,9 @@ from libc.string cimport memset
 
 from _kernel cimport *
 from iocpx._engine cimport *
-from iocpx._state cimport STATE_ABORTING, STATE_ENDING, buf_free, buf_t, link_t
+from iocpx._state cimport (
+    STATE_ABORTING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, buf_free, buf_t, link_t,
+)
 from iocpx._winsock cimport (
     INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK, WSAENOBUFS, WSAETIMEDOUT,
     AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
@@ -432,6 +434,9 @@ cdef void check_idle() noexcept nogil:
                 sim_fail("client %d: scheduled, and nobody comes", client_of(conn))
             if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
                 sim_fail("client %d: its connection has ended and is still open", client_of(conn))
+            if (conn.outbox.head != NULL and not conn.sending
+                    and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
+                sim_fail("client %d: what was written waits, and nobody sends", client_of(conn))
             if conn.inbox.head != NULL and not conn.read_paused:
                 sim_fail("client %d: data waits, and nobody is told", client_of(conn))
         link = link.next

@@ -13,10 +13,8 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "        conn.pending += 1\n        conn_ref(conn)\n"
-                "        ReleaseSRWLockExclusive(&conn.lock)\n        recv_post",
-                "        conn.pending += 1\n"
-                "        ReleaseSRWLockExclusive(&conn.lock)\n        recv_post",
+                "    conn_ref(conn)\n    memset(&recv.op.overlapped",
+                "    memset(&recv.op.overlapped",
             )
         ],
     ),
@@ -25,10 +23,8 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "        conn.pending += 1\n        conn_ref(conn)\n"
-                "        ReleaseSRWLockExclusive(&conn.lock)\n        send_post",
-                "        conn.pending += 1\n"
-                "        ReleaseSRWLockExclusive(&conn.lock)\n        send_post",
+                "    conn_ref(conn)\n    memset(&conn.send.overlapped",
+                "    memset(&conn.send.overlapped",
             )
         ],
     ),
@@ -37,16 +33,17 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "        conn.pending += 1\n        conn_ref(conn)\n"
-                "        ReleaseSRWLockExclusive(&conn.lock)\n"
-                "        recv_post(worker, conn, &conn.recvs[slot], zero_byte)\n"
-                "        AcquireSRWLockExclusive(&conn.lock)\n",
-                "        conn_ref(conn)\n"
-                "        ReleaseSRWLockExclusive(&conn.lock)\n"
-                "        recv_post(worker, conn, &conn.recvs[slot], zero_byte)\n"
-                "        AcquireSRWLockExclusive(&conn.lock)\n"
-                "        conn.pending += 1\n",
-            )
+                "    conn.pending += 1\n    if conn.state == STATE_OPEN and (conn.idle",
+                "    if conn.state == STATE_OPEN and (conn.idle",
+            ),
+            (
+                "    AcquireSRWLockExclusive(&conn.lock)\n"
+                "    if error == ERROR_IO_PENDING or (error == 0 and not conn.skips):\n"
+                "        op_pended(conn, recv)\n",
+                "    AcquireSRWLockExclusive(&conn.lock)\n    conn.pending += 1\n"
+                "    if error == ERROR_IO_PENDING or (error == 0 and not conn.skips):\n"
+                "        op_pended(conn, recv)\n",
+            ),
         ],
     ),
     (
@@ -148,14 +145,26 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "    AcquireSRWLockExclusive(&conn.lock)\n    recv.done = True\n",
-                "    recv.done = True\n",
-            ),
+                "    AcquireSRWLockExclusive(&conn.lock)\n"
+                "    recv_done(worker, conn, recv, error, nbytes)\n    conn_advance",
+                "    recv_done(worker, conn, recv, error, nbytes)\n"
+                "    AcquireSRWLockExclusive(&conn.lock)\n    conn_advance",
+            )
+        ],
+    ),
+    (
+        "a connection whose turn is over still leaves it to its worker to send",
+        ENGINE,
+        [("    conn.executor = 0\n    conn_advance(", "    conn_advance(")],
+    ),
+    (
+        "connections that had their share never have another turn",
+        ENGINE,
+        [
             (
-                "        recv_absorb(conn, &conn.recvs[window_drop(&conn.window)])\n"
-                "    ReleaseSRWLockExclusive(&conn.lock)\n",
-                "        recv_absorb(conn, &conn.recvs[window_drop(&conn.window)])\n",
-            ),
+                "    if not full or worker.passed > engine_connections(engine):\n",
+                "    if not full and worker.passed > engine_connections(engine):\n",
+            )
         ],
     ),
     (
@@ -282,8 +291,7 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "        conn_arm(conn, &conn.engine.quiet, &conn.quiet)\n\n\n"
-                "cdef void op_pended",
+                "        conn_arm(conn, &conn.engine.quiet, &conn.quiet)\n\n\ncdef void op_pended",
                 "        pass\n\n\ncdef void op_pended",
             )
         ],
