@@ -158,14 +158,9 @@ MUTANTS = [
         [("    conn.executor = 0\n    conn_advance(", "    conn_advance(")],
     ),
     (
-        "connections that had their share never have another turn",
+        "connections that had their share are lost when an idle worker takes them over",
         ENGINE,
-        [
-            (
-                "    if not full or worker.passed > engine_connections(engine):\n",
-                "    if not full and worker.passed > engine_connections(engine):\n",
-            )
-        ],
+        [("            ready_move(&carry, &worker.carry)\n", "")],
     ),
     (
         "what a short send has left is dropped",
