@@ -105,10 +105,13 @@ ctypedef struct conn_t:
     bint error_sending          # the failed operation was a send
     uint64_t progress_ms        # when bytes last left, for the close deadline
     uint64_t active_ms          # when bytes last came or left, for the idle timeout
-    int inline_run              # inline completions since the last wait for the port
+    int inline_run              # of its turns' operations, those that completed at once in a row
     bint scheduled              # in a ready list, in a packet, or being served
     bint deliver                # scheduled because of news for the handler
-    DWORD executor              # id of the thread that serves it now; 0: none
+    # Id of the thread that delivered last, until conn_served: what that one writes is left
+    # to conn_served to send.  0: none.
+    DWORD executor
+    bint delivering             # … and is still at it; the executor's
     queue_t traces              # lines for the trace
     # receive side
     recv_t *recvs               # owned with the conn_t: window.size of them
@@ -183,13 +186,13 @@ ctypedef struct worker_t:
     tally_t tally
     OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
     ULONG batch                 # packets that it takes next, at most
-    int failures                # looks at the port that failed, in a row
+    int failures                # looks at the port that failed in a row while the server stops
     LONG64 passed               # packets since connections of `carry` had their turn
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.
     ready_t news                # to be delivered
     ready_t work                # delivered, or without news: to be served
-    ready_t carry               # had their inline share: again after a look at the port
+    ready_t carry               # had their inline share: again when the others had a turn
 
 # Called by a worker, no lock held: delivers to connections from worker_next until
 # that returns NULL, and gives each back by worker_delivered.
@@ -267,6 +270,8 @@ ctypedef struct engine_t:
     SRWLOCK pass_lock           # held while the connections are gone through one by one
     SRWLOCK pool_lock
     # All below: pool_lock.
+    size_t buffers_out          # taken and not given back
+    size_t buffers_peak
     pool_t[N_SIZES] pools       # the smallest buffers first; the last are of config.buffer_size
     conn_t *free_conns          # owned, by next_ready
     size_t n_free_conns
@@ -336,7 +341,8 @@ cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbyt
                      void *owner) noexcept nogil
 # …then all are queued, or dropped, at once: no other thread's write comes between them.
 cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil
-# Posts what is queued.  True: call pause_writing now, the caller is the executor.
+# Posts what is queued, as far as the turn's share goes.  True: call pause_writing now; only
+# inside one of the connection's own callbacks.
 cdef bint conn_flush(conn_t *conn) noexcept nogil
 cdef void conn_write_eof(conn_t *conn) noexcept nogil
 cdef void conn_close(conn_t *conn) noexcept nogil

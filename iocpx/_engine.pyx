@@ -63,6 +63,7 @@ from iocpx._state cimport (
     buf_new, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
     deadlines_first, deadlines_init, deadlines_t, link_t, list_append, list_init, list_remove,
     marks_update, pool_clear, pool_give, pool_init, pool_t, pool_take,
+    pool_trim,
     queue_consume, queue_extend, queue_move, queue_pop, queue_push, queue_push_front, queue_t,
     window_add, window_drop,
 )
@@ -83,12 +84,14 @@ cdef enum:
     # throughput and half as much again of p99; without a bound the busiest connection
     # gets nearly everything.
     INLINE_BUDGET = 2
+    CARRY_PACKETS = 1000    # that a connection which had its share waits for, at most
     # One send: enough for full speed, little enough that its completion tells a
     # slow reader from a dead one, and that Windows need not lock much memory.
     SEND_BYTES = 262144
     # Up to here a write is copied: cheaper than keeping the bytes object and
     # taking the GIL again only to release it.
     COPY_BYTES = 16384
+    GATHER_BYTES = 65536    # the largest buffer that small writes are gathered in
     RETRY_MS = 50           # the keeper's patience with a lack of resources
     TROUBLE_MS = 10000      # between two reports of it
     PORT_ATTEMPTS = 100     # looks at the port that fail, in a row, while the server stops
@@ -147,6 +150,9 @@ cdef buf_t *take_buffer(engine_t *engine, size_t nbytes) noexcept nogil:
         size += 1
     AcquireSRWLockExclusive(&engine.pool_lock)
     cdef buf_t *buf = pool_take(&engine.pools[size], nbytes)
+    if buf != NULL:
+        engine.buffers_out += 1
+        engine.buffers_peak = max(engine.buffers_peak, engine.buffers_out)
     ReleaseSRWLockExclusive(&engine.pool_lock)
     return buf
 
@@ -154,13 +160,22 @@ cdef buf_t *take_buffer(engine_t *engine, size_t nbytes) noexcept nogil:
 cdef void give_buffer(engine_t *engine, buf_t *buf) noexcept nogil:
     cdef int size = 0
     cdef size_t n_free = 0
+    cdef pool_t *largest = NULL
     cdef int i
     while size < N_SIZES - 1 and engine.pools[size].capacity < buf.capacity:
         size += 1
     AcquireSRWLockExclusive(&engine.pool_lock)
-    # The limit is one for all sizes.
+    engine.buffers_out -= 1
+    # The limit is one for all sizes; at the limit the largest make room, or what a burst
+    # of uploads left would stay for good.
     for i in range(<int>N_SIZES):
         n_free += engine.pools[i].n_free
+        if engine.pools[i].n_free > 0:
+            largest = &engine.pools[i]
+    if n_free >= engine.config.max_free_buffers and largest != NULL and (
+            largest.capacity > buf.capacity):
+        pool_trim(largest)
+        n_free -= 1
     engine.pools[size].max_free = (
         engine.pools[size].n_free + (n_free < engine.config.max_free_buffers))
     pool_give(&engine.pools[size], buf)
@@ -401,12 +416,6 @@ cdef void op_pended(conn_t *conn, recv_t *recv) noexcept nogil:
         recv_take_back(conn, recv)
 
 
-cdef void op_inline(worker_t *worker, conn_t *conn) noexcept nogil:
-    """After one that succeeded at once.  Precondition: conn.lock held."""
-    count(conn.engine, worker, N_INLINE_COMPLETIONS, 1)
-    conn.inline_run += 1
-
-
 cdef void recv_take_back(conn_t *conn, recv_t *recv) noexcept nogil:
     """Cancel a receive because of its buffer.  Precondition: conn.lock held, handle open
     or recv not posted."""
@@ -483,14 +492,16 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     Every completion and every request of the application ends here.
     Precondition: the caller has a reference, and conn.lock, which is released.
     """
-    cdef int sends = 0
+    # A turn's share, the callbacks in it included: one that writes as long as it is not
+    # paused has to be paused some time.  What others post is not part of it.
+    cdef bint turn = executor or conn_on_executor(conn)
+    cdef int sends = conn.inline_run if turn else 0
+    cdef bint first = True
     cdef bint above
     cdef bint closed = False
-    # A callback that writes as long as it is not paused has to be paused some time.
-    if conn_on_executor(conn):
-        sends = conn.inline_run
     while sends < INLINE_BUDGET and conn_may_send(conn):
-        send_post(worker, conn)
+        if send_post(worker, conn) and turn:
+            conn.inline_run += 1
         sends += 1
     above = conn.marks.above
     marks_update(&conn.marks, conn.outbox.nbytes)
@@ -498,9 +509,11 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
         count(conn.engine, worker, N_WRITE_PAUSES, 1)
     conn_shut(conn)
     # Bounded also where what comes is discarded at once: a peer that keeps sending
-    # must not keep its worker, or the keeper.
-    while executor and conn.inline_run < INLINE_BUDGET and conn_wants_recv(conn):
+    # must not keep its worker, or the keeper.  At least one in each turn, however much
+    # was sent in it: a connection that is sent to all the time has to be read, too.
+    while executor and (first or conn.inline_run < INLINE_BUDGET) and conn_wants_recv(conn):
         recv_post(worker, conn)
+        first = False
     if conn.pending == 0 and (conn.state == STATE_ENDING or conn.state == STATE_ABORTING):
         conn_close_handle(conn)
         closed = True
@@ -525,7 +538,8 @@ cdef void recv_fit(conn_t *conn, size_t nbytes, size_t capacity) noexcept nogil:
         # Full: more may have been there.
         conn.recv_size = min(conn.recv_size + 1, <int>N_SIZES - 1)
         conn.short_run = 0
-    elif conn.recv_size > 0 and nbytes <= conn.engine.pools[conn.recv_size - 1].capacity // 2:
+    elif (conn.recv_size > 0 and nbytes < capacity
+          and nbytes <= conn.engine.pools[conn.recv_size - 1].capacity // 2):
         conn.short_run += 1
         if conn.short_run >= SHORT_RUN:
             conn.recv_size -= 1
@@ -574,9 +588,10 @@ cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
         op_pended(conn, recv)
         return
     count(engine, worker, N_OPS_COMPLETED, 1)
-    recv_done(worker, conn, recv, error, nbytes)
+    recv_done(worker, conn, recv, error, nbytes if error == 0 else 0)
     if error == 0:
-        op_inline(worker, conn)
+        count(engine, worker, N_INLINE_COMPLETIONS, 1)
+        conn.inline_run += 1
     conn_unref(conn)    # never the last one: the caller has its own
 
 
@@ -671,8 +686,8 @@ cdef void on_recv_complete(worker_t *worker, recv_t *recv, DWORD nbytes) noexcep
 # -- sending -------------------------------------------------------------------
 
 
-cdef void send_post(worker_t *worker, conn_t *conn) noexcept nogil:
-    """One gather send of the front of the outbox.
+cdef bint send_post(worker_t *worker, conn_t *conn) noexcept nogil:
+    """One gather send of the front of the outbox.  True: it succeeded at once.
 
     Precondition: conn.lock held, which is released for the call: whoever writes
     meanwhile appends behind what is gathered here.
@@ -701,12 +716,13 @@ cdef void send_post(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     if error == ERROR_IO_PENDING or (error == 0 and not conn.skips):
         op_pended(conn, NULL)
-        return
+        return False
     count(engine, worker, N_OPS_COMPLETED, 1)
-    send_done(worker, conn, error, nbytes)
+    send_done(worker, conn, error, nbytes if error == 0 else 0)
     if error == 0:
-        op_inline(worker, conn)
+        count(engine, worker, N_INLINE_COMPLETIONS, 1)
     conn_unref(conn)    # never the last one: the caller has its own
+    return error == 0
 
 
 cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
@@ -917,10 +933,10 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
             # There may be a client on it, which shall see that it was not taken.
             linger_zero(sock)
             drop_socket(engine, worker, sock)
-        acceptor.failures += 1
         if not expected:
+            acceptor.failures += 1
             count_accept_error(engine, worker, error)
-        if acceptor.failures % ACCEPT_ATTEMPTS == 0 and not closing:
+        if not expected and acceptor.failures % ACCEPT_ATTEMPTS == 0:
             # So often in a row: posted again at once it could spin.
             accept_starve(acceptor, error)
         else:
@@ -1212,8 +1228,8 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     or keep it if there is more."""
     cdef bint carry
     AcquireSRWLockExclusive(&conn.lock)
-    # Until here the one who delivered was the executor: what is written to the connection
-    # from now on is not sent by this turn.
+    # Until here the thread that delivered last left it to this turn to send what it wrote;
+    # from now on whoever writes sends.
     conn.executor = 0
     conn_advance(worker, conn, True)
     AcquireSRWLockExclusive(&conn.lock)
@@ -1223,11 +1239,11 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
         ReleaseSRWLockExclusive(&conn.lock)
         conn_unref(conn)
         return
-    carry = worker != NULL and conn.inline_run >= INLINE_BUDGET
+    carry = conn.inline_run >= INLINE_BUDGET
     if carry:
         conn.inline_run = 0
     ReleaseSRWLockExclusive(&conn.lock)
-    if carry:
+    if carry and worker != NULL:
         AcquireSRWLockExclusive(&worker.lock)
         ready_append(&worker.carry, conn)
         ReleaseSRWLockExclusive(&worker.lock)
@@ -1243,6 +1259,10 @@ cdef conn_t *worker_next(worker_t *worker) noexcept nogil:
 
 
 cdef void worker_delivered(worker_t *worker, conn_t *conn) noexcept nogil:
+    # Not the executor's end: another worker may serve it from here on, but until then
+    # what this thread writes to it waits for that.  Without the lock, since while
+    # `executor` is this thread nobody else looks at it.
+    conn.delivering = False
     AcquireSRWLockExclusive(&worker.lock)
     ready_append(&worker.work, conn)
     ReleaseSRWLockExclusive(&worker.lock)
@@ -1335,12 +1355,12 @@ cdef bint worker_wait_out(worker_t *worker, DWORD error) noexcept nogil:
     has failed too often; what was pending then stays with the kernel.
     """
     cdef engine_t *engine = worker.engine
-    worker.failures += 1
     AcquireSRWLockExclusive(&engine.lock)
     cdef bint running = engine.phase == PHASE_RUNNING
     engine_trouble(engine, <int>error)
     ReleaseSRWLockExclusive(&engine.lock)
-    if not running and worker.failures > PORT_ATTEMPTS:
+    worker.failures = 0 if running else worker.failures + 1
+    if worker.failures > PORT_ATTEMPTS:
         return False
     # Not set before this worker has ended: a pause.
     WaitForSingleObject(engine.stopped_event, RETRY_MS)
@@ -1375,8 +1395,9 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
                                      0 if busy else timeout_ms, False)
     error = 0 if ok else GetLastError()
     InterlockedDecrement(&engine.workers_idle)
-    if ok:
+    if ok or error == WAIT_TIMEOUT:
         worker.failures = 0
+    if ok:
         count(engine, worker, N_WAITS, 1)
         count(engine, worker, N_PACKETS, n)
         count(engine, worker, N_OPS_COMPLETED, n)
@@ -1400,15 +1421,16 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
                 worker_take_over(worker)
             else:
                 go_on = False
-    elif error != WAIT_TIMEOUT and not worker_wait_out(worker, error):
-        return False
+    elif error != WAIT_TIMEOUT:
+        go_on = worker_wait_out(worker, error)
     # Those that had their share wait until everyone else had a turn: until the port has no
     # more than was taken now, or so many packets went by that each connection can have had
     # one.  Served after every look they would get most of a busy server.
     full = n == worker.batch
     worker.batch = min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if full else max(n, <ULONG>1)
     worker.passed += n
-    if not full or worker.passed > engine_connections(engine):
+    if not full or worker.passed * engine.config.workers > min(
+            engine_connections(engine), <LONG64>CARRY_PACKETS):
         worker.passed = 0
         AcquireSRWLockExclusive(&worker.lock)
         conn = ready_pop(&worker.carry)
@@ -1951,15 +1973,13 @@ cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil:
         pools.accept_error_counts[i] = engine.accept_error_counts[i]
     ReleaseSRWLockExclusive(&engine.lock)
     AcquireSRWLockExclusive(&engine.pool_lock)
-    pools.buffers_out = 0
-    pools.buffers_peak = 0
+    pools.buffers_out = engine.buffers_out
+    pools.buffers_peak = engine.buffers_peak
     pools.buffers_free = 0
     pools.buffer_hits = 0
     pools.buffer_misses = 0
     for i in range(<int>N_SIZES):
         pool = &engine.pools[i]
-        pools.buffers_out += pool.n_out
-        pools.buffers_peak += pool.max_out
         pools.buffers_free += pool.n_free
         pools.buffer_hits += pool.hits
         pools.buffer_misses += pool.misses
@@ -2017,6 +2037,7 @@ cdef int conn_written(conn_t *conn) noexcept nogil:
 cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbytes,
                      void *owner) noexcept nogil:
     cdef buf_t *buf
+    cdef size_t room = 0
     if owner != NULL and nbytes > COPY_BYTES:
         buf = buf_wrap(owner, <char *>data, nbytes)
         if buf == NULL:
@@ -2024,7 +2045,11 @@ cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbyt
         queue_push(parts, buf)
         return WRITE_KEPT
     if not queue_extend(parts, data, nbytes):
-        buf = take_buffer(conn.engine, nbytes)
+        # Where one buffer is full of small writes already, the next one holds more of them.
+        buf = parts.tail
+        if buf != NULL and buf.base != NULL:
+            room = min(8 * buf.capacity, <size_t>GATHER_BYTES)
+        buf = take_buffer(conn.engine, max(nbytes, room))
         if buf == NULL:
             return WRITE_NO_MEMORY
         memcpy(buf.data, data, nbytes)
@@ -2067,7 +2092,9 @@ cdef bint conn_flush(conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn_advance(NULL, conn, False)
     AcquireSRWLockExclusive(&conn.lock)
-    if conn_on_executor(conn) and conn.marks.above and not conn.pause_told:
+    # Elsewhere the pause comes as news, in its turn.
+    if (conn_on_executor(conn) and conn.delivering and conn.marks.above
+            and not conn.pause_told):
         conn.pause_told = True
         pause = True
     ReleaseSRWLockExclusive(&conn.lock)
@@ -2177,9 +2204,10 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
     if conn.pause_told and not conn.marks.above:
         # A handler that fills its queue whenever it may would otherwise never be read:
         # neither its peer's requests nor the end of the stream would come to it.
-        while conn.inline_run < INLINE_BUDGET and conn_wants_recv(conn):
+        if conn_wants_recv(conn):
             recv_post(NULL, conn)
     conn.executor = GetCurrentThreadId()
+    conn.delivering = True
     news.spent = conn.spent.head
     memset(&conn.spent, 0, sizeof(queue_t))
     news.traces = conn.traces.head
@@ -2263,7 +2291,8 @@ cdef size_t conn_receive(worker_t *worker, conn_t *conn, char *data, size_t nbyt
     AcquireSRWLockExclusive(&conn.lock)
     # Less than there was room for: all is received, and the next bytes are awaited.
     conn.readable = received == wsabuf.len
-    conn.inline_run += 1
+    # More may be there, so the next receive will not wait either.
+    conn.inline_run += conn.readable
     if received > 0:
         trace(conn, "received", received)
         conn_active(conn)

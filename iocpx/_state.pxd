@@ -47,8 +47,6 @@ ctypedef struct pool_t:
     size_t n_free
     size_t max_free     # beyond this a returned buffer is freed
     size_t capacity
-    size_t n_out        # taken and not yet given back, of any capacity
-    size_t max_out      # the most that were out at once
     uint64_t hits       # taken from the free list
     uint64_t misses     # newly allocated
 
@@ -57,6 +55,8 @@ cdef void pool_init(pool_t *pool, size_t capacity, size_t max_free) noexcept nog
 cdef buf_t *pool_take(pool_t *pool, size_t nbytes) noexcept nogil
 # buf has no owner (any more).
 cdef void pool_give(pool_t *pool, buf_t *buf) noexcept nogil
+# Frees one buffer.  Precondition: n_free > 0.
+cdef void pool_trim(pool_t *pool) noexcept nogil
 cdef void pool_clear(pool_t *pool) noexcept nogil
 
 # -- reorder window: which of `size` slots are in use, first in first out -----------

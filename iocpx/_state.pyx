@@ -123,8 +123,6 @@ cdef void pool_init(pool_t *pool, size_t capacity, size_t max_free) noexcept nog
     pool.n_free = 0
     pool.max_free = max_free
     pool.capacity = capacity
-    pool.n_out = 0
-    pool.max_out = 0
     pool.hits = 0
     pool.misses = 0
 
@@ -143,15 +141,10 @@ cdef buf_t *pool_take(pool_t *pool, size_t nbytes) noexcept nogil:
     else:
         buf = buf_new(nbytes if nbytes > pool.capacity else pool.capacity)
         pool.misses += 1
-    if buf != NULL:
-        pool.n_out += 1
-        if pool.n_out > pool.max_out:
-            pool.max_out = pool.n_out
     return buf
 
 
 cdef void pool_give(pool_t *pool, buf_t *buf) noexcept nogil:
-    pool.n_out -= 1
     if buf.capacity == pool.capacity and pool.n_free < pool.max_free:
         buf.next = pool.free
         pool.free = buf
@@ -160,13 +153,16 @@ cdef void pool_give(pool_t *pool, buf_t *buf) noexcept nogil:
         buf_free(buf)
 
 
+cdef void pool_trim(pool_t *pool) noexcept nogil:
+    cdef buf_t *buf = pool.free
+    pool.free = buf.next
+    pool.n_free -= 1
+    buf_free(buf)
+
+
 cdef void pool_clear(pool_t *pool) noexcept nogil:
-    cdef buf_t *buf
     while pool.free != NULL:
-        buf = pool.free
-        pool.free = buf.next
-        buf_free(buf)
-    pool.n_free = 0
+        pool_trim(pool)
 
 
 # -- reorder window ------------------------------------------------------------

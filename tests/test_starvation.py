@@ -205,3 +205,56 @@ def test_a_protocol_that_writes_until_it_is_paused_leaves_its_worker_to_the_othe
     with draining(client):
         other = served.connect()
         echo_rounds(other, ROUNDS)
+
+
+class Pushing(asyncio.Protocol):
+    """Whoever comes first is answered; every message of the others is echoed, and pushed to it."""
+
+    first = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+        if Pushing.first is None:
+            Pushing.first = self
+
+    def data_received(self, data):
+        if self is Pushing.first:
+            self.transport.write(b"R" * len(data))
+        else:
+            self.transport.write(data)
+            for _ in range(4):
+                Pushing.first.transport.write(b".")
+
+
+@contextlib.contextmanager
+def talking(clients):
+    """The clients exchange messages without a pause for as long as the body runs."""
+    enough = threading.Event()
+
+    def talk(client):
+        while not enough.is_set():
+            echo_rounds(client, 1)
+
+    threads = [threading.Thread(target=talk, args=(client,), daemon=True) for client in clients]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_connection_that_others_write_to_all_the_time_is_read(serve):
+    Pushing.first = None
+    served = serve(Pushing, workers=1)
+    client = served.connect()
+    client.sock.sendall(b"q")
+    assert client.sock.recv(1) == b"R"
+    others = [served.connect() for _ in range(8)]
+    with talking(others):
+        for _ in range(ROUNDS):
+            client.sock.sendall(b"q")
+            while b"R" not in client.sock.recv(1 << 16):
+                pass

@@ -207,6 +207,8 @@ cdef void react(int client) noexcept nogil:
         conn_write_eof(conn)
     elif what < 67:
         conn_set_marks(conn, sim_random(2000), 0)
+    elif what < 72:
+        write_to_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)))
 
 
 cdef void deliver_scripted(worker_t *worker) noexcept nogil:
@@ -400,6 +402,14 @@ cdef void meddle(int client) noexcept nogil:
     conn_unref(conn)
 
 
+cdef void write_to_another(int me, int client) noexcept nogil:
+    cdef conn_t *conn = borrow(client)
+    if conn != NULL:
+        if client != me and not marked(&protocols[client].paused):
+            meddle_write(client, conn)
+        conn_unref(conn)
+
+
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
     cdef protocol_t *protocol = &protocols[client]
     cdef size_t nbytes = 1 + sim_random(400)
@@ -414,8 +424,8 @@ cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
         protocol.written += nbytes
     ReleaseSRWLockExclusive(&protocol.lock)
     sim_note("write", client, <long long>nbytes)
-    if result & WRITE_FLUSH:
-        conn_flush(conn)
+    if result & WRITE_FLUSH and conn_flush(conn):
+        sim_fail("client %d: pause_writing outside of its callbacks", client)
 
 
 cdef void check_idle() noexcept nogil:

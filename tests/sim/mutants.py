@@ -274,12 +274,12 @@ MUTANTS = [
     (
         "a look at the port that fails ends the worker",
         ENGINE,
-        [
-            (
-                "error != WAIT_TIMEOUT and not worker_wait_out(worker, error):",
-                "error != WAIT_TIMEOUT:",
-            )
-        ],
+        [("        go_on = worker_wait_out(worker, error)\n", "        go_on = False\n")],
+    ),
+    (
+        "a pause is told beside the connection's own callbacks",
+        ENGINE,
+        [("conn_on_executor(conn) and conn.delivering and ", "conn_on_executor(conn) and ")],
     ),
     (
         "CancelIoEx that fails is not tried again",
