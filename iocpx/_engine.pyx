@@ -34,8 +34,9 @@ lock, and only then gives it up.  "Something to do" is computed from the state
 Every post has three outcomes, inline, pending and failed, and each X_post
 handles all three by calling X_done in the first and the last.  With
 FILE_SKIP_COMPLETION_PORT_ON_SUCCESS an inline completion yields no packet;
-INLINE_BUDGET bounds how many a connection may have before its worker looks at
-the port again, since one busy connection would otherwise starve the rest.
+INLINE_BUDGET bounds how many a connection may have in a turn; then it waits, in the
+worker's `carry`, until the others have had theirs, since one busy connection would
+otherwise starve the rest.
 
 Cancelling.  CancelIoEx reaches only what has been posted.  A post that races
 with conn_fail is therefore followed by a second look at the state
