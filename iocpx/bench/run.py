@@ -763,8 +763,10 @@ def main(argv=None):
             report.tables(bench.rows)
             for note in closing_notes(bench):
                 report.paragraph(note)
-            if args.full:
-                report.targets(targets.check(bench))
+            # Of workloads that were chosen, those that they tell about.
+            checked = [line for line in targets.check(bench) if args.full or line[2]]
+            if checked and (args.full or args.workload):
+                report.targets(checked)
             write_files(args, bench, about)
         elif bench.facts:
             report.line("nothing to measure: none of these servers takes part in these workloads")
