@@ -15,7 +15,7 @@ from cpython.buffer cimport (
     PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.bytes cimport (
-    PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+    _PyBytes_Resize, PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
@@ -75,6 +75,7 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
     """Tell one connection's protocol all its news, in order."""
     cdef news_t news
     cdef buf_t *buf
+    cdef size_t wanted
     cdef bint keep_open
     cdef int error = 0
     cdef bint error_sending = False
@@ -83,7 +84,7 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
     while news.spent != NULL:
         buf = news.spent
         news.spent = buf.next
-        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue
+        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue or offer_bytes
         buf_free(buf)
     while news.traces != NULL:
         buf = news.traces
@@ -94,11 +95,11 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
         make_connection(runtime, conn)
     if conn.py == NULL:
         # There is no protocol: the factory raised, or all is told.
-        buf = conn_take_data(conn)
+        buf = conn_take_data(conn, &wanted)
         while buf != NULL:
             buf.size = 0
             conn_give_buffer(conn, buf)
-            buf = conn_take_data(conn)
+            buf = conn_take_data(conn, &wanted)
         conn_take_lost(conn, &error, &error_sending)
         return
     connection = <Connection>conn.py
@@ -110,11 +111,15 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
         connection._call("pause_writing")
     if news.sent > 0:
         connection._call("data_sent", news.sent)
-    buf = conn_take_data(conn)
+    buf = conn_take_data(conn, &wanted)
     while buf != NULL:
         connection._feed(conn, buf)
         conn_give_buffer(conn, buf)
-        buf = conn_take_data(conn)
+        buf = conn_take_data(conn, &wanted)
+    # Not without a GIL: an object that one thread has made and another one lets go of keeps
+    # its memory there until the first runs Python again.
+    if wanted > COPY_BYTES and not free_threaded:
+        offer_bytes(conn, wanted)
     if conn_take_readable(conn):
         connection._receive(worker, conn)
     if conn_take_eof(conn):
@@ -143,6 +148,40 @@ cdef void make_connection(Runtime runtime, conn_t *conn) noexcept:
         return
     Py_INCREF(connection)               # for conn.py
     conn.py = <PyObject *>connection
+
+
+cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept:
+    """Have the next receive fill a bytes object, for data_received as it is.
+
+    Only now that the one before has been delivered: if the protocol has let go of it, its
+    memory, still in the processor's cache, is used again.
+    """
+    try:
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>nbytes)
+    except MemoryError:
+        return      # the receive takes a buffer of the engine's
+    Py_INCREF(data)                     # dropped by take_bytes or deliver
+    if not conn_offer(conn, <void *>data, PyBytes_AS_STRING(data), nbytes):
+        Py_DECREF(data)
+
+
+cdef bytes take_bytes(buf_t *buf):
+    """What was received, as bytes: the object that it was received into, or a copy, so that
+    a little data does not keep much memory."""
+    cdef size_t nbytes = buf.size
+    cdef PyObject *owner = <PyObject *>buf.owner
+    if owner == NULL or buf.data != buf.base or 2 * nbytes < buf.capacity:
+        data = PyBytes_FromStringAndSize(buf.data, <Py_ssize_t>nbytes)
+        buf.size = 0
+        return data
+    buf.owner = NULL
+    buf.base = NULL
+    buf.size = 0
+    if nbytes < buf.capacity:
+        _PyBytes_Resize(&owner, <Py_ssize_t>nbytes)
+    data = <bytes>owner
+    Py_DECREF(data)                     # of the INCREF in offer_bytes
+    return data
 
 
 cdef object address_tuple(const unsigned char *addr):
@@ -274,10 +313,7 @@ cdef class Connection:
             self._feed_buffers(conn, buf)
             return
         try:
-            # The copy that makes bytes of it; the engine's buffer goes on receiving.
-            data = PyBytes_FromStringAndSize(buf.data, <Py_ssize_t>buf.size)
-            buf.size = 0
-            data_received(data)
+            data_received(take_bytes(buf))
         except BaseException as exc:
             self._failed("data_received", exc)
 

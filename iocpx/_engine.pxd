@@ -71,6 +71,9 @@ cdef enum limits:
     ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
     ACCEPT_ERROR_CODES = 16     # distinct codes that are told apart
     N_SIZES = 4                 # of buffers
+    # Up to here bytes are copied, received ones and written ones: that costs less than to
+    # keep a bytes object and to take the GIL once more only to release it.
+    COPY_BYTES = 16384
 
 ctypedef struct recv_t:
     op_t op             # first: the op of a packet is its recv_t
@@ -116,7 +119,7 @@ ctypedef struct conn_t:
     # receive side
     recv_t *recvs               # owned with the conn_t: window.size of them
     window_t window             # which of them are posted, in order
-    buf_t *spare                # owned: for the next receive
+    buf_t *spare                # owned: for the next receive; may have an owner
     int recv_size               # which of engine.pools the next receive's buffer is from
     int short_run               # receives that did not need that much, in a row
     queue_t inbox               # received, not yet delivered
@@ -376,10 +379,16 @@ ctypedef struct news_t:
     buf_t *spent        # owned chain; the caller releases each owner, then buf_free
 
 cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil
-# The next received buffer, owned, to be given back by conn_give_buffer; NULL: none for now.
-cdef buf_t *conn_take_data(conn_t *conn) noexcept nogil
-# What is left in it (size) is delivered first when the connection reads on.
+# The next received buffer, owned, to be given back by conn_give_buffer; NULL: none for now,
+# and *wanted is the size of the buffer that the next receive will take; 0: none.
+cdef buf_t *conn_take_data(conn_t *conn, size_t *wanted) noexcept nogil
+# What is left in it (size) is delivered first when the connection reads on.  Whoever has
+# taken over its owner, and all data with it, leaves owner and base NULL.
 cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil
+# Memory for that receive, in place of a buffer of the engine's: so many bytes at data, in
+# owner.  True: owner is referenced until it comes back, with a received buffer or among the
+# spent.
+cdef bint conn_offer(conn_t *conn, void *owner, char *data, size_t nbytes) noexcept nogil
 # A direct handler is not given data: it is told that the connection is readable, and
 # receives into memory of its own.
 cdef void conn_set_direct(conn_t *conn, bint direct) noexcept nogil

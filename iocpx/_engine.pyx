@@ -61,7 +61,7 @@ from iocpx._op cimport OP_ACCEPT, OP_HELP, OP_RECV, OP_SEND, OP_SERVE, OP_STOP, 
 from iocpx._state cimport (
     EVENT_ABORT, EVENT_CLOSE, EVENT_DEADLINE, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
     STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
-    buf_new, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
+    buf_free, buf_new, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
     deadlines_first, deadlines_init, deadlines_t, link_t, list_append, list_init, list_remove,
     marks_update, pool_clear, pool_give, pool_init, pool_t, pool_take,
     pool_trim,
@@ -89,9 +89,6 @@ cdef enum:
     # One send: enough for full speed, little enough that its completion tells a
     # slow reader from a dead one, and that Windows need not lock much memory.
     SEND_BYTES = 262144
-    # Up to here a write is copied: cheaper than keeping the bytes object and
-    # taking the GIL again only to release it.
-    COPY_BYTES = 16384
     GATHER_BYTES = 65536    # the largest buffer that small writes are gathered in
     RETRY_MS = 50           # the keeper's patience with a lack of resources
     TROUBLE_MS = 10000      # between two reports of it
@@ -185,13 +182,16 @@ cdef void give_buffer(engine_t *engine, buf_t *buf) noexcept nogil:
 
 cdef void conn_drop_queue(conn_t *conn, queue_t *queue) noexcept nogil:
     """Empty a queue whose bytes nobody needs any more.  Precondition: conn.lock held."""
-    cdef buf_t *buf
     while queue.head != NULL:
-        buf = queue_pop(queue)
-        if buf.owner != NULL:
-            queue_push(&conn.spent, buf)
-        else:
-            give_buffer(conn.engine, buf)
+        conn_drop_buffer(conn, queue_pop(queue))
+
+
+cdef void conn_drop_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
+    """Give one back to whom it belongs.  Precondition: conn.lock held."""
+    if buf.owner != NULL:
+        queue_push(&conn.spent, buf)
+    else:
+        give_buffer(conn.engine, buf)
 
 
 cdef void trace(conn_t *conn, const char *what, LONG64 detail) noexcept nogil:
@@ -664,13 +664,13 @@ cdef void conn_keep_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
             and buf.capacity == recv_capacity(conn)):
         conn.spare = buf
     else:
-        give_buffer(conn.engine, buf)
+        conn_drop_buffer(conn, buf)
 
 
 cdef void conn_drop_spare(conn_t *conn) noexcept nogil:
     """Precondition: conn.lock held."""
     if conn.spare != NULL:
-        give_buffer(conn.engine, conn.spare)
+        conn_drop_buffer(conn, conn.spare)
         conn.spare = NULL
 
 
@@ -2231,13 +2231,29 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
     ReleaseSRWLockExclusive(&conn.lock)
 
 
-cdef buf_t *conn_take_data(conn_t *conn) noexcept nogil:
+cdef buf_t *conn_take_data(conn_t *conn, size_t *wanted) noexcept nogil:
     cdef buf_t *buf = NULL
+    wanted[0] = 0
     AcquireSRWLockExclusive(&conn.lock)
     if conn_readable(conn):
         buf = queue_pop(&conn.inbox)
+    elif (conn.state == STATE_OPEN and conn.spare == NULL and not conn.idle and not conn.direct
+            and conn_wants_recv(conn)):
+        wanted[0] = recv_capacity(conn)
     ReleaseSRWLockExclusive(&conn.lock)
     return buf
+
+
+cdef bint conn_offer(conn_t *conn, void *owner, char *data, size_t nbytes) noexcept nogil:
+    cdef buf_t *buf = buf_wrap(owner, data, nbytes)
+    if buf == NULL:
+        return False
+    buf.base = data
+    buf.capacity = nbytes
+    AcquireSRWLockExclusive(&conn.lock)
+    conn_keep_buffer(conn, buf)
+    ReleaseSRWLockExclusive(&conn.lock)
+    return True
 
 
 cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil:
@@ -2248,6 +2264,9 @@ cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil:
 
 
 cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
+    if buf.base == NULL:
+        buf_free(buf)
+        return
     AcquireSRWLockExclusive(&conn.lock)
     if buf.size > 0 and not conn.deaf:
         queue_push_front(&conn.inbox, buf)

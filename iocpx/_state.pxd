@@ -14,8 +14,10 @@ ctypedef struct buf_t:
     void *owner         # owned: the Python bytes object that `data` lies in; NULL: data is our own
     char *data          # first byte that still counts
     size_t size         # bytes from data on
-    char *base          # start of the storage behind this struct; NULL with an owner
-    size_t capacity     # bytes of that storage; 0 with an owner
+    # The storage to be filled: behind this struct, or with an owner in that.  NULL and 0:
+    # the owner's bytes are only read.
+    char *base
+    size_t capacity
     int writes          # write() calls that end here
 
 ctypedef struct queue_t:

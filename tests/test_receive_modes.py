@@ -1,12 +1,15 @@
 """How data is received: several receives at once, none while idle, directly, and not too much."""
 
+import asyncio
 import socket
 import threading
+import tracemalloc
 
 import pytest
 from support import (
     CountingSent,
     Echoing,
+    Recorder,
     Recording,
     RecordingBuffered,
     assert_same_bytes,
@@ -127,6 +130,96 @@ def test_closing_with_several_receives_pending(serve):
         client.close()
         protocol.wait_for("connection_lost")
         assert protocol.lost_with is None
+
+
+# -- long receives, which fill the bytes object that data_received gets
+
+
+class KeepingParts(Recording):
+    def __init__(self):
+        super().__init__()
+        self.parts = []
+
+    def on_data(self, data):
+        self.parts.append(data)
+
+
+@pytest.mark.parametrize("reads", [1, 4])
+@pytest.mark.parametrize("buffer_size", [20_000, 65536, 262144])
+def test_what_was_received_is_never_written_to_again(serve, buffer_size, reads):
+    client, protocol = serve(KeepingParts, buffer_size=buffer_size, initial_reads=reads).open()
+    data = pattern(8 << 20, reads)
+    run_together(lambda: client.send(data), lambda: protocol.wait_for_data(len(data)))
+    assert max(map(len, protocol.parts)) > 16384
+    assert_same_bytes(b"".join(protocol.parts), data)
+    client.close()
+
+
+class Afterwards(RecordingBuffered):
+    told_of_connection = False
+
+
+class ChangesAtTheFirstLong(Recording):
+    def __init__(self):
+        super().__init__()
+        self.second = Afterwards()
+
+    def on_data(self, data):
+        if len(data) > 16384:
+            self.transport.set_protocol(self.second)
+
+    def check(self):
+        assert self.events == ["connection_made"] + ["data_received"] * (len(self.events) - 1)
+        self.second.check()
+
+
+@pytest.mark.parametrize("reads", [1, 4])
+def test_a_protocol_changed_among_long_receives_misses_nothing(serve, reads):
+    client, first = serve(ChangesAtTheFirstLong, initial_reads=reads).open()
+    data = pattern(4 << 20)
+    client.send(data)
+    client.half_close()
+    first.second.wait_for("connection_lost")
+    assert_same_bytes(bytes(first.received + first.second.received), data)
+    client.close()
+
+
+class Counting(Recorder, asyncio.Protocol):
+    """Keeps nothing of what it gets."""
+
+    received = range(0)
+
+    def data_received(self, data):
+        with self._callback("data_received"):
+            self.received = range(len(self.received) + len(data))
+
+
+@pytest.mark.parametrize("how", ["quiet", "close", "abort", "reset"])
+def test_memory_for_a_long_receive_is_given_back(serve, how):
+    served = serve(Counting)
+    opened = [served.open() for _ in range(4)]
+    data = bytes(4 << 20)
+    tracemalloc.start()
+    try:
+        for client, protocol in opened:
+            client.send(data)
+            protocol.wait_for_data(len(data))
+        for client, protocol in opened:
+            if how == "reset":
+                client.reset()
+            elif how != "quiet":
+                getattr(protocol.transport, how)()
+                client.read_until_gone()
+                client.close()
+        # Less than one of them has taken.
+        wait_until(
+            lambda: tracemalloc.get_traced_memory()[0] < 200_000,
+            "the end of the memory of receives",
+        )
+    finally:
+        tracemalloc.stop()
+    for client, _ in opened:
+        client.close()
 
 
 # -- idle connections hold no buffer

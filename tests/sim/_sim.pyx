@@ -173,6 +173,13 @@ cdef void write(int client, size_t nbytes, bint keep) noexcept nogil:
         mark(&protocol.paused, True)
 
 
+cdef void offer(conn_t *conn, size_t nbytes) noexcept nogil:
+    """Memory of the handler's own for the next receive."""
+    cdef char *data = <char *>malloc(nbytes)
+    if data != NULL and not conn_offer(conn, data, data, nbytes):
+        free(data)
+
+
 cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil:
     sim_note("abort" if abort else "close", client, 0)
     mark(&protocols[client].closed, True)
@@ -226,6 +233,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef news_t news
     cdef buf_t *buf
     cdef size_t n
+    cdef size_t wanted
     cdef char[700] own
     cdef int error = 0
     cdef bint error_sending = False
@@ -266,7 +274,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_fail("client %d: a callback after connection_lost", client)
     if protocol.conn == NULL:
         # It was over before it began, or all is told.
-        buf = conn_take_data(conn)
+        buf = conn_take_data(conn, &wanted)
         if buf != NULL:
             sim_fail("client %d: data for nobody", client)
         if conn_take_lost(conn, &error, &error_sending):
@@ -285,7 +293,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         mark(&protocol.paused, True)
     protocol.sent += news.sent
     sim_point()
-    buf = conn_take_data(conn)
+    buf = conn_take_data(conn, &wanted)
     while buf != NULL:
         if protocol.eof:
             sim_fail("client %d: data after the end", client)
@@ -293,12 +301,19 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         n = buf.size if sim_random(8) != 0 else 1 + sim_random(<uint32_t>buf.size)
         sim_note("data_received", client, <long long>n)
         check_bytes(client, buf.data, n)
+        if buf.owner != NULL and buf.data == buf.base and n == buf.size and sim_random(4) != 0:
+            # The handler keeps the memory that it has offered.
+            free(buf.owner)
+            buf.owner = NULL
+            buf.base = NULL
         buf.data += n
         buf.size -= n
         react(client)
         sim_point()
         conn_give_buffer(conn, buf)
-        buf = conn_take_data(conn)
+        buf = conn_take_data(conn, &wanted)
+    if wanted > 0 and sim_random(3) == 0:
+        offer(conn, wanted)
     if conn_take_readable(conn):
         if protocol.eof:
             sim_fail("client %d: readable after the end", client)

@@ -327,4 +327,14 @@ MUTANTS = [
             )
         ],
     ),
+    (
+        "memory that a handler has offered goes to the engine's pool",
+        ENGINE,
+        [
+            (
+                "        conn_drop_buffer(conn, conn.spare)\n",
+                "        give_buffer(conn.engine, conn.spare)\n",
+            )
+        ],
+    ),
 ]
