@@ -2,8 +2,8 @@
 
 Locks, always taken in this order and never held into a callback, into the GIL
 or across a posted operation:
-    engine_t.pass_lock → conn_t.lock → listener_t.lock → worker_t.lock → engine_t.lock
-    → engine_t.pool_lock
+    engine_t.pass_lock → conn_t.lock → listener_t.lock → worker_t.lock → engine_t.run_lock
+    → engine_t.lock → engine_t.pool_lock
 """
 
 from libc.stdint cimport uint64_t
@@ -190,12 +190,11 @@ ctypedef struct worker_t:
     OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
     ULONG batch                 # packets that it takes next, at most
     int failures                # looks at the port that failed in a row while the server stops
-    LONG64 passed               # packets since connections of `carry` had their turn
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.
     ready_t news                # to be delivered
     ready_t work                # delivered, or without news: to be served
-    ready_t carry               # had their inline share: again when the others had a turn
+    ready_t again               # had their share; the worker's own, for the run queue
 
 # Called by a worker, no lock held: delivers to connections from worker_next until
 # that returns NULL, and gives each back by worker_delivered.
@@ -270,6 +269,8 @@ ctypedef struct engine_t:
     acceptor_t *starved         # could not be posted; tried again by the keeper
     uint64_t starved_due_ms
     conn_t *unposted            # could not be brought to a worker; tried again by the keeper
+    SRWLOCK run_lock
+    ready_t run_queue           # scheduled, waiting for their turn with any worker; run_lock
     SRWLOCK pass_lock           # held while the connections are gone through one by one
     SRWLOCK pool_lock
     # All below: pool_lock.

@@ -34,9 +34,10 @@ lock, and only then gives it up.  "Something to do" is computed from the state
 Every post has three outcomes, inline, pending and failed, and each X_post
 handles all three by calling X_done in the first and the last.  With
 FILE_SKIP_COMPLETION_PORT_ON_SUCCESS an inline completion yields no packet;
-INLINE_BUDGET bounds how many a connection may have in a turn; then it waits, in the
-worker's `carry`, until the others have had theirs, since one busy connection would
-otherwise starve the rest.
+INLINE_BUDGET bounds how many a connection may have in a turn; then it waits in the run
+queue until the others have had theirs, since one busy connection would otherwise
+starve the rest.  The queue is one for all workers, and as long as it is not empty what
+they dequeue from the port joins it: whose turn is next does not depend on who serves it.
 
 Cancelling.  CancelIoEx reaches only what has been posted.  A post that races
 with conn_fail is therefore followed by a second look at the state
@@ -85,7 +86,7 @@ cdef enum:
     # throughput and half as much again of p99; without a bound the busiest connection
     # gets nearly everything.
     INLINE_BUDGET = 2
-    CARRY_PACKETS = 1000    # that a connection which had its share waits for, at most
+    SHARE = 16              # connections that a worker takes from the run queue at once
     # One send: enough for full speed, little enough that its completion tells a
     # slow reader from a dead one, and that Windows need not lock much memory.
     SEND_BYTES = 262144
@@ -1227,7 +1228,7 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
 cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     """The executor's last step: post what delivery asked for, then give the turn up,
     or keep it if there is more."""
-    cdef bint carry
+    cdef bint had_share
     AcquireSRWLockExclusive(&conn.lock)
     # Until here the thread that delivered last left it to this turn to send what it wrote;
     # from now on whoever writes sends.
@@ -1240,14 +1241,12 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
         ReleaseSRWLockExclusive(&conn.lock)
         conn_unref(conn)
         return
-    carry = conn.inline_run >= INLINE_BUDGET
-    if carry:
+    had_share = conn.inline_run >= INLINE_BUDGET
+    if had_share:
         conn.inline_run = 0
     ReleaseSRWLockExclusive(&conn.lock)
-    if carry and worker != NULL:
-        AcquireSRWLockExclusive(&worker.lock)
-        ready_append(&worker.carry, conn)
-        ReleaseSRWLockExclusive(&worker.lock)
+    if had_share and worker != NULL:
+        ready_append(&worker.again, conn)
     else:
         conn_to_worker(worker, conn)
 
@@ -1278,10 +1277,36 @@ cdef conn_t *worker_next_work(worker_t *worker) noexcept nogil:
 
 cdef bint worker_has_any(worker_t *worker) noexcept nogil:
     AcquireSRWLockExclusive(&worker.lock)
-    cdef bint some = (worker.news.head != NULL or worker.work.head != NULL
-                      or worker.carry.head != NULL)
+    cdef bint some = worker.news.head != NULL or worker.work.head != NULL
     ReleaseSRWLockExclusive(&worker.lock)
     return some
+
+
+cdef bint engine_has_waiting(engine_t *engine) noexcept nogil:
+    AcquireSRWLockExclusive(&engine.run_lock)
+    cdef bint some = engine.run_queue.head != NULL
+    ReleaseSRWLockExclusive(&engine.run_lock)
+    return some
+
+
+cdef void worker_share(worker_t *worker) noexcept nogil:
+    """Where connections wait in the run queue, those that this worker has join it at the
+    end, and it takes up to SHARE from the front."""
+    cdef engine_t *engine = worker.engine
+    cdef conn_t *conn
+    cdef int n = 0
+    AcquireSRWLockExclusive(&worker.lock)
+    AcquireSRWLockExclusive(&engine.run_lock)
+    if engine.run_queue.head != NULL:
+        ready_move(&worker.news, &engine.run_queue)
+        ready_move(&worker.work, &engine.run_queue)
+        conn = ready_pop(&engine.run_queue)
+        while conn != NULL:
+            ready_append(&worker.news if conn.deliver else &worker.work, conn)
+            n += 1
+            conn = ready_pop(&engine.run_queue) if n < SHARE else NULL
+    ReleaseSRWLockExclusive(&engine.run_lock)
+    ReleaseSRWLockExclusive(&worker.lock)
 
 
 cdef bint worker_take_over(worker_t *worker) noexcept nogil:
@@ -1295,7 +1320,6 @@ cdef bint worker_take_over(worker_t *worker) noexcept nogil:
     cdef worker_t *other
     cdef ready_t news
     cdef ready_t work
-    cdef ready_t carry
     cdef bint some = False
     cdef int i
     for i in range(engine.config.workers):
@@ -1305,17 +1329,14 @@ cdef bint worker_take_over(worker_t *worker) noexcept nogil:
         AcquireSRWLockExclusive(&other.lock)
         news = other.news
         work = other.work
-        carry = other.carry
         memset(&other.news, 0, sizeof(ready_t))
         memset(&other.work, 0, sizeof(ready_t))
-        memset(&other.carry, 0, sizeof(ready_t))
         ReleaseSRWLockExclusive(&other.lock)
-        if news.head != NULL or work.head != NULL or carry.head != NULL:
+        if news.head != NULL or work.head != NULL:
             some = True
             AcquireSRWLockExclusive(&worker.lock)
             ready_move(&news, &worker.news)
             ready_move(&work, &worker.work)
-            ready_move(&carry, &worker.carry)
             ReleaseSRWLockExclusive(&worker.lock)
     if some:
         count(engine, worker, N_TAKEOVERS, 1)
@@ -1330,11 +1351,10 @@ cdef void worker_serve(worker_t *worker) noexcept nogil:
     cdef bint several
     AcquireSRWLockExclusive(&worker.lock)
     news = worker.news.head != NULL
-    several = news and (worker.news.head != worker.news.tail or worker.work.head != NULL
-                        or worker.carry.head != NULL)
+    several = news and (worker.news.head != worker.news.tail or worker.work.head != NULL)
     ReleaseSRWLockExclusive(&worker.lock)
     if news:
-        if several:
+        if several or engine_has_waiting(engine):
             # Should one callback take long, the keeper sees to the others.
             AcquireSRWLockExclusive(&engine.lock)
             if engine.help_due_ms == NEVER:
@@ -1348,6 +1368,19 @@ cdef void worker_serve(worker_t *worker) noexcept nogil:
     while conn != NULL:
         conn_served(worker, conn)
         conn = worker_next_work(worker)
+    if worker.again.head != NULL:
+        # Nobody need be told: this worker looks at the queue before it waits.
+        AcquireSRWLockExclusive(&engine.run_lock)
+        ready_move(&worker.again, &engine.run_queue)
+        ReleaseSRWLockExclusive(&engine.run_lock)
+
+
+cdef void worker_serve_all(worker_t *worker) noexcept nogil:
+    """Serve until nothing is left that this worker has."""
+    cdef bint some = True
+    while some:
+        worker_serve(worker)
+        some = worker_has_any(worker)
 
 
 cdef bint worker_wait_out(worker_t *worker, DWORD error) noexcept nogil:
@@ -1374,26 +1407,24 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef ULONG n = 0
     cdef ULONG i
     cdef op_t *op
-    cdef conn_t *conn
     cdef bint go_on = True
     cdef bint ok
-    cdef bint busy
-    cdef bint full
     cdef DWORD error
-    AcquireSRWLockExclusive(&worker.lock)
-    busy = worker.carry.head != NULL
-    ReleaseSRWLockExclusive(&worker.lock)
     # Idle first, then the last look: whoever gets something to do after that
     # look sees an idle worker, and has the keeper watch over it.
     cdef bint others_idle = InterlockedIncrement(&engine.workers_idle) > 1
-    if not busy:
-        busy = worker_take_over(worker)
+    cdef bint waiting = engine_has_waiting(engine)
+    if not waiting and worker_take_over(worker):
+        # These have waited long enough, so the port comes after them.
+        InterlockedDecrement(&engine.workers_idle)
+        worker_serve_all(worker)
+        return True
     # Where others are idle they shall get their share of the packets, unless there are more
     # than all of them take.
-    if not others_idle or busy:
+    if not others_idle or waiting:
         worker.batch = PACKETS_PER_WAIT
     ok = GetQueuedCompletionStatusEx(engine.port, worker.entries, worker.batch, &n,
-                                     0 if busy else timeout_ms, False)
+                                     0 if waiting else timeout_ms, False)
     error = 0 if ok else GetLastError()
     InterlockedDecrement(&engine.workers_idle)
     if ok or error == WAIT_TIMEOUT:
@@ -1424,28 +1455,11 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
                 go_on = False
     elif error != WAIT_TIMEOUT:
         go_on = worker_wait_out(worker, error)
-    # Those that had their share wait until everyone else had a turn: until the port has no
-    # more than was taken now, or so many packets went by that each connection can have had
-    # one.  Served after every look they would get most of a busy server.
-    full = n == worker.batch
-    worker.batch = min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if full else max(n, <ULONG>1)
-    worker.passed += n
-    if not full or worker.passed * engine.config.workers > min(
-            engine_connections(engine), <LONG64>CARRY_PACKETS):
-        worker.passed = 0
-        AcquireSRWLockExclusive(&worker.lock)
-        conn = ready_pop(&worker.carry)
-        while conn != NULL:
-            ready_append(&worker.news if conn.deliver else &worker.work, conn)
-            conn = ready_pop(&worker.carry)
-        ReleaseSRWLockExclusive(&worker.lock)
-    while True:
-        worker_serve(worker)
-        AcquireSRWLockExclusive(&worker.lock)
-        busy = worker.news.head != NULL or worker.work.head != NULL
-        ReleaseSRWLockExclusive(&worker.lock)
-        if not busy:
-            return go_on
+    worker.batch = (min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if n == worker.batch
+                    else max(n, <ULONG>1))
+    worker_share(worker)
+    worker_serve_all(worker)
+    return go_on
 
 
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:
@@ -1619,7 +1633,7 @@ cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
 cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
     """If a worker still has connections waiting, because of a long callback: wake an
     idle one.  Where none is idle, at least send what finished callbacks have written."""
-    cdef bint stuck = False
+    cdef bint stuck
     cdef bint post
     cdef conn_t *conn
     cdef int i
@@ -1630,6 +1644,7 @@ cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
     ReleaseSRWLockExclusive(&engine.lock)
     if not due:
         return
+    stuck = engine_has_waiting(engine)
     for i in range(engine.config.workers):
         stuck = stuck or worker_has_any(&engine.workers[i])
     if not stuck:
@@ -1785,6 +1800,7 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     engine.workers_running = config.workers
     InitializeSRWLock(&engine.lock)
     InitializeSRWLock(&engine.pass_lock)
+    InitializeSRWLock(&engine.run_lock)
     InitializeSRWLock(&engine.pool_lock)
     list_init(&engine.connections)
     deadlines_init(&engine.closing, config.close_timeout_ms)

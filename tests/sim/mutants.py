@@ -158,9 +158,14 @@ MUTANTS = [
         [("    conn.executor = 0\n    conn_advance(", "    conn_advance(")],
     ),
     (
-        "connections that had their share are lost when an idle worker takes them over",
+        "a connection that was taken from the run queue is forgotten",
         ENGINE,
-        [("            ready_move(&carry, &worker.carry)\n", "")],
+        [
+            (
+                "ready_pop(&engine.run_queue) if n < SHARE else NULL",
+                "ready_pop(&engine.run_queue)\n            if n >= 2:\n                break",
+            )
+        ],
     ),
     (
         "what a short send has left is dropped",
