@@ -34,6 +34,7 @@ import operator
 import os
 import socket
 import sys
+import sysconfig
 import threading
 import warnings
 
@@ -56,6 +57,9 @@ cdef int ERROR_OPERATION_ABORTED = 995
 MAX_BYTES = sys.maxsize
 
 cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
+# Of the build, whether the GIL is on or not: an object that one thread has made and another
+# one lets go of keeps its memory until the first runs Python again.
+cdef bint frees_late = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 # -- the way from the engine into Python -------------------------------------------
@@ -116,9 +120,7 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
         connection._feed(conn, buf)
         conn_give_buffer(conn, buf)
         buf = conn_take_data(conn, &wanted)
-    # Not without a GIL: an object that one thread has made and another one lets go of keeps
-    # its memory there until the first runs Python again.
-    if wanted > COPY_BYTES and not free_threaded:
+    if wanted > COPY_BYTES and not frees_late:
         offer_bytes(conn, wanted)
     if conn_take_readable(conn):
         connection._receive(worker, conn)

@@ -92,7 +92,7 @@ ctypedef struct conn_t:
     engine_t *engine            # borrowed: outlives its connections
     SOCKET sock                 # owned; lock
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
-    conn_t *next_ready          # in a worker's list, under that worker's lock
+    conn_t *next_ready          # in the one list that has it, under that list's lock
     bint skips                  # constant: an inline completion yields no packet
     LONG64 number               # constant: counts connections, for the trace
     char[ADDRESS_BYTES] local   # constant
@@ -236,7 +236,7 @@ ctypedef struct engine_t:
     HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
     HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
     LONG live                   # acceptors + connections + 1 until the stop
-    LONG workers_idle           # waiting, or looking for the last time before it
+    LONG workers_idle           # looking at the port, be it to wait there or not
     LONG64 connections_now
     LONG64 connections_peak
     LONG64 accepts_pending
@@ -381,7 +381,8 @@ ctypedef struct news_t:
 
 cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil
 # The next received buffer, owned, to be given back by conn_give_buffer; NULL: none for now,
-# and *wanted is the size of the buffer that the next receive will take; 0: none.
+# and *wanted is the size of the buffer that the next receive lacks; 0: it has one, or there
+# is no next receive.
 cdef buf_t *conn_take_data(conn_t *conn, size_t *wanted) noexcept nogil
 # What is left in it (size) is delivered first when the connection reads on.  Whoever has
 # taken over its owner, and all data with it, leaves owner and base NULL.

@@ -26,7 +26,7 @@ the Python Connection.  References are taken before the post and dropped after
 the completion was handled, so an OVERLAPPED is never freed while it is lent.
 
 The serial executor.  A connection with something to do is `scheduled` exactly
-once: in a worker's ready list or in an OP_SERVE packet.  The worker that has it
+once: in a worker's ready list, in the run queue or in an OP_SERVE packet.  The worker that has it
 delivers its news, posts its operations (conn_served), looks again under the
 lock, and only then gives it up.  "Something to do" is computed from the state
 (conn_has_news, conn_has_work), not kept in messages, so no wake-up can be lost.
@@ -37,7 +37,8 @@ FILE_SKIP_COMPLETION_PORT_ON_SUCCESS an inline completion yields no packet;
 INLINE_BUDGET bounds how many a connection may have in a turn; then it waits in the run
 queue until the others have had theirs, since one busy connection would otherwise
 starve the rest.  The queue is one for all workers, and as long as it is not empty what
-they dequeue from the port joins it: whose turn is next does not depend on who serves it.
+they dequeue from the port joins it: whose turn is next does not depend on who dequeued
+whom.
 
 Cancelling.  CancelIoEx reaches only what has been posted.  A post that races
 with conn_fail is therefore followed by a second look at the state
@@ -1369,7 +1370,8 @@ cdef void worker_serve(worker_t *worker) noexcept nogil:
         conn_served(worker, conn)
         conn = worker_next_work(worker)
     if worker.again.head != NULL:
-        # Nobody need be told: this worker looks at the queue before it waits.
+        # Nobody is told: this worker looks at the queue before it waits, and the keeper
+        # wakes others if that takes long.
         AcquireSRWLockExclusive(&engine.run_lock)
         ready_move(&worker.again, &engine.run_queue)
         ReleaseSRWLockExclusive(&engine.run_lock)
@@ -1408,6 +1410,7 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef ULONG i
     cdef op_t *op
     cdef bint go_on = True
+    cdef bint help = False
     cdef bint ok
     cdef DWORD error
     # Idle first, then the last look: whoever gets something to do after that
@@ -1450,7 +1453,7 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
                 AcquireSRWLockExclusive(&engine.lock)
                 engine.help_posted = False
                 ReleaseSRWLockExclusive(&engine.lock)
-                worker_take_over(worker)
+                help = True
             else:
                 go_on = False
     elif error != WAIT_TIMEOUT:
@@ -1458,6 +1461,9 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     worker.batch = (min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if n == worker.batch
                     else max(n, <ULONG>1))
     worker_share(worker)
+    if help:
+        # Not before: what is late already must not queue up again.
+        worker_take_over(worker)
     worker_serve_all(worker)
     return go_on
 
@@ -1631,8 +1637,11 @@ cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
 
 
 cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
-    """If a worker still has connections waiting, because of a long callback: wake an
-    idle one.  Where none is idle, at least send what finished callbacks have written."""
+    """If a worker still has connections waiting, because of a long callback: have another
+    one take them over.  Where none is idle, at least send what finished callbacks have
+    written."""
+    cdef bint waiting
+    cdef bint idle
     cdef bint stuck
     cdef bint post
     cdef conn_t *conn
@@ -1644,13 +1653,17 @@ cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
     ReleaseSRWLockExclusive(&engine.lock)
     if not due:
         return
-    stuck = engine_has_waiting(engine)
+    waiting = engine_has_waiting(engine)
+    stuck = waiting
     for i in range(engine.config.workers):
         stuck = stuck or worker_has_any(&engine.workers[i])
     if not stuck:
         return
-    post = InterlockedExchangeAdd(&engine.workers_idle, 0) > 0
-    for i in range(0 if post else engine.config.workers):
+    idle = InterlockedExchangeAdd(&engine.workers_idle, 0) > 0
+    # While connections wait for their turn no worker sleeps, or looks after the others:
+    # whoever serves them comes by the port.
+    post = idle or waiting
+    for i in range(0 if idle else engine.config.workers):
         conn = worker_next_work(&engine.workers[i])
         while conn != NULL:
             conn_served(NULL, conn)

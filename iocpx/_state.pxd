@@ -14,8 +14,8 @@ ctypedef struct buf_t:
     void *owner         # owned: the Python bytes object that `data` lies in; NULL: data is our own
     char *data          # first byte that still counts
     size_t size         # bytes from data on
-    # The storage to be filled: behind this struct, or with an owner in that.  NULL and 0:
-    # the owner's bytes are only read.
+    # The storage to be filled: behind this struct, or inside the owner.  NULL and 0: the
+    # owner's bytes are only read.
     char *base
     size_t capacity
     int writes          # write() calls that end here

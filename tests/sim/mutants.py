@@ -333,6 +333,16 @@ MUTANTS = [
         ],
     ),
     (
+        "a worker sleeps while connections wait for their turn",
+        ENGINE,
+        [("    cdef bint waiting = engine_has_waiting(engine)\n", "    cdef bint waiting = False\n")],
+    ),
+    (
+        "memory that a handler has kept is given to the next receive",
+        ENGINE,
+        [("    if buf.base == NULL:\n        buf_free(buf)\n        return\n", "")],
+    ),
+    (
         "memory that a handler has offered goes to the engine's pool",
         ENGINE,
         [
