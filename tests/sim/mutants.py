@@ -335,7 +335,7 @@ MUTANTS = [
     (
         "a worker sleeps while connections wait for their turn",
         ENGINE,
-        [("    cdef bint waiting = engine_has_waiting(engine)\n", "    cdef bint waiting = False\n")],
+        [("    cdef bint waiting = engine_has_waiting(engine)\n", "    cdef bint waiting = 0\n")],
     ),
     (
         "memory that a handler has kept is given to the next receive",
