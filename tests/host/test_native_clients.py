@@ -7,6 +7,7 @@ no handles of Wine's server, so that more of them fit.
 import contextlib
 import json
 import queue
+import selectors
 import socket
 import struct
 import subprocess
@@ -24,11 +25,14 @@ except ImportError:  # Windows, which has no such limit
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60
 
-# Echoes; b"abort", b"close" and b"wait" do as they say. Prints its port, then a line for each
-# connection that was lost, and its figures once it is told to end.
+# Echoes; b"abort", b"close" and b"wait" do as they say, b"hold" keeps its worker until b"free"
+# comes on another connection. Prints its port, then a line for each connection that was lost, and
+# its figures once it is told to end.
 SERVER = """
-import asyncio, json, sys
+import asyncio, json, sys, threading
 import iocpx
+
+free = threading.Event()
 
 class Echo(asyncio.Protocol):
     def connection_made(self, transport):
@@ -39,6 +43,12 @@ class Echo(asyncio.Protocol):
         elif data == b"close":
             self.transport.write(b"bye")
             self.transport.close()
+        elif data == b"hold":
+            free.wait(60)
+            free.clear()
+        elif data == b"free":
+            free.set()
+            self.transport.write(data)
         elif data != b"wait":
             self.transport.write(data)
     def connection_lost(self, exc):
@@ -145,6 +155,43 @@ def test_a_close_is_none(lane):
         assert sock.recv(100) == b"bye"
         assert sock.recv(100) == b""
     assert sum(server.finish()["aborts_by_reason"].values()) == 0
+
+
+def test_nobody_stays_behind_a_callback_that_takes_long(lane):
+    """Also while the other workers never come to an end of what they have to do."""
+    server = lane(workers=2)
+    clients = [server.connect() for _ in range(40)]
+    replies = dict.fromkeys(clients, 0)
+    selector = selectors.DefaultSelector()
+
+    def go_on(ready):
+        while not ready():
+            events = selector.select(WAIT_S)
+            assert events, f"no reply for {WAIT_S} s"
+            for key, _ in events:
+                assert key.fileobj.recv(100) == b"x"
+                replies[key.fileobj] += 1
+                key.fileobj.sendall(b"x")
+
+    for client in clients:
+        selector.register(client, selectors.EVENT_READ)
+        client.sendall(b"x")
+    with server.connect() as holder:
+        for _ in range(5):
+            go_on(lambda: min(replies.values()) >= 20)
+            holder.sendall(b"hold")
+            replies.update(dict.fromkeys(clients, 0))
+            # Far more turns than the keeper's patience takes.
+            go_on(lambda: max(replies.values()) >= 300)
+            least = min(replies.values())
+            with server.connect() as other:
+                other.sendall(b"free")
+                assert other.recv(100) == b"free"
+            assert least > 0
+    selector.close()
+    for client in clients:
+        client.close()
+    server.finish()
 
 
 def test_a_client_too_many_is_reset(lane):
