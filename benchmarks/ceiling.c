@@ -5,11 +5,12 @@
 
    One struct and one buffer per connection, and one operation of it under way at a time: AcceptEx,
    then WSARecv, WSASend, WSARecv … So a connection is only ever with one thread, and nothing on its
-   way is locked. It has the engine's bound (iocpx/_engine.pyx) on what a connection gets in a row: one
-   whose operations complete at once may do INLINE_BUDGET of them, then its worker looks at the port
-   first. It does not have the engine's queue, in which all wait for their turn, so with a thousand
-   connections some are served far more often than others. A connection stays with its worker: posted to the port instead, for any idle worker to take, it cost up to a third
-   of the messages/s with the workers free on two CPUs and gained nothing with them on one.
+   way is locked. It has the engine's bound (iocpx/_engine.pyx) on what a connection gets in a row:
+   one whose operations complete at once may do INLINE_BUDGET of them, then its worker looks at the
+   port first. It does not have the engine's queue, in which all wait for their turn, so with a
+   thousand connections some are served far more often than others. A connection stays with its
+   worker: posted to the port instead, for any idle worker to take, it cost up to a third of the
+   messages/s with the workers free on two CPUs and gained nothing with them on one.
 
    The dialogue is that of iocpx/bench/servers.py: one JSON object per line, first {"port": …}, then
    an answer for each line "cpu" or "stats" on stdin, and {"totals": {}} after its end. */

@@ -28,6 +28,7 @@ class Stats(TypedDict):
     inline_completions: int
     packets: int
     waits: int
+    empty_waits: int
     gil_acquisitions: int
     write_pauses: int
     read_pauses: int

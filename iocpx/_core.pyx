@@ -703,6 +703,7 @@ _COUNTERS = {
     "inline_completions": N_INLINE_COMPLETIONS,
     "packets": N_PACKETS,
     "waits": N_WAITS,
+    "empty_waits": N_EMPTY_WAITS,
     "gil_acquisitions": N_GIL_ACQUISITIONS,
     "write_pauses": N_WRITE_PAUSES,
     "read_pauses": N_READ_PAUSES,

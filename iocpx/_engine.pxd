@@ -44,7 +44,8 @@ cdef enum counter:
     N_ABORTS                # by abort_reason, from here on
     N_ABORTS_END = N_ABORTS + 6
     N_PACKETS               # dequeued completions
-    N_WAITS                 # GetQueuedCompletionStatusEx calls that returned packets
+    N_WAITS                 # GetQueuedCompletionStatusEx calls that returned packets…
+    N_EMPTY_WAITS           # …and that returned none
     N_GIL_ACQUISITIONS
     N_COUNTERS
 

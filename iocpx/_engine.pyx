@@ -26,9 +26,9 @@ the Python Connection.  References are taken before the post and dropped after
 the completion was handled, so an OVERLAPPED is never freed while it is lent.
 
 The serial executor.  A connection with something to do is `scheduled` exactly
-once: in a worker's ready list, in the run queue or in an OP_SERVE packet.  The worker that has it
-delivers its news, posts its operations (conn_served), looks again under the
-lock, and only then gives it up.  "Something to do" is computed from the state
+once: in a worker's ready list, in the run queue or in an OP_SERVE packet.  The
+worker that has it delivers its news, posts its operations (conn_served), looks
+again under the lock, and only then gives it up.  "Something to do" is computed from the state
 (conn_has_news, conn_has_work), not kept in messages, so no wake-up can be lost.
 
 Every post has three outcomes, inline, pending and failed, and each X_post
@@ -65,8 +65,7 @@ from iocpx._state cimport (
     STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
     buf_free, buf_new, buf_t, buf_wrap, conn_next_state, deadline_arm, deadline_disarm, deadline_t,
     deadlines_first, deadlines_init, deadlines_t, link_t, list_append, list_init, list_remove,
-    marks_update, pool_clear, pool_give, pool_init, pool_t, pool_take,
-    pool_trim,
+    marks_update, pool_clear, pool_give, pool_init, pool_t, pool_take, pool_trim,
     queue_consume, queue_extend, queue_move, queue_pop, queue_push, queue_push_front, queue_t,
     window_add, window_drop,
 )
@@ -1456,7 +1455,9 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
                 help = True
             else:
                 go_on = False
-    elif error != WAIT_TIMEOUT:
+    elif error == WAIT_TIMEOUT:
+        count(engine, worker, N_EMPTY_WAITS, 1)
+    else:
         go_on = worker_wait_out(worker, error)
     worker.batch = (min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if n == worker.batch
                     else max(n, <ULONG>1))

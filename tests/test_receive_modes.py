@@ -361,9 +361,6 @@ def test_what_had_come_before_a_buffered_protocol_took_over_comes_first(serve):
     """Receives of the first protocol's are under way while it hands over; more data follow them."""
     count = 40
 
-    class Afterwards(RecordingBuffered):
-        told_of_connection = False
-
     class HandsOver(Recording):
         def __init__(self):
             super().__init__()

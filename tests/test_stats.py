@@ -1,5 +1,8 @@
 """The figures of a server: what each of them counts."""
 
+import queue
+import threading
+
 import pytest
 from support import (
     MORE_THAN_THE_KERNEL_TAKES,
@@ -9,6 +12,8 @@ from support import (
     assert_balanced,
     in_turn,
     pattern,
+    take,
+    wait_for_event,
 )
 from support3 import wait_for_figure, wait_until, wait_until_gone
 
@@ -44,6 +49,7 @@ COUNTED = {
     "inline_completions",
     "packets",
     "waits",
+    "empty_waits",
     "gil_acquisitions",
     "takeovers",
 }
@@ -249,6 +255,26 @@ def test_packets_waits_and_the_gil(serve):
     # At least connection_made, data and the end of the five; never without news of a packet or of
     # an inline completion.
     assert stats["gil_acquisitions"] >= 5
+
+
+def test_looks_at_the_port_that_find_nothing_are_counted_apart(serve):
+    """One is made after each turn of a connection that has more to receive."""
+    made, sent = queue.SimpleQueue(), threading.Event()
+
+    class BeginsLate(Recording):
+        def on_made(self):
+            made.put(self)
+            wait_for_event(sent, "the sending")
+
+    served = serve(BeginsLate, workers=1, buffer_size=100)
+    client = served.connect()
+    client.send(bytes(50_000))
+    sent.set()
+    take(made, "connection_made").wait_for_data(50_000)
+    stats = served.server.stats()
+    assert stats["empty_waits"] >= 50
+    assert stats["waits"] <= stats["packets"]
+    client.close()
 
 
 def test_the_native_handler_never_takes_the_gil(serve):

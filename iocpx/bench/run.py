@@ -237,6 +237,8 @@ def os_calls(name, before, after):
     if not after:
         return None
     counters = ["waits", "ops_posted"]
+    if name.startswith("iocpx"):
+        counters.append("empty_waits")  # the ceiling's waits are all of its looks at the port
     if name == "iocpx-buffered":
         counters.append("receives")  # into the protocol's own buffer: nothing is posted for it
     return sum(after[counter] - before[counter] for counter in counters)
@@ -561,8 +563,8 @@ def closing_notes(bench):
         "the send of a message to its complete reply; of a connection, from its start to its end. "
         "fair: messages of the least-served connection by the mean. CPU: user and system time of "
         "the server's process, per message (connection, block of 64 KiB); above: that minus the "
-        "ceiling's. calls: of the operating system, per message, as the server counts them: waits "
-        "for packets and operations on sockets. memory: private memory of the server's process, "
+        "ceiling's. calls: of the operating system, per message, as the server counts them: looks "
+        "at the port and operations on sockets. memory: private memory of the server's process, "
         "per idle connection. of asyncio, of ceiling: the rate by theirs. docs/BENCHMARK.md tells "
         "more."
     ]
