@@ -2177,7 +2177,7 @@ cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil:
 
 cdef bint conn_is_reading(conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
-    cdef bint reading = conn.state == STATE_OPEN and not conn.read_paused and not conn.eof_seen
+    cdef bint reading = conn.state == STATE_OPEN and not conn.read_paused and not conn.eof_told
     ReleaseSRWLockExclusive(&conn.lock)
     return reading
 

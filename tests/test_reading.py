@@ -1,7 +1,19 @@
 """Receiving: order, the end of the stream, and pausing, which loses nothing."""
 
+import threading
+
 import pytest
-from support import Echoing, Recording, assert_same_bytes, has_ipv6, pattern, pieces, run_together
+from support import (
+    Echoing,
+    Recording,
+    assert_same_bytes,
+    has_ipv6,
+    in_turn,
+    pattern,
+    pieces,
+    run_together,
+    wait_for_event,
+)
 
 
 def test_data_arrives_in_order_and_before_the_end(serve):
@@ -67,6 +79,32 @@ def test_a_connection_paused_from_the_start_gets_nothing_until_resumed(paused):
     assert protocol.transport.is_reading() is True
     protocol.wait_for_data(10)
     assert protocol.received == b"early data"
+
+
+def test_a_connection_reads_until_it_is_told_of_the_end(serve):
+    """What the kernel has brought already does not show before its turn has come."""
+    reading = []
+    inside, proceed = threading.Event(), threading.Event()
+
+    class Slow(Recording):
+        def on_data(self, data):
+            reading.append(self.transport.is_reading())
+            inside.set()
+            wait_for_event(proceed, "the arrival of all the rest")
+
+        def on_eof(self):
+            reading.append(self.transport.is_reading())
+
+    served = serve(in_turn(Slow, Recording), workers=2, initial_reads=3)
+    client, protocol = served.open()
+    client.send(b"1")
+    wait_for_event(inside, "the first callback")
+    client.send(b"2")
+    client.half_close()
+    answer_others(served)
+    proceed.set()
+    protocol.wait_for("connection_lost")
+    assert reading == [True, True, False]
 
 
 def test_the_end_of_the_stream_waits_for_resume_and_for_the_data(paused):
