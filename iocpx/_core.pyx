@@ -32,6 +32,7 @@ import logging
 import math
 import operator
 import os
+import queue
 import socket
 import sys
 import sysconfig
@@ -738,6 +739,8 @@ cdef class Runtime:
     cdef object addresses           # of the sockets, as text
     cdef readonly list threads
     cdef set _to_begin
+    cdef object _may_listen         # True: all threads have been started; False: not all can
+    cdef object _listened           # what _listen_to_all returns
     cdef object _sockets_lock       # a listening handle is used, or closed
     cdef readonly object trace
     cdef readonly set connections
@@ -751,7 +754,9 @@ cdef class Runtime:
         self.sockets = ()
         self.threads = []
         self._to_begin = set()
-        self._sockets_lock = threading.RLock()  # a signal handler may close in start()
+        self._may_listen = queue.SimpleQueue()
+        self._listened = queue.SimpleQueue()
+        self._sockets_lock = threading.RLock()  # a signal handler may close in close()
         self.connections = set()
         memset(&config, 0, sizeof(config))
         config.workers = numbers["workers"]
@@ -799,12 +804,24 @@ cdef class Runtime:
             _running.add(self)
             for i in range(workers):
                 self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
-            for sock in self.sockets:
-                self._listen(sock)
+            self._may_listen.put(True)
+            raised = self._listened.get()
+            if raised is not None:
+                raise raised
         except BaseException:
+            self._may_listen.put(False)
             self._undo_start()
             raise
         logger.info("serving on %s, %d workers", self.addresses, workers)
+
+    def _listen_to_all(self):
+        """By the keeper: the thread of start() may end before a client comes.  Returns what
+        was raised, or None."""
+        try:
+            for sock in self.sockets:
+                self._listen(sock)
+        except BaseException as exc:
+            return exc
 
     def _listen(self, sock):
         cdef int error
@@ -865,6 +882,8 @@ cdef class Runtime:
         cdef int trouble = 1
         if not self._claim(KEEPER):
             return
+        if self._may_listen.get():
+            self._listened.put(self._listen_to_all())
         while trouble != 0:
             with nogil:
                 trouble = engine_run_keeper(self.engine)

@@ -95,6 +95,7 @@ ctypedef struct conn_t:
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
     conn_t *next_ready          # in the one list that has it, under that list's lock
     bint skips                  # constant: an inline completion yields no packet
+    bint nonblocking            # calls without an OVERLAPPED do not wait; lock
     LONG64 number               # constant: counts connections, for the trace
     char[ADDRESS_BYTES] local   # constant
     char[ADDRESS_BYTES] remote  # constant
@@ -301,6 +302,7 @@ cdef void engine_forgo_worker(engine_t *engine) noexcept nogil
 # Likewise of the keeper, where no worker runs either: the engine counts as stopped.
 cdef void engine_forgo_keeper(engine_t *engine) noexcept nogil
 # sock: bound and listening, borrowed until engine_stop returns.  0 or a Windows code.
+# Only on the keeper's thread, before engine_run_keeper: it posts, see "Who posts".
 cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil
 # Begins the stop and returns at once; any number of times, the earliest end of
 # timeout_ms counts: connections that are not closed by then are aborted.

@@ -31,6 +31,12 @@ worker that has it delivers its news, posts its operations (conn_served), looks
 again under the lock, and only then gives it up.  "Something to do" is computed from the state
 (conn_has_news, conn_has_work), not kept in messages, so no wake-up can be lost.
 
+Who posts.  Only threads that are there until nothing is pending any more: the workers and
+the keeper.  A thread of the application may end at any time, and not every system lets an
+operation outlive the thread that issued it: Windows cancels those of sockets that are on no
+completion port, and others have lost the outcome.  What such a thread writes is sent as far
+as the kernel takes it at once, without an OVERLAPPED; the rest is a worker's.
+
 Every post has three outcomes, inline, pending and failed, and each X_post
 handles all three by calling X_done in the first and the last.  With
 FILE_SKIP_COMPLETION_PORT_ON_SUCCESS an inline completion yields no packet;
@@ -497,14 +503,17 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     # A turn's share, the callbacks in it included: one that writes as long as it is not
     # paused has to be paused some time.  What others post is not part of it.
     cdef bint turn = executor or conn_on_executor(conn)
+    cdef bint own = turn or worker != NULL      # the thread is the engine's
     cdef int sends = conn.inline_run if turn else 0
     cdef bint first = True
     cdef bint above
     cdef bint closed = False
-    while sends < INLINE_BUDGET and conn_may_send(conn):
-        if send_post(worker, conn) and turn:
+    while sends < INLINE_BUDGET and conn_may_send(conn) and send_post(worker, conn, own):
+        if turn:
             conn.inline_run += 1
         sends += 1
+    if not turn and conn.scheduled and conn_may_send(conn):
+        send_defer(conn)
     above = conn.marks.above
     marks_update(&conn.marks, conn.outbox.nbytes)
     if conn.marks.above and not above:
@@ -688,9 +697,20 @@ cdef void on_recv_complete(worker_t *worker, recv_t *recv, DWORD nbytes) noexcep
 # -- sending -------------------------------------------------------------------
 
 
-cdef bint send_post(worker_t *worker, conn_t *conn) noexcept nogil:
+cdef bint conn_make_nonblocking(conn_t *conn) noexcept nogil:
+    """For calls without an OVERLAPPED; operations with one do not care.  False: refused.
+    Precondition: conn.lock held, handle open."""
+    cdef ULONG on = True
+    if not conn.nonblocking:
+        conn.nonblocking = ioctlsocket(conn.sock, FIONBIO, &on) == 0
+    return conn.nonblocking
+
+
+cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept nogil:
     """One gather send of the front of the outbox.  True: it succeeded at once.
 
+    overlapped: False on a thread that is not the engine's.  Then it takes what the kernel
+    takes at once, which may be nothing, and never pends.
     Precondition: conn.lock held, which is released for the call: whoever writes
     meanwhile appends behind what is gathered here.
     """
@@ -701,6 +721,8 @@ cdef bint send_post(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef size_t room = SEND_BYTES
     cdef buf_t *buf = conn.outbox.head
     cdef int error = 0
+    if not overlapped and not conn_make_nonblocking(conn):
+        return False
     while buf != NULL and n < SEND_BUFFERS and room > 0:
         wsabufs[n].buf = buf.data
         wsabufs[n].len = <ULONG>min(buf.size, room)
@@ -713,18 +735,42 @@ cdef bint send_post(worker_t *worker, conn_t *conn) noexcept nogil:
     memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
     ReleaseSRWLockExclusive(&conn.lock)
     count(engine, worker, N_OPS_POSTED, 1)
-    if WSASend(conn.sock, wsabufs, n, &nbytes, 0, &conn.send.overlapped, NULL) != 0:
+    if WSASend(conn.sock, wsabufs, n, &nbytes, 0,
+               &conn.send.overlapped if overlapped else NULL, NULL) != 0:
         error = WSAGetLastError()
     AcquireSRWLockExclusive(&conn.lock)
-    if error == ERROR_IO_PENDING or (error == 0 and not conn.skips):
+    if overlapped and (error == ERROR_IO_PENDING or (error == 0 and not conn.skips)):
         op_pended(conn, NULL)
         return False
     count(engine, worker, N_OPS_COMPLETED, 1)
+    if not overlapped and error == WSAEWOULDBLOCK:
+        conn.sending = False
+        conn.pending -= 1
+        conn_unref(conn)    # never the last one: the caller has its own
+        return False
     send_done(worker, conn, error, nbytes if error == 0 else 0)
     if error == 0:
         count(engine, worker, N_INLINE_COMPLETIONS, 1)
     conn_unref(conn)    # never the last one: the caller has its own
     return error == 0
+
+
+cdef void send_defer(conn_t *conn) noexcept nogil:
+    """Have a worker go on sending, by the packet of a send that has taken nothing: who serves
+    the connection may be in a callback that takes long, perhaps because it waits for this
+    very data to leave.  Precondition: conn.lock held, the connection is scheduled.
+    """
+    cdef engine_t *engine = conn.engine
+    conn_ref(conn)
+    memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
+    count(engine, NULL, N_OPS_POSTED, 1)
+    if PostQueuedCompletionStatus(engine.port, 0, KEY, &conn.send.overlapped):
+        conn.sending = True
+        conn.pending += 1
+        return
+    # Out of non-paged pool: whoever serves it sends.
+    count(engine, NULL, N_OPS_COMPLETED, 1)
+    conn_unref(conn)        # never the last one: the caller has its own
 
 
 cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
@@ -744,6 +790,8 @@ cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
     if error != 0:
         conn_fail(conn, ABORT_ERROR, error, True)
         return
+    if nbytes == 0:
+        return      # send_defer's
     trace(conn, "sent", nbytes)
     if conn.state == STATE_FLUSHING:
         conn.progress_ms = now_ms()
@@ -2306,11 +2354,9 @@ cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
 
 
 cdef void conn_set_direct(conn_t *conn, bint direct) noexcept nogil:
-    cdef ULONG on = True
     AcquireSRWLockExclusive(&conn.lock)
-    if direct and not conn.direct and conn.sock != INVALID_SOCKET:
-        # Overlapped operations do not care; conn_receive must not block.
-        direct = ioctlsocket(conn.sock, FIONBIO, &on) == 0
+    if direct and conn.sock != INVALID_SOCKET:
+        direct = conn_make_nonblocking(conn)    # conn_receive must not block
     conn.direct = direct
     conn_leave(NULL, conn)
 

@@ -363,6 +363,58 @@ def test_8_threads_write_to_one_connection(serve):
     assert next_of == [records] * threads
 
 
+def test_threads_that_end_before_their_data_has_left(serve):
+    """What a thread has written goes out although the thread is gone by then."""
+    served = serve(Recording, max_write_buffer=None)
+    block = pattern(65536)
+    got = []
+    for _ in range(15):
+        client, protocol = served.open()
+        n_blocks = 0
+
+        def write(transport=protocol.transport):
+            nonlocal n_blocks
+            for _ in range(100):
+                transport.write(block)
+                n_blocks += 1
+                if transport.get_write_buffer_size() > 0:
+                    return
+
+        def write_in_threads(write=write, transport=protocol.transport):
+            for _ in range(20):
+                thread = threading.Thread(target=write)
+                thread.start()
+                thread.join()
+            transport.close()
+
+        def read(client=client):
+            got.append(client.read_to_end())
+
+        got.clear()
+        run_together(write_in_threads, read)
+        assert_same_bytes(got[0], block * n_blocks)
+        protocol.wait_for("connection_lost")
+        assert protocol.lost_with is None
+        client.close()
+
+
+def test_what_a_thread_writes_leaves_while_a_callback_waits_for_that(serve):
+    data = pattern(MORE_THAN_THE_KERNEL_TAKES)
+    inside, arrived = threading.Event(), threading.Event()
+
+    class Waiting(Recording):
+        def on_data(self, data):
+            inside.set()
+            wait_for_event(arrived, "the arrival of what the other thread writes")
+
+    client, protocol = serve(Waiting, workers=2).open()
+    client.send(b"go")
+    wait_for_event(inside, "the callback")
+    protocol.transport.write(data)
+    assert_same_bytes(client.read_exactly(len(data)), data)
+    arrived.set()
+
+
 def test_close_and_write_and_reset_race_a_thousand_times(serve):
     """Three threads, one turn after the other: what each does meets the others at any moment."""
     served = serve(CountingSent, close_timeout_s=0.2, workers=2)

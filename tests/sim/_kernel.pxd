@@ -49,6 +49,7 @@ cdef extern from "kernel.h" nogil:
     void sim_let_in(int client)
     void sim_feed(int client, size_t nbytes)
     void sim_spawn(const char *name, void (*body)(void *) noexcept nogil, void *argument)
+    void sim_passing()
     void sim_run()
     void (*sim_on_idle)() noexcept
     void sim_end()

@@ -76,6 +76,8 @@ cdef protocol_t[MAX_CLIENTS] protocols
 cdef run_t the
 cdef engine_t *the_engine
 cdef SOCKET[2] listeners
+cdef bint listened
+cdef int listen_error
 cdef bint started
 cdef int start_error
 
@@ -373,6 +375,7 @@ cdef void worker_main(void *argument) noexcept nogil:
 
 
 cdef void keeper_main(void *argument) noexcept nogil:
+    listen()
     while engine_run_keeper(the_engine) != 0:
         sim_note("trouble with a listener", 0, 0)
 
@@ -493,6 +496,7 @@ cdef void application_main(void *argument) noexcept nogil:
     cdef uint32_t rounds = sim_random(12)
     cdef uint32_t _round
     cdef int client
+    sim_passing()
     if not start():
         stop(0)
         return
@@ -519,15 +523,24 @@ cdef void application_main(void *argument) noexcept nogil:
     stop(the.stop_ms)
 
 
+cdef void listen() noexcept nogil:
+    global listen_error
+    cdef int i
+    for i in range(the.listeners):
+        listen_error = engine_listen(the_engine, listeners[i], AF_INET6 if i > 0 else AF_INET)
+        if listen_error != 0:
+            break
+    mark(&listened, True)
+
+
 cdef bint start() noexcept nogil:
     global started, start_error
-    cdef int i
     cdef int _i
-    cdef int error = 0
-    for i in range(the.listeners):
-        error = engine_listen(the_engine, listeners[i], AF_INET6 if i > 0 else AF_INET)
-        if error != 0:
-            break
+    cdef int error
+    # The keeper listens: this thread may end at any time.
+    while not marked(&listened):
+        sim_sleep(1)
+    error = listen_error
     if the.unborn > 0:
         error = WSAENOBUFS
         for _i in range(the.unborn):
@@ -719,13 +732,15 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
 
     expected: the code with which a start may fail; 0: any.
     """
-    global the_engine, started, start_error, sim_on_idle
+    global the_engine, listened, listen_error, started, start_error, sim_on_idle
     cdef int i
     sim_on_idle = check_idle
     the_engine = NULL
     sim_begin(seed)
     configure()
     memset(protocols, 0, sizeof(protocols))
+    listened = False
+    listen_error = 0
     started = False
     start_error = 0
     for i in range(the.listeners):

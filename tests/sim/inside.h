@@ -20,6 +20,7 @@ typedef struct {
     const char *name;
     DWORD id;
     int done;
+    int passing;            /* it may end before an operation that it posts */
     DWORD error;            /* GetLastError() */
     int locks;              /* that it has */
     long looks;             /* at the port */

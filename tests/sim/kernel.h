@@ -75,6 +75,8 @@ void sim_let_in(int client);
 void sim_feed(int client, size_t nbytes);
 /* A thread; `body` is called when sim_run comes to it. */
 void sim_spawn(const char *name, void (*body)(void *), void *argument);
+/* The calling thread may end at any time: the operations that it posts must not pend. */
+void sim_passing(void);
 /* Returns when every thread has ended and the clients have nothing left to do. */
 void sim_run(void);
 /* Called when nothing can happen any more before a deadline passes; never with real threads. */

@@ -544,6 +544,11 @@ static fiber_t *new_thread(const char *name, void (*body)(void *), void *argumen
     return fiber;
 }
 
+void sim_passing(void)
+{
+    this_thread()->passing = 1;
+}
+
 static void thread_ends(void)
 {
     if (this_thread()->locks != 0)

@@ -120,6 +120,26 @@ MUTANTS = [
         ],
     ),
     (
+        "a thread that may end at any time posts an operation",
+        ENGINE,
+        [("cdef bint own = turn or worker != NULL", "cdef bint own = True")],
+    ),
+    (
+        "what the kernel does not take at once of another thread's write is a failure",
+        ENGINE,
+        [("    if not overlapped and error == WSAEWOULDBLOCK:\n", "    if False:\n")],
+    ),
+    (
+        "a send that is left to a worker does not keep the handle open",
+        ENGINE,
+        [
+            (
+                "        conn.sending = True\n        conn.pending += 1\n        return\n",
+                "        conn.sending = True\n        return\n",
+            )
+        ],
+    ),
+    (
         "a wake-up is lost: a connection with operations to post is not scheduled",
         ENGINE,
         [

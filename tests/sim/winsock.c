@@ -426,6 +426,8 @@ static uint32_t sum_of(const op_t *op)
 static void lend_op(op_t *op)
 {
     object_t *sock = op->sock;
+    if (this_thread()->passing)
+        sim_fail("%s #%d may outlive the thread that posts it", op_names[op->kind], op->number);
     op->prev = sock->last;
     *(sock->last == NULL ? &sock->first : &sock->last->next) = op;
     sock->last = op;
@@ -1284,13 +1286,11 @@ int WSAIoctl(SOCKET s, DWORD code, void *in, DWORD in_bytes, void *out, DWORD ou
     return 0;
 }
 
-/* An operation has succeeded before its call returns. */
+/* An operation, or a send without an OVERLAPPED, has succeeded before its call returns. */
 static int at_once(object_t *sock, enum op_kind kind, OVERLAPPED *overlapped, size_t nbytes,
                    DWORD *done)
 {
     thread_t *thread = this_thread();
-    overlapped->Internal = STATUS_SUCCESS;
-    overlapped->InternalHigh = nbytes;
     *done = (DWORD)nbytes;
     sim_note(kind == A_SEND ? "WSASend at once, bytes" : "WSARecv at once, bytes",
              client_of(sock), (long long)nbytes);
@@ -1302,8 +1302,12 @@ static int at_once(object_t *sock, enum op_kind kind, OVERLAPPED *overlapped, si
         && thread->looks > 0)
         sim_fail("client %lld is served %ld times before others are looked for",
                  client_of(sock), sock->inlined);
-    if (!sock->skip)
-        queue_packet(overlapped, nbytes, ++winsock.last_number);
+    if (overlapped != NULL) {
+        overlapped->Internal = STATUS_SUCCESS;
+        overlapped->InternalHigh = nbytes;
+        if (!sock->skip)
+            queue_packet(overlapped, nbytes, ++winsock.last_number);
+    }
     touch(sock);
     sim_point();
     return 0;
@@ -1377,20 +1381,27 @@ int WSASend(SOCKET s, WSABUF *buffers, DWORD count, DWORD *sent, DWORD flags,
     check_buffers(count, "WSASend");
     if (sock->shut)
         sim_fail("WSASend: handle %d has sent its end", sock->handle);
-    if (overlapped == NULL || !sock->on_port)
-        sim_fail("WSASend: not simulated without a port");
+    if (overlapped == NULL && !sock->non_blocking)
+        sim_fail("WSASend: would block");
+    if (overlapped != NULL && !sock->on_port)
+        sim_fail("WSASend: handle %d is on no port", sock->handle);
     if (sock->sends > 0)
         sim_fail("WSASend: two sends in flight on handle %d", sock->handle);
-    check_unused(overlapped, "WSASend");
+    if (overlapped != NULL)
+        check_unused(overlapped, "WSASend");
     for (DWORD i = 0; i < count; i++)
         nbytes += buffers[i].len;
     if (nbytes == 0)
         sim_fail("WSASend: nothing to send");
     if (fails(F_WSASend))
         return refuse(sock, WSAGetLastError());
-    if (sock->reset && sim_random(2))
+    if (sock->reset && (overlapped == NULL || sim_random(2)))
         return refuse(sock, sim_random(2) ? WSAECONNRESET : WSAECONNABORTED);
-    if (!sock->reset && room(sock) >= nbytes && !would_rather_wait()) {
+    if (overlapped == NULL && nbytes > room(sock))
+        nbytes = room(sock);
+    if (overlapped == NULL && (nbytes == 0 || would_rather_wait()))
+        return sock_error(WSAEWOULDBLOCK);
+    if (!sock->reset && room(sock) >= nbytes && (overlapped == NULL || !would_rather_wait())) {
         if (nbytes > 1 && chance(config()->shorts))
             nbytes = 1 + sim_random((uint32_t)nbytes - 1);
         take(sock, buffers, count, nbytes);
