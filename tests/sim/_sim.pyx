@@ -216,8 +216,9 @@ cdef void react(int client) noexcept nogil:
         conn_write_eof(conn)
     elif what < 67:
         conn_set_marks(conn, sim_random(2000), 0)
-    elif what < 72:
-        write_to_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)))
+    elif what < 74:
+        meddle_with_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)),
+                            what < 72)
 
 
 cdef void deliver_scripted(worker_t *worker) noexcept nogil:
@@ -420,12 +421,16 @@ cdef void meddle(int client) noexcept nogil:
     conn_unref(conn)
 
 
-cdef void write_to_another(int me, int client) noexcept nogil:
+cdef void meddle_with_another(int me, int client, bint writes) noexcept nogil:
+    """One connection's callback writes to another connection, or aborts it."""
     cdef conn_t *conn = borrow(client)
-    if conn != NULL:
-        if client != me and not marked(&protocols[client].paused):
-            meddle_write(client, conn)
-        conn_unref(conn)
+    if conn == NULL:
+        return
+    if client != me and not writes:
+        close_conn(client, conn, True)
+    elif client != me and not marked(&protocols[client].paused):
+        meddle_write(client, conn)
+    conn_unref(conn)
 
 
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil:

@@ -23,8 +23,8 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "    conn_ref(conn)\n    memset(&conn.send.overlapped",
-                "    memset(&conn.send.overlapped",
+                "    conn.sending = True\n    conn.pending += 1\n    conn_ref(conn)\n",
+                "    conn.sending = True\n    conn.pending += 1\n",
             )
         ],
     ),
@@ -127,7 +127,7 @@ MUTANTS = [
     (
         "what the kernel does not take at once of another thread's write is a failure",
         ENGINE,
-        [("    if not overlapped and error == WSAEWOULDBLOCK:\n", "    if False:\n")],
+        [("not overlapped and error == WSAEWOULDBLOCK", "False")],
     ),
     (
         "a send that is left to a worker does not keep the handle open",
@@ -321,8 +321,8 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "        direct = ioctlsocket(conn.sock, FIONBIO, &on) == 0\n",
-                "        ioctlsocket(conn.sock, FIONBIO, &on)\n",
+                "        conn.nonblocking = ioctlsocket(conn.sock, FIONBIO, &on) == 0\n",
+                "        conn.nonblocking = ioctlsocket(conn.sock, FIONBIO, &on) <= 0\n",
             )
         ],
     ),
