@@ -68,6 +68,7 @@ ctypedef struct run_t:
     int unborn              # workers whose thread never comes to be
     bint probe              # a last client comes when faults are over, and must be served
     bint calm               # the application's thread does not meddle
+    bint fatal              # callbacks abort other connections, too
     bint late               # calls fail during the stop as well
     unsigned int linger_ms  # how long it waits before it stops the server
     unsigned int stop_ms
@@ -216,7 +217,7 @@ cdef void react(int client) noexcept nogil:
         conn_write_eof(conn)
     elif what < 67:
         conn_set_marks(conn, sim_random(2000), 0)
-    elif what < 74:
+    elif what < 72 or (the.fatal and what >= 85):
         meddle_with_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)),
                             what < 72)
 
@@ -667,6 +668,7 @@ cdef void configure() noexcept nogil:
     config.close_timeout_ms = one_of(1, 100, 2000, 10000)
     config.keepalive_idle_ms = one_of(0, 5000, 5000, 5000)
     the.calm = turned(K_CALM, 0)
+    the.fatal = sim_random(4) == 0
     the.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))
     the.stop_ms = <unsigned int>turned(K_STOP, one_of(0, 10, 500, 5000))
     sim.inline_limit = INLINE_LIMIT + config.initial_reads
