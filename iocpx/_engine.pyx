@@ -1499,6 +1499,8 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
             elif op.kind == OP_HELP:
                 AcquireSRWLockExclusive(&engine.lock)
                 engine.help_posted = False
+                if engine.phase == PHASE_FINISHED:
+                    SetEvent(engine.keeper_event)
                 ReleaseSRWLockExclusive(&engine.lock)
                 help = True
             else:
@@ -1736,8 +1738,8 @@ cdef bint keeper_finish(engine_t *engine) noexcept nogil:
     Precondition: engine.lock held.
     """
     # One packet at a time, since a worker may take several at once; a refused
-    # post is tried again on the next look.
-    if engine.workers_running > 0 and not engine.stop_posted:
+    # post is tried again on the next look.  After `help`: the last worker takes no other.
+    if engine.workers_running > 0 and not engine.stop_posted and not engine.help_posted:
         count(engine, NULL, N_OPS_POSTED, 1)
         engine.stop_posted = True
         if not PostQueuedCompletionStatus(engine.port, 0, KEY, &engine.stop.overlapped):
