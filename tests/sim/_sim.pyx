@@ -13,7 +13,7 @@ from libc.string cimport memset
 from _kernel cimport *
 from iocpx._engine cimport *
 from iocpx._state cimport (
-    STATE_ABORTING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, buf_free, buf_t, link_t,
+    STATE_ABORTING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, buf_free, buf_t, link_t, queue_t,
 )
 from iocpx._winsock cimport (
     INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK, WSAENOBUFS, WSAETIMEDOUT,
@@ -143,33 +143,65 @@ cdef void check_bounds(conn_t *conn) noexcept nogil:
         sim_fail("%d receives are posted", conn.window.n)
 
 
-cdef void write(int client, size_t nbytes, bint keep) noexcept nogil:
-    """The next bytes of the stream.  keep: in a block that may stay with the engine.
+cdef int put(int client, conn_t *conn, queue_t *parts, size_t nbytes, bint keep) noexcept nogil:
+    """Queue the next bytes of the stream: in `parts` behind what is there, or if that is NULL
+    in the connection.  keep: in a block that may stay with the engine.
 
-    The caller has a reference.
+    Precondition: protocol.lock held, since where they stand in the stream is known only if no
+    other write comes between.
     """
-    cdef protocol_t *protocol = &protocols[client]
-    cdef conn_t *conn = protocol.conn
-    cdef char *data
+    cdef size_t at = protocols[client].written + (0 if parts == NULL else parts.nbytes)
+    cdef char *data = <char *>malloc(nbytes)
+    cdef void *owner = data if keep else NULL
     cdef size_t i
     cdef int result
-    if nbytes == 0:
-        return
-    data = <char *>malloc(nbytes)
     if data == NULL:
-        return
-    # Where it stands in the stream is known only if no other write comes between.
-    AcquireSRWLockExclusive(&protocol.lock)
+        return WRITE_NO_MEMORY
     for i in range(nbytes):
-        data[i] = <char>sim_byte(client, protocol.written + i)
-    result = conn_write(conn, data, nbytes, data if keep else NULL)
+        data[i] = <char>sim_byte(client, at + i)
+    if parts == NULL:
+        result = conn_write(conn, data, nbytes, owner)
+    else:
+        result = conn_gather(conn, parts, data, nbytes, owner)
+    if not result & WRITE_KEPT:
+        free(data)
+    return result
+
+
+cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts) noexcept nogil:
+    """A write of the protocol's.  The result is conn_write's; the caller has a reference."""
+    cdef protocol_t *protocol = &protocols[client]
+    cdef queue_t parts
+    cdef int result = WRITE_NO_MEMORY
+    cdef size_t left = nbytes
+    cdef size_t part
+    memset(&parts, 0, sizeof(parts))
+    AcquireSRWLockExclusive(&protocol.lock)
+    if in_parts:
+        while left > 0:
+            part = 1 + sim_random(<uint32_t>left)
+            # What there is no memory for is left out.
+            put(client, conn, &parts, part, keep)
+            left -= part
+        nbytes = parts.nbytes
+        if nbytes > 0:
+            result = conn_write_parts(conn, &parts)
+    else:
+        result = put(client, conn, NULL, nbytes, keep)
     if not result & (WRITE_CLOSED | WRITE_NO_MEMORY):
         protocol.written += nbytes
     ReleaseSRWLockExclusive(&protocol.lock)
-    sim_note("write", client, <long long>nbytes)
-    if not result & WRITE_KEPT:
-        free(data)
-    if result & WRITE_FLUSH and conn_flush(conn):
+    sim_note("writelines" if in_parts else "write", client, <long long>nbytes)
+    return result
+
+
+cdef void answer(int client, size_t nbytes) noexcept nogil:
+    """One of the connection's own callbacks writes."""
+    cdef protocol_t *protocol = &protocols[client]
+    cdef conn_t *conn = protocol.conn
+    if nbytes == 0:
+        return
+    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
         sim_note("pause_writing", client, 1)
         if marked(&protocol.paused):
             sim_fail("client %d: pause_writing twice", client)
@@ -203,9 +235,9 @@ cdef void react(int client) noexcept nogil:
     cdef conn_t *conn = protocol.conn
     cdef uint32_t what = sim_random(100)
     if calm(client) or what < 50:
-        write(client, 1 + sim_random(900), True)
+        answer(client, 1 + sim_random(900))
     elif what < 56:
-        write(client, LONG_WRITE + sim_random(LONGEST_WRITE - LONG_WRITE), True)
+        answer(client, LONG_WRITE + sim_random(LONGEST_WRITE - LONG_WRITE))
     elif what < 60:
         sim_note("pause_reading", client, 0)
         mark(&protocol.reading_paused, True)
@@ -270,7 +302,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_atomic(True)
         protocol.conn = conn
         sim_atomic(False)
-        if sim_random(4) == 0:
+        if sim_random(3) == 0:
             conn_set_direct(conn, True)
         if sim_random(3) == 0:
             react(client)
@@ -336,7 +368,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         if calm(client) or sim_random(8) != 0:
             close_conn(client, conn, False)
         else:
-            write(client, sim_random(500), True)
+            answer(client, sim_random(500))
     if conn_take_lost(conn, &error, &error_sending):
         sim_note("connection_lost", client, error)
         if protocol.lost:
@@ -419,7 +451,20 @@ cdef void meddle(int client) noexcept nogil:
     elif what == 11 and conn_borrow_handle(conn) != INVALID_SOCKET:
         sim_point()
         conn_return_handle(conn)
+    elif what == 12:
+        look_at(conn)
     conn_unref(conn)
+
+
+cdef void look_at(conn_t *conn) noexcept nogil:
+    """What anybody may ask at any time."""
+    cdef size_t high
+    cdef size_t low
+    conn_get_marks(conn, &high, &low)
+    if conn_is_closing(conn) and conn_is_reading(conn):
+        sim_fail("a connection is closing and reading")
+    if conn_write_buffer_size(conn) > 0 and engine_on_worker(the_engine):
+        sim_fail("the application's thread counts as a worker")
 
 
 cdef void meddle_with_another(int me, int client, bint writes) noexcept nogil:
@@ -435,20 +480,9 @@ cdef void meddle_with_another(int me, int client, bint writes) noexcept nogil:
 
 
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
-    cdef protocol_t *protocol = &protocols[client]
+    """Somebody else than the connection's own callbacks writes to it."""
     cdef size_t nbytes = 1 + sim_random(400)
-    cdef size_t i
-    cdef char[400] data
-    cdef int result
-    AcquireSRWLockExclusive(&protocol.lock)
-    for i in range(nbytes):
-        data[i] = <char>sim_byte(client, protocol.written + i)
-    result = conn_write(conn, data, nbytes, NULL)
-    if not result & (WRITE_CLOSED | WRITE_NO_MEMORY):
-        protocol.written += nbytes
-    ReleaseSRWLockExclusive(&protocol.lock)
-    sim_note("write", client, <long long>nbytes)
-    if result & WRITE_FLUSH and conn_flush(conn):
+    if write(client, conn, nbytes, False, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
         sim_fail("client %d: pause_writing outside of its callbacks", client)
 
 

@@ -47,6 +47,7 @@ SCENARIOS = {
     "a crowd": {"echo": 1, "clients": 8, "accepts": 1, "max_accepts": 30, "bytes": 10},
     "two listeners": {"echo": 0, "clients": 4, "listeners": 2},
     "resets": {"echo": 0, "clients": 3, "resets": 5},
+    "resets in the backlog": {"echo": 0, "clients": 12, "resets": 1, "accepts": 1, "bytes": 10},
     "idle timeout": {"echo": 0, "clients": 2, "idle": 5000, "linger": 20000, "probe": 0},
     "write limits": {"echo": 0, "clients": 2, "limits": 4, "calm": 0, "room": 64, "probe": 0},
     "meddling": {"echo": 0, "clients": 3, "calm": 0, "trace": 1},
