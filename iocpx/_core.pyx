@@ -11,14 +11,12 @@ sections, which cost nothing where there is a GIL.
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITABLE,
-    PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.bytes cimport (
     _PyBytes_Resize, PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
@@ -46,7 +44,6 @@ logger = logging.getLogger("iocpx")
 cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's defaults
     LOW_WATER_BYTES = 16384
-    ROUNDS = 2                      # receives of a BufferedProtocol before others have a turn
     WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
     KEEPER = -1                     # among the indexes of the workers' threads
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
@@ -71,12 +68,12 @@ cdef void deliver_batch(worker_t *worker) noexcept nogil:
     with gil:
         conn = worker_next(worker)
         while conn != NULL:
-            deliver(<Runtime>worker.engine.config.runtime, worker, conn)
+            deliver(<Runtime>worker.engine.config.runtime, conn)
             worker_delivered(worker, conn)
             conn = worker_next(worker)
 
 
-cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
+cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
     """Tell one connection's protocol all its news, in order."""
     cdef news_t news
     cdef buf_t *buf
@@ -121,10 +118,8 @@ cdef void deliver(Runtime runtime, worker_t *worker, conn_t *conn) noexcept:
         connection._feed(conn, buf)
         conn_give_buffer(conn, buf)
         buf = conn_take_data(conn, &wanted)
-    if wanted > COPY_BYTES and not frees_late:
+    if wanted > COPY_BYTES and not frees_late and connection._takes_bytes():
         offer_bytes(conn, wanted)
-    if conn_take_readable(conn):
-        connection._receive(worker, conn)
     if conn_take_eof(conn):
         keep_open = connection._call("eof_received")
         if not keep_open:
@@ -283,7 +278,6 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             conn_tell_sent(conn, tell_sent)
-            conn_set_direct(conn, buffered)
             conn_unref(conn)
 
     cdef void _failed(self, str name, exc) noexcept:
@@ -308,6 +302,12 @@ cdef class Connection:
             self._failed(name, exc)
             return False
 
+    cdef bint _takes_bytes(self) noexcept:
+        """Is its protocol none that has buffers of its own?"""
+        with cython.critical_section(self):
+            takes = self._data_received is not None
+        return takes
+
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
         """Deliver one received buffer."""
         with cython.critical_section(self):
@@ -321,8 +321,15 @@ cdef class Connection:
             self._failed("data_received", exc)
 
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept:
-        """Deliver one received buffer to a BufferedProtocol, in as many parts as it likes."""
-        cdef Py_ssize_t part
+        """Deliver one received buffer to a BufferedProtocol, in as many parts as it likes.
+
+        A copy, since two things would be worse: to wait by a zero-byte receive and then to
+        receive into the protocol's memory doubles the calls, and a receive that is posted into
+        it beforehand would write there at any moment, not only between get_buffer() and
+        buffer_updated().
+        """
+        cdef Py_buffer view
+        cdef size_t part
         while buf.size > 0 and conn_is_reading_on(conn):
             with cython.critical_section(self):
                 get_buffer = self._get_buffer
@@ -333,44 +340,16 @@ cdef class Connection:
                 return
             name = "get_buffer"
             try:
-                view = memoryview(get_buffer(<Py_ssize_t>buf.size)).cast("B")
-                part = min(<Py_ssize_t>len(view), <Py_ssize_t>buf.size)
+                PyObject_GetBuffer(get_buffer(<Py_ssize_t>buf.size), &view, PyBUF_WRITABLE)
+                part = min(<size_t>view.len, buf.size)
+                memcpy(view.buf, buf.data, part)
+                PyBuffer_Release(&view)     # the protocol may resize it now
                 if part == 0:
                     raise RuntimeError("get_buffer() returned an empty buffer")
-                view[:part] = PyMemoryView_FromMemory(buf.data, part, PyBUF_READ)
                 buf.data += part
                 buf.size -= part
-                view = None     # the protocol may resize it now
                 name = "buffer_updated"
-                buffer_updated(part)
-            except BaseException as exc:
-                self._failed(name, exc)
-
-    cdef void _receive(self, worker_t *worker, conn_t *conn) noexcept:
-        """Receive into the memory of a BufferedProtocol."""
-        cdef Py_buffer view
-        cdef size_t received
-        cdef int rounds = ROUNDS
-        while rounds > 0 and conn_take_readable(conn):
-            rounds -= 1
-            with cython.critical_section(self):
-                get_buffer = self._get_buffer
-                buffer_updated = self._buffer_updated
-            if get_buffer is None:
-                return      # set_protocol() in between
-            name = "get_buffer"
-            try:
-                PyObject_GetBuffer(get_buffer(-1), &view, PyBUF_WRITABLE)
-                try:
-                    if view.len == 0:
-                        raise RuntimeError("get_buffer() returned an empty buffer")
-                    with nogil:
-                        received = conn_receive(worker, conn, <char *>view.buf, <size_t>view.len)
-                finally:
-                    PyBuffer_Release(&view)
-                if received > 0:
-                    name = "buffer_updated"
-                    buffer_updated(<Py_ssize_t>received)
+                buffer_updated(<Py_ssize_t>part)
             except BaseException as exc:
                 self._failed(name, exc)
 

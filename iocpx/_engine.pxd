@@ -128,8 +128,6 @@ ctypedef struct conn_t:
     unsigned int receives       # that brought data
     unsigned int receives_seen  # at the last look of the quiet deadline
     bint idle                   # silent: only a zero-byte receive is posted, no buffer held
-    bint direct                 # the handler receives by conn_receive, told when `readable`
-    bint readable
     bint read_paused
     bint deaf                   # nothing received is delivered any more
     bint eof_seen
@@ -394,13 +392,6 @@ cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil
 # owner.  True: owner is referenced until it comes back, with a received buffer or among the
 # spent.
 cdef bint conn_offer(conn_t *conn, void *owner, char *data, size_t nbytes) noexcept nogil
-# A direct handler is not given data: it is told that the connection is readable, and
-# receives into memory of its own.
-cdef void conn_set_direct(conn_t *conn, bint direct) noexcept nogil
-# Is there something to receive now?  True at most once per readiness and round.
-cdef bint conn_take_readable(conn_t *conn) noexcept nogil
-# Bytes received; 0: none for now, or the end of the stream or an error, which follow as news.
-cdef size_t conn_receive(worker_t *worker, conn_t *conn, char *data, size_t nbytes) noexcept nogil
 # False: closed or paused since conn_take_data.
 cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil
 cdef bint conn_take_eof(conn_t *conn) noexcept nogil

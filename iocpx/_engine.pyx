@@ -274,13 +274,6 @@ cdef bint conn_eof_due(conn_t *conn) noexcept nogil:
             and conn.state == STATE_OPEN and not conn.read_paused)
 
 
-cdef bint conn_direct_due(conn_t *conn) noexcept nogil:
-    # Only with nothing posted: what an earlier receive carries comes first.
-    return (conn.direct and conn.readable and conn.window.n == 0
-            and conn.state == STATE_OPEN and not conn.read_paused
-            and not conn.deaf and conn.inbox.head == NULL and not conn.marks.above)
-
-
 cdef bint conn_news_before_lost(conn_t *conn) noexcept nogil:
     return (conn.spent.head != NULL or conn_readable(conn)
             or (conn.tell_sent and conn.sent_untold > 0))
@@ -291,7 +284,7 @@ cdef bint conn_has_news(conn_t *conn) noexcept nogil:
     if conn.lost_told:
         return conn.spent.head != NULL or conn.traces.head != NULL
     return (not conn.made_told or conn.lost_due or conn_news_before_lost(conn)
-            or conn_eof_due(conn) or conn_direct_due(conn) or conn.traces.head != NULL
+            or conn_eof_due(conn) or conn.traces.head != NULL
             or (conn.marks.above != conn.pause_told and not conn.engine.config.native))
 
 
@@ -305,8 +298,6 @@ cdef bint conn_wants_recv(conn_t *conn) noexcept nogil:
         if (not conn.made_told or conn.read_paused or conn.inbox.head != NULL
                 or conn.marks.above):
             return False
-        if conn.direct:
-            return conn.window.n == 0 and not conn.readable
         return conn.window.n < (1 if conn.idle else conn.window.size)
     # Closing: read on and discard.  Unread input would turn our FIN into a reset
     # that can destroy what the peer has not read yet, and a peer that is stuck in
@@ -573,7 +564,7 @@ cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef DWORD flags = 0
     cdef int error = 0
     conn.pending += 1
-    if conn.state == STATE_OPEN and (conn.idle or conn.direct):
+    if conn.state == STATE_OPEN and conn.idle:
         count(engine, worker, N_ZERO_RECEIVES, 1)
         wsabuf.buf = NULL
         wsabuf.len = 0
@@ -641,7 +632,6 @@ cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
             queue_push(&conn.inbox, buf)
             buf = NULL
     elif buf == NULL:
-        conn.readable = True
         conn_active(conn)
     else:
         conn_end_of_stream(conn)
@@ -2317,7 +2307,7 @@ cdef buf_t *conn_take_data(conn_t *conn, size_t *wanted) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     if conn_readable(conn):
         buf = queue_pop(&conn.inbox)
-    elif (conn.state == STATE_OPEN and conn.spare == NULL and not conn.idle and not conn.direct
+    elif (conn.state == STATE_OPEN and conn.spare == NULL and not conn.idle
             and conn_wants_recv(conn)):
         wanted[0] = recv_capacity(conn)
     ReleaseSRWLockExclusive(&conn.lock)
@@ -2353,54 +2343,6 @@ cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
     else:
         conn_keep_buffer(conn, buf)
     ReleaseSRWLockExclusive(&conn.lock)
-
-
-cdef void conn_set_direct(conn_t *conn, bint direct) noexcept nogil:
-    AcquireSRWLockExclusive(&conn.lock)
-    if direct and conn.sock != INVALID_SOCKET:
-        direct = conn_make_nonblocking(conn)    # conn_receive must not block
-    conn.direct = direct
-    conn_leave(NULL, conn)
-
-
-cdef bint conn_take_readable(conn_t *conn) noexcept nogil:
-    AcquireSRWLockExclusive(&conn.lock)
-    cdef bint due = conn_direct_due(conn)
-    ReleaseSRWLockExclusive(&conn.lock)
-    return due
-
-
-cdef size_t conn_receive(worker_t *worker, conn_t *conn, char *data, size_t nbytes) noexcept nogil:
-    cdef SOCKET sock = conn_borrow_handle(conn)
-    cdef WSABUF wsabuf
-    cdef DWORD received = 0
-    cdef DWORD flags = 0
-    cdef int error = 0
-    if sock == INVALID_SOCKET:
-        return 0
-    wsabuf.buf = data
-    wsabuf.len = <ULONG>min(nbytes, <size_t>0x40000000)
-    if WSARecv(sock, &wsabuf, 1, &received, &flags, NULL, NULL) != 0:
-        error = WSAGetLastError()
-        received = 0
-    if received > 0:
-        count(conn.engine, worker, N_RECEIVES, 1)
-        count(conn.engine, worker, N_BYTES_RECEIVED, received)
-    AcquireSRWLockExclusive(&conn.lock)
-    # Less than there was room for: all is received, and the next bytes are awaited.
-    conn.readable = received == wsabuf.len
-    # More may be there, so the next receive will not wait either.
-    conn.inline_run += conn.readable
-    if received > 0:
-        trace(conn, "received", received)
-        conn_active(conn)
-    elif error == 0:
-        conn_end_of_stream(conn)
-    elif error != WSAEWOULDBLOCK:
-        conn_fail(conn, ABORT_ERROR, error, False)
-    conn.pending -= 1
-    ReleaseSRWLockExclusive(&conn.lock)
-    return received
 
 
 cdef bint conn_take_eof(conn_t *conn) noexcept nogil:

@@ -1,4 +1,4 @@
-"""BufferedProtocol: the server receives into the protocol's own buffer."""
+"""BufferedProtocol: what is received goes into the protocol's own buffer."""
 
 import pytest
 from support import (
@@ -48,7 +48,7 @@ def test_a_buffered_protocol_gets_every_byte_in_order(serve, protocol_class, siz
     protocol.wait_for("connection_lost")
     assert_same_bytes(protocol.received, data)
     assert protocol.events[-2:] == ["eof_received", "connection_lost"]
-    assert all(type(hint) is int and (hint == -1 or hint > 0) for hint in protocol.hints)
+    assert all(type(hint) is int and hint > 0 for hint in protocol.hints)
 
 
 def test_no_more_is_put_into_a_buffer_than_it_holds(serve):

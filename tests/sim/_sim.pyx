@@ -270,7 +270,6 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef buf_t *buf
     cdef size_t n
     cdef size_t wanted
-    cdef char[700] own
     cdef int error = 0
     cdef bint error_sending = False
     if protocol.inside:
@@ -302,8 +301,6 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_atomic(True)
         protocol.conn = conn
         sim_atomic(False)
-        if sim_random(3) == 0:
-            conn_set_direct(conn, True)
         if sim_random(3) == 0:
             react(client)
     if protocol.lost and (news.resume or news.pause or news.sent > 0):
@@ -350,14 +347,6 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         buf = conn_take_data(conn, &wanted)
     if wanted > 0 and sim_random(3) == 0:
         offer(conn, wanted)
-    if conn_take_readable(conn):
-        if protocol.eof:
-            sim_fail("client %d: readable after the end", client)
-        n = conn_receive(worker, conn, own, sizeof(own))
-        if n > 0:
-            sim_note("data_received", client, <long long>n)
-            check_bytes(client, own, n)
-            react(client)
     if conn_take_eof(conn):
         sim_note("eof_received", client, 0)
         if protocol.eof:

@@ -317,7 +317,7 @@ MUTANTS = [
         ],
     ),
     (
-        "a receive may block, where FIONBIO failed",
+        "a send may block, where FIONBIO failed",
         ENGINE,
         [
             (

@@ -1325,22 +1325,6 @@ static void check_buffers(DWORD count, const char *call)
         sim_fail("%s: %u buffers", call, count);
 }
 
-static int receive_now(object_t *sock, WSABUF *buffers, DWORD count, DWORD *received)
-{
-    if (!sock->non_blocking)
-        sim_fail("WSARecv: would block");
-    if (sock->receives > 0)
-        sim_fail("WSARecv: beside a receive that is pending");
-    if (incoming(sock) == BROKEN)
-        return refuse(sock, WSAECONNRESET);
-    if (incoming(sock) == NOTHING_YET)
-        return sock_error(WSAEWOULDBLOCK);
-    *received = (DWORD)fill(sock, buffers, count);
-    sim_note("received", client_of(sock), *received);
-    touch(sock);
-    return 0;
-}
-
 int WSARecv(SOCKET s, WSABUF *buffers, DWORD count, DWORD *received, DWORD *flags,
             OVERLAPPED *overlapped, void *routine)
 {
@@ -1354,7 +1338,7 @@ int WSARecv(SOCKET s, WSABUF *buffers, DWORD count, DWORD *received, DWORD *flag
     if (fails(F_WSARecv))
         return refuse(sock, WSAGetLastError());
     if (overlapped == NULL)
-        return receive_now(sock, buffers, count, received);
+        sim_fail("WSARecv: without an OVERLAPPED");
     if (!sock->on_port)
         sim_fail("WSARecv: handle %d is on no port", sock->handle);
     check_unused(overlapped, "WSARecv");
