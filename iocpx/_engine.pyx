@@ -1061,6 +1061,8 @@ cdef bint conn_attach(worker_t *worker, listener_t *listener, SOCKET sock,
     memcpy(conn.local, local, ADDRESS_BYTES)
     memcpy(conn.remote, remote, ADDRESS_BYTES)
 
+    # From the list on others may reach it, to end it at once; its first data comes before that.
+    AcquireSRWLockExclusive(&conn.lock)
     AcquireSRWLockExclusive(&engine.lock)
     # Under the lock that engine_stop takes: what is in the list by then it
     # closes, and nothing comes after.
@@ -1076,15 +1078,15 @@ cdef bint conn_attach(worker_t *worker, listener_t *listener, SOCKET sock,
         conn.number = engine.last_number
     ReleaseSRWLockExclusive(&engine.lock)
     if not (running and room):
+        ReleaseSRWLockExclusive(&conn.lock)
         free(conn)
         if running:
             count(engine, worker, N_REFUSED, 1)
         return False
     count(engine, worker, N_CONNECTIONS_MADE, 1)
 
-    AcquireSRWLockExclusive(&conn.lock)
     trace(conn, "accepted", 0)
-    if data != NULL and data.size > 0 and not conn.deaf:
+    if data != NULL and data.size > 0:
         trace(conn, "received", <LONG64>data.size)
         count(engine, worker, N_RECEIVES, 1)
         count(engine, worker, N_BYTES_RECEIVED, <LONG64>data.size)
