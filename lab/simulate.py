@@ -49,6 +49,7 @@ SIMPLE = {
     "skips": (1,),
     "bytes": (10, 500),
     "linger": (0,),
+    "stalls": (0, 1000),
     "preempt": (0, 20),
 }
 
@@ -73,7 +74,9 @@ def output(program, words):
         errors="replace",
     )
     if done.returncode != 0:
-        raise Wrong(done.stdout + done.stderr)
+        # AddressSanitizer warns of every stack switch that it did not see; the kernel tells it.
+        said = [line for line in done.stderr.splitlines() if "makecontext/swapcontext" not in line]
+        raise Wrong(done.stdout + "\n".join(said))
     return done.stdout
 
 

@@ -14,6 +14,7 @@ cdef extern from "kernel.h" nogil:
         const sim_profile_t *profile
         int clients
         int preempt
+        int stalls
         int faults
         int resets
         int shorts

@@ -42,12 +42,12 @@ cdef enum:
 # What the protocol of one client has seen and done.  Its callbacks come one at a time;
 # what the application's thread looks at as well changes in an atomic section.
 ctypedef struct protocol_t:
-    SRWLOCK lock            # held while the next bytes of the stream are written
+    SRWLOCK lock            # held while bytes of the stream are written, and for a pause
     conn_t *conn            # with a reference, from connection_made to connection_lost; atomic
     bint inside             # one of its callbacks runs
     bint made
     bint paused             # writing, by pause_writing; atomic
-    bint reading_paused     # atomic
+    bint reading_paused     # as the engine has it; lock
     bint eof
     bint lost
     int error               # of connection_lost
@@ -215,6 +215,20 @@ cdef void offer(conn_t *conn, size_t nbytes) noexcept nogil:
         free(data)
 
 
+cdef void pause_reading(int client, conn_t *conn, bint paused) noexcept nogil:
+    AcquireSRWLockExclusive(&protocols[client].lock)
+    protocols[client].reading_paused = paused
+    conn_pause_reading(conn, paused)
+    ReleaseSRWLockExclusive(&protocols[client].lock)
+
+
+cdef bint is_paused(int client) noexcept nogil:
+    AcquireSRWLockExclusive(&protocols[client].lock)
+    cdef bint paused = protocols[client].reading_paused
+    ReleaseSRWLockExclusive(&protocols[client].lock)
+    return paused
+
+
 cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil:
     sim_note("abort" if abort else "close", client, 0)
     mark(&protocols[client].closed, True)
@@ -240,8 +254,7 @@ cdef void react(int client) noexcept nogil:
         answer(client, LONG_WRITE + sim_random(LONGEST_WRITE - LONG_WRITE))
     elif what < 60:
         sim_note("pause_reading", client, 0)
-        mark(&protocol.reading_paused, True)
-        conn_pause_reading(conn, True)
+        pause_reading(client, conn, True)
     elif what < 63:
         close_conn(client, conn, what == 62)
     elif what < 65:
@@ -272,6 +285,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef size_t wanted
     cdef int error = 0
     cdef bint error_sending = False
+    cdef bint paused
     if protocol.inside:
         sim_fail("client %d: two callbacks at once", client)
     protocol.inside = True
@@ -358,13 +372,15 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             close_conn(client, conn, False)
         else:
             answer(client, sim_random(500))
+    # Before: another thread may resume it when the loss is decided already.
+    paused = is_paused(client)
     if conn_take_lost(conn, &error, &error_sending):
         sim_note("connection_lost", client, error)
         if protocol.lost:
             sim_fail("client %d: connection_lost twice", client)
         protocol.lost = True
         protocol.error = error
-        check_lost(client, error)
+        check_lost(client, error, paused)
         sim_atomic(True)
         protocol.conn = NULL
         sim_atomic(False)
@@ -372,13 +388,12 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     protocol.inside = False
 
 
-cdef void check_lost(int client, int error) noexcept nogil:
+cdef void check_lost(int client, int error, bint paused) noexcept nogil:
     """Everything was told before; the error is what Windows said, or what the engine decides."""
     cdef protocol_t *protocol = &protocols[client]
     cdef sim_client_t facts
     sim_client(client, &facts)
-    if not marked(&protocol.closed) and not marked(&protocol.reading_paused) and (
-            protocol.received != facts.taken):
+    if not marked(&protocol.closed) and not paused and protocol.received != facts.taken:
         sim_fail("client %d: connection_lost after %zu of %zu bytes", client, protocol.received,
                  facts.taken)
     if protocol.tells and protocol.sent != facts.given:
@@ -418,29 +433,28 @@ cdef void resume(int client) noexcept nogil:
     cdef conn_t *conn = borrow(client)
     if conn == NULL:
         return
-    if marked(&protocols[client].reading_paused):
+    if is_paused(client):
         sim_note("resume_reading", client, 0)
-        mark(&protocols[client].reading_paused, False)
-        conn_pause_reading(conn, False)
+        pause_reading(client, conn, False)
     conn_unref(conn)
 
 
 cdef void meddle(int client) noexcept nogil:
     """A thread of the application does something to a connection."""
     cdef conn_t *conn = borrow(client)
-    cdef uint32_t what = sim_random(16)
+    cdef uint32_t what = sim_random(14)
     if conn == NULL:
         return
     if what < 4 and not marked(&protocols[client].paused):
         meddle_write(client, conn)
     elif what < 9:
         resume(client)
-    elif what < 11:
-        close_conn(client, conn, what == 9)
-    elif what == 11 and conn_borrow_handle(conn) != INVALID_SOCKET:
+    elif what < 12:
+        close_conn(client, conn, what < 11)
+    elif what == 12 and conn_borrow_handle(conn) != INVALID_SOCKET:
         sim_point()
         conn_return_handle(conn)
-    elif what == 12:
+    else:
         look_at(conn)
     conn_unref(conn)
 
@@ -522,7 +536,7 @@ cdef bint disturbed() noexcept nogil:
 
 
 cdef void application_main(void *argument) noexcept nogil:
-    cdef uint32_t rounds = sim_random(12)
+    cdef uint32_t rounds = sim_random(one_of(4, 12, 12, 60))
     cdef uint32_t _round
     cdef int client
     sim_passing()
@@ -586,7 +600,8 @@ cdef void check_probe(int client) noexcept nogil:
     sim_sleep(1000)
     sim_note("the probe comes", client, 0)
     sim_let_in(client)
-    sim_sleep(30000)
+    # Far longer than all that may stand still meanwhile.
+    sim_sleep(600000)
     sim_client(client, &facts)
     if not facts.saw_end or facts.reset or (the.echo and facts.received != facts.sent):
         sim_fail("a client that came last was not served")
@@ -617,6 +632,7 @@ cdef enum knob:
     K_CLIENTS
     K_WORKERS
     K_PREEMPT
+    K_STALLS
     K_FAULTS
     K_RESETS
     K_SHORTS
@@ -641,10 +657,10 @@ cdef enum knob:
     K_STOP
     N_KNOBS
 
-KNOBS = ["echo", "profile", "clients", "workers", "preempt", "faults", "resets", "shorts",
-         "skips", "room", "bytes", "listeners", "unborn", "probe", "calm", "late", "accepts",
-         "max_accepts", "accept_receive", "max_connections", "reads", "buffer", "idle", "limits",
-         "trace", "linger", "stop"]
+KNOBS = ["echo", "profile", "clients", "workers", "preempt", "stalls", "faults", "resets",
+         "shorts", "skips", "room", "bytes", "listeners", "unborn", "probe", "calm", "late",
+         "accepts", "max_accepts", "accept_receive", "max_connections", "reads", "buffer", "idle",
+         "limits", "trace", "linger", "stop"]
 cdef long[N_KNOBS] knobs
 
 
@@ -661,6 +677,7 @@ cdef void configure() noexcept nogil:
     sim.profile = &sim_profiles[turned(K_PROFILE, sim_random(<uint32_t>sim_n_profiles))]
     sim.clients = <int>turned(K_CLIENTS, 1 + sim_random(one_of(1, 3, 8, MAX_CLIENTS)))
     sim.preempt = <int>turned(K_PREEMPT, one_of(0, 2, 5, 20))
+    sim.stalls = <int>turned(K_STALLS, one_of(0, 1000, 200, 50))
     sim.faults = <int>turned(K_FAULTS, one_of(0, 0, 40, 200))
     sim.resets = <int>turned(K_RESETS, one_of(0, 0, 10, 50))
     sim.shorts = <int>turned(K_SHORTS, one_of(0, 0, 1, 5))
@@ -702,7 +719,7 @@ cdef void configure() noexcept nogil:
     if the.probe:
         sim.clients = min(sim.clients + 1, <int>MAX_CLIENTS)
         config.accept_timeout_ms = 500
-        config.close_timeout_ms = 10000
+        config.close_timeout_ms = 300000
 
 
 cdef void draw_probe() noexcept nogil:

@@ -20,6 +20,7 @@ typedef struct {
     const char *name;
     DWORD id;
     int done;
+    int stalled;            /* it stands still by chance, not because it waits for anything */
     int passing;            /* it may end before an operation that it posts */
     DWORD error;            /* GetLastError() */
     int locks;              /* that it has */

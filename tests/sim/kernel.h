@@ -29,6 +29,7 @@ typedef struct {
     const sim_profile_t *profile;
     int clients;
     int preempt;            /* that a call of the kernel lets another thread run */
+    int stalls;             /* that it stands still until all others have done what they can */
     int faults;             /* that a call fails */
     int resets;             /* that a client's next step is a reset */
     int shorts;             /* that a send completes short */

@@ -701,13 +701,29 @@ void wait_for(enum wait_kind wait, uint64_t until_us)
 void sim_point(void)
 {
     count_step();
-    if (!on_scheduler() && sim.atomic == 0 && chance(sim.config.preempt))
+    if (on_scheduler() || sim.atomic != 0)
+        return;
+    if (chance(sim.config.stalls)) {
+        this_thread()->stalled = 1;
+        // Mostly within the patience of the keeper, now and then beyond that of a connection.
+        wait_for(WAIT_TIME, sim.now_us + 1 + sim_random(chance(8) ? 3000000 : 20000));
+        this_thread()->stalled = 0;
+    } else if (chance(sim.config.preempt)) {
         switch_to(&scheduler);
+    }
 }
 
 void sim_atomic(int on)
 {
     sim.atomic += on ? 1 : -1;
+}
+
+static int anyone_stalled(void)
+{
+    for (int i = 0; i < sim.n_threads; i++)
+        if (fibers[i].public.stalled)
+            return 1;
+    return 0;
 }
 
 void sim_run(void)
@@ -726,7 +742,7 @@ void sim_run(void)
             switch_to(ready[sim_random(n)]);
             continue;
         }
-        if (sim_on_idle != NULL)
+        if (sim_on_idle != NULL && !anyone_stalled())
             sim_on_idle();
         if (!pass_time())
             return;

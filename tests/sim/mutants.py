@@ -33,8 +33,8 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "    conn.pending += 1\n    if conn.state == STATE_OPEN and (conn.idle",
-                "    if conn.state == STATE_OPEN and (conn.idle",
+                "    conn.pending += 1\n    if conn.state == STATE_OPEN and conn.idle:",
+                "    if conn.state == STATE_OPEN and conn.idle:",
             ),
             (
                 "    AcquireSRWLockExclusive(&conn.lock)\n"

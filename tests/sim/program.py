@@ -11,6 +11,7 @@ FUNCTIONS = _sim.functions()
 # Short runs whose every call is made to fail, one after the other. Knobs as in _sim.KNOBS.
 SHORT = {
     "preempt": 0,
+    "stalls": 0,
     "faults": 0,
     "resets": 0,
     "shorts": 0,

@@ -18,6 +18,7 @@ enum {
     RECEIVE_ROOM = 8192,        /* bytes a client can be ahead of the server's receives */
     ACCEPT_ADDRESS_BYTES = 144,
     FIRST_HANDLE = 4,
+    SHARE = 4,                  /* inline completions of a turn */
 };
 
 #define STATUS_SUCCESS 0u
@@ -116,6 +117,7 @@ struct packet {
     OVERLAPPED *overlapped;
     size_t nbytes;
     int number;
+    object_t *sock;             /* NULL: posted */
 };
 
 enum client_state { NEW, IN_BACKLOG, ACCEPTED, GONE };
@@ -383,12 +385,13 @@ int packets_waiting(void)
     return winsock.packets != NULL;
 }
 
-static void queue_packet(OVERLAPPED *overlapped, size_t nbytes, int number)
+static void queue_packet(OVERLAPPED *overlapped, size_t nbytes, int number, object_t *sock)
 {
     packet_t *packet = __real_calloc(1, sizeof(*packet));
     packet->overlapped = overlapped;
     packet->nbytes = nbytes;
     packet->number = number;
+    packet->sock = sock;
     *winsock.packets_tail = packet;
     winsock.packets_tail = &packet->next;
     winsock.n_packets++;
@@ -482,7 +485,7 @@ static void complete(op_t *op, DWORD status, size_t nbytes)
     op->overlapped->InternalHigh = nbytes;
     sim_note(status == STATUS_SUCCESS ? "completes, bytes" : "completes, status", op->number,
              status == STATUS_SUCCESS ? (long long)nbytes : (long long)status);
-    queue_packet(op->overlapped, nbytes, op->number);
+    queue_packet(op->overlapped, nbytes, op->number, op->sock);
     touch(op->sock);
     __real_free(op);
 }
@@ -948,7 +951,7 @@ BOOL PostQueuedCompletionStatus(HANDLE port, DWORD nbytes, ULONG_PTR key, OVERLA
     if (fails(F_PostQueuedCompletionStatus))
         return 0;
     sim_note("packet posted", ++winsock.last_number, 0);
-    queue_packet(overlapped, nbytes, winsock.last_number);
+    queue_packet(overlapped, nbytes, winsock.last_number, NULL);
     sim_point();
     return 1;
 }
@@ -989,6 +992,10 @@ BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG c
         entries[*removed] = (OVERLAPPED_ENTRY){0x696f6370, packet->overlapped, 0x5555,
                                                (DWORD)packet->nbytes};
         sim_note("packet dequeued", packet->number, 0);
+        // Another thread brings what the connection has waited for: its share begins anew.
+        if (packet->sock != NULL && packet->sock->inlined_by != this_thread()->id
+            && packet->sock->inlined > 0)
+            packet->sock->inlined -= packet->sock->inlined > SHARE ? SHARE : packet->sock->inlined;
         __real_free(packet);
     }
     sim_point();
@@ -1306,7 +1313,7 @@ static int at_once(object_t *sock, enum op_kind kind, OVERLAPPED *overlapped, si
         overlapped->Internal = STATUS_SUCCESS;
         overlapped->InternalHigh = nbytes;
         if (!sock->skip)
-            queue_packet(overlapped, nbytes, ++winsock.last_number);
+            queue_packet(overlapped, nbytes, ++winsock.last_number, sock);
     }
     touch(sock);
     sim_point();
