@@ -189,6 +189,7 @@ ctypedef struct worker_t:
     tally_t tally
     OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
     ULONG batch                 # packets that it takes next, at most
+    int unlooked                # shares since its last look at the port
     int failures                # looks at the port that failed in a row while the server stops
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.
@@ -237,6 +238,9 @@ ctypedef struct engine_t:
     HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
     LONG live                   # acceptors + connections + 1 until the stop
     LONG workers_idle           # looking at the port, be it to wait there or not
+    # Packets that are in the port, or will be when an operation of a connection completes; for
+    # a moment too few.  Not AcceptEx, which is pending all the time.
+    LONG packets_due
     LONG64 connections_now
     LONG64 connections_peak
     LONG64 accepts_pending

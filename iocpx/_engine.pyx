@@ -93,6 +93,7 @@ cdef enum:
     # gets nearly everything.
     INLINE_BUDGET = 2
     SHARE = 16              # connections that a worker takes from the run queue at once
+    UNLOOKED = 3            # shares in a row without a look at the port, if that can be spared
     # One send: enough for full speed, little enough that its completion tells a
     # slow reader from a dead one, and that Windows need not lock much memory.
     SEND_BYTES = 262144
@@ -219,6 +220,17 @@ cdef void op_init(op_t *op, op_kind kind, void *owner) noexcept nogil:
     op.owner = owner
 
 
+cdef bint packet_post(engine_t *engine, op_t *op) noexcept nogil:
+    """False: refused, out of non-paged pool most likely.  Precondition: op is not in use."""
+    memset(&op.overlapped, 0, sizeof(OVERLAPPED))
+    count(engine, NULL, N_OPS_POSTED, 1)
+    if not PostQueuedCompletionStatus(engine.port, 0, KEY, &op.overlapped):
+        count(engine, NULL, N_OPS_COMPLETED, 1)
+        return False
+    InterlockedIncrement(&engine.packets_due)
+    return True
+
+
 cdef int op_error(op_t *op, SOCKET sock) noexcept nogil:
     """The Windows code of a completed op, 0 for success.  Precondition: sock is open."""
     cdef DWORD nbytes = 0
@@ -325,10 +337,8 @@ cdef void conn_to_worker(worker_t *worker, conn_t *conn) noexcept nogil:
         ReleaseSRWLockExclusive(&worker.lock)
         return
     engine = conn.engine
-    count(engine, NULL, N_OPS_POSTED, 1)
-    if not PostQueuedCompletionStatus(engine.port, 0, KEY, &conn.serve.overlapped):
-        # Out of non-paged pool.  Its events would be lost, so the keeper tries again.
-        count(engine, NULL, N_OPS_COMPLETED, 1)
+    if not packet_post(engine, &conn.serve):
+        # Its events would be lost, so the keeper tries again.
         AcquireSRWLockExclusive(&engine.lock)
         conn.next_ready = engine.unposted
         engine.unposted = conn
@@ -408,6 +418,7 @@ cdef void op_pended(conn_t *conn, recv_t *recv) noexcept nogil:
 
     recv: the receive that was posted, or NULL.  Precondition: conn.lock held.
     """
+    InterlockedIncrement(&conn.engine.packets_due)
     conn.inline_run = 0
     if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
         conn_cancel(conn)
@@ -750,17 +761,13 @@ cdef void send_defer(conn_t *conn) noexcept nogil:
     the connection may be in a callback that takes long, perhaps because it waits for this
     very data to leave.  Precondition: conn.lock held, the connection is scheduled.
     """
-    cdef engine_t *engine = conn.engine
     conn_ref(conn)
-    memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
-    count(engine, NULL, N_OPS_POSTED, 1)
-    if PostQueuedCompletionStatus(engine.port, 0, KEY, &conn.send.overlapped):
+    if packet_post(conn.engine, &conn.send):
         conn.sending = True
         conn.pending += 1
-        return
-    # Out of non-paged pool: whoever serves it sends.
-    count(engine, NULL, N_OPS_COMPLETED, 1)
-    conn_unref(conn)        # never the last one: the caller has its own
+    else:
+        # Whoever serves it sends.
+        conn_unref(conn)    # never the last one: the caller has its own
 
 
 cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
@@ -1452,6 +1459,14 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef bint help = False
     cdef bint ok
     cdef DWORD error
+    if (worker.unlooked < UNLOOKED and InterlockedExchangeAdd(&engine.packets_due, 0) <= 0
+            and engine_has_waiting(engine)):
+        # Only new clients can be in the port now, and a look at it is a call of the system.
+        worker.unlooked += 1
+        worker_share(worker)
+        worker_serve_all(worker)
+        return True
+    worker.unlooked = 0
     # Idle first, then the last look: whoever gets something to do after that
     # look sees an idle worker, and has the keeper watch over it.
     cdef bint others_idle = InterlockedIncrement(&engine.workers_idle) > 1
@@ -1477,6 +1492,8 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
         count(engine, worker, N_OPS_COMPLETED, n)
         for i in range(n):
             op = <op_t *>worker.entries[i].lpOverlapped
+            if op.kind != OP_ACCEPT:
+                InterlockedDecrement(&engine.packets_due)
             if op.kind == OP_RECV:
                 on_recv_complete(worker, <recv_t *>op,
                                  worker.entries[i].dwNumberOfBytesTransferred)
@@ -1715,12 +1732,7 @@ cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
     engine.help_due_ms = now + HELP_MS
     post = post and not engine.help_posted and engine.phase != PHASE_FINISHED
     if post:
-        engine.help_posted = True
-        count(engine, NULL, N_OPS_POSTED, 1)
-        memset(&engine.help.overlapped, 0, sizeof(OVERLAPPED))
-        if not PostQueuedCompletionStatus(engine.port, 0, KEY, &engine.help.overlapped):
-            count(engine, NULL, N_OPS_COMPLETED, 1)
-            engine.help_posted = False
+        engine.help_posted = packet_post(engine, &engine.help)
     ReleaseSRWLockExclusive(&engine.lock)
 
 
@@ -1732,11 +1744,7 @@ cdef bint keeper_finish(engine_t *engine) noexcept nogil:
     # One packet at a time, since a worker may take several at once; a refused
     # post is tried again on the next look.  After `help`: the last worker takes no other.
     if engine.workers_running > 0 and not engine.stop_posted and not engine.help_posted:
-        count(engine, NULL, N_OPS_POSTED, 1)
-        engine.stop_posted = True
-        if not PostQueuedCompletionStatus(engine.port, 0, KEY, &engine.stop.overlapped):
-            count(engine, NULL, N_OPS_COMPLETED, 1)
-            engine.stop_posted = False
+        engine.stop_posted = packet_post(engine, &engine.stop)
     return engine.workers_running == 0
 
 

@@ -771,6 +771,7 @@ cdef void check_ledger() noexcept nogil:
          engine_count(the_engine, N_CONNECTIONS_RETIRED))
     same("connections now", engine_connections(the_engine), 0)
     same("accepts pending", pools.accepts_pending, 0)
+    same("packets due", the_engine.packets_due, 0)
     same("buffers out", <LONG64>pools.buffers_out, 0)
 
 

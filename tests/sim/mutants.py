@@ -134,8 +134,8 @@ MUTANTS = [
         ENGINE,
         [
             (
-                "        conn.sending = True\n        conn.pending += 1\n        return\n",
-                "        conn.sending = True\n        return\n",
+                "        conn.sending = True\n        conn.pending += 1\n    else:\n",
+                "        conn.sending = True\n    else:\n",
             )
         ],
     ),
@@ -351,6 +351,11 @@ MUTANTS = [
                 "        buf = pool.free\n        pool.hits",
             )
         ],
+    ),
+    (
+        "packets that are due are not counted",
+        ENGINE,
+        [("    InterlockedIncrement(&conn.engine.packets_due)\n", "")],
     ),
     (
         "a worker sleeps while connections wait for their turn",
