@@ -98,6 +98,8 @@ cdef enum:
     # slow reader from a dead one, and that Windows need not lock much memory.
     SEND_BYTES = 262144
     GATHER_BYTES = 65536    # the largest buffer that small writes are gathered in
+    PATIENCE = 4            # high marks that a callback may write before they are sent
+    AMPLE_BYTES = 16 * SEND_BYTES   # a max_write_buffer that such writes do not come near
     RETRY_MS = 50           # the keeper's patience with a lack of resources
     TROUBLE_MS = 10000      # between two reports of it
     PORT_ATTEMPTS = 100     # looks at the port that fail, in a row, while the server stops
@@ -2108,11 +2110,22 @@ cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
 
 cdef int conn_written(conn_t *conn) noexcept nogil:
     """What has to follow a write.  Precondition: conn.lock held."""
-    # The executor sends when the callback is over, unless it writes so much that
-    # it has to learn whether the peer takes it.
-    if not conn_on_executor(conn) or conn.outbox.nbytes > conn.marks.high:
+    # The executor sends when the callback is over, unless it writes so much that it has to
+    # learn whether the peer takes it.
+    if not conn_on_executor(conn) or (
+            conn.outbox.nbytes > conn.marks.high and conn.outbox.nbytes >= conn_patience(conn)):
         return WRITE_FLUSH
     return 0
+
+
+cdef size_t conn_patience(conn_t *conn) noexcept nogil:
+    """Bytes that a callback may write before they are sent, if they are above the high mark: as
+    many as one send takes, so that it is worth its call, but not many times the mark.
+    Precondition: conn.lock held."""
+    cdef config_t *config = &conn.engine.config
+    if config.max_sends != 0 or 0 < config.max_write_buffer < AMPLE_BYTES:
+        return 0    # a limit so tight counts what the peer has not taken, not what waits here
+    return min(PATIENCE * min(conn.marks.high, <size_t>SEND_BYTES), <size_t>SEND_BYTES)
 
 
 cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbytes,

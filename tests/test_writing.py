@@ -252,6 +252,30 @@ def test_writing_below_the_high_mark_never_pauses(serve):
     assert "pause_writing" not in protocol.events
 
 
+@pytest.mark.parametrize(
+    "limits, long",
+    [
+        ({}, True),
+        # These count what the peer has not taken, so nothing waits beyond the high mark for more.
+        ({"max_sends": 100}, False),
+        ({"max_write_buffer": 2 * MB}, False),
+    ],
+)
+def test_what_a_callback_writes_leaves_in_long_sends(serve, limits, long):
+    block = pattern(64 * 1024)
+
+    class Writes(CountingSent):
+        def on_made(self):
+            for _ in range(8):
+                self.transport.write(block)
+
+    served = serve(Writes, **limits)
+    client, protocol = served.open()
+    assert_same_bytes(client.read_exactly(8 * len(block)), 8 * block)
+    protocol.wait_until(lambda: protocol.sent == 8 * len(block), "data_sent of everything")
+    assert (served.server.stats()["sends"] <= 2) is long
+
+
 class PausesAndGoesOn(CountingSent):
     """Writes block after block and stops while told to pause or above the mark."""
 
