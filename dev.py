@@ -68,7 +68,8 @@ def make_parser():
         *(
             "sim",
             simulate,
-            "[--seed N] [--runs N] [--set KNOB=N] | --threads | --mutants | --scale",
+            "[--seed N] [--runs N] [--profile NAME] [--set KNOB=N] | --threads | --mutants"
+            " | --scale",
         ),
         "run the engine on a simulated kernel: every failing call of short scenarios, and many"
         " schedules, each a function of its seed",

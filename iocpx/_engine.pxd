@@ -189,7 +189,8 @@ ctypedef struct worker_t:
     tally_t tally
     OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
     ULONG batch                 # packets that it takes next, at most
-    int unlooked                # shares since its last look at the port
+    int unlooked                # shares since its last look at the port…
+    uint64_t look_due_ms        # …which it has again by then
     int failures                # looks at the port that failed in a row while the server stops
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.

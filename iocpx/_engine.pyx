@@ -93,7 +93,10 @@ cdef enum:
     # gets nearly everything.
     INLINE_BUDGET = 2
     SHARE = 16              # connections that a worker takes from the run queue at once
-    UNLOOKED = 3            # shares in a row without a look at the port, if that can be spared
+    # Where only new clients can be in the port: shares in a row without a look at it, and for
+    # how long.
+    UNLOOKED = 3
+    UNLOOKED_MS = 4
     # One send: enough for full speed, little enough that its completion tells a
     # slow reader from a dead one, and that Windows need not lock much memory.
     SEND_BYTES = 262144
@@ -1461,13 +1464,18 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef bint help = False
     cdef bint ok
     cdef DWORD error
+    cdef uint64_t now
     if (worker.unlooked < UNLOOKED and InterlockedExchangeAdd(&engine.packets_due, 0) <= 0
             and engine_has_waiting(engine)):
-        # Only new clients can be in the port now, and a look at it is a call of the system.
-        worker.unlooked += 1
-        worker_share(worker)
-        worker_serve_all(worker)
-        return True
+        # A look at the port is a call of the system, and only new clients can be in it.
+        now = now_ms()
+        if worker.unlooked == 0:
+            worker.look_due_ms = now + UNLOOKED_MS
+        if now < worker.look_due_ms:
+            worker.unlooked += 1
+            worker_share(worker)
+            worker_serve_all(worker)
+            return True
     worker.unlooked = 0
     # Idle first, then the last look: whoever gets something to do after that
     # look sees an idle worker, and has the keeper watch over it.
