@@ -566,11 +566,24 @@ cdef class Connection:
         return low, high
 
     def get_write_buffer_size(self):
-        """Bytes queued and not yet sent.  asyncio.WriteTransport.get_write_buffer_size()."""
+        """Bytes queued and not yet sent.  asyncio.WriteTransport.get_write_buffer_size().
+
+        Above the high mark only after pause_writing(), also inside of a callback: then what
+        this has written is sent first, as far as the peer takes it.
+        """
         cdef size_t nbytes = 0
+        cdef size_t high
+        cdef size_t low
         cdef conn_t *conn = self._enter()
-        if conn != NULL:
+        if conn == NULL:
+            return 0
+        try:
             nbytes = conn_write_buffer_size(conn)
+            conn_get_marks(conn, &high, &low)
+            if nbytes > high:
+                self._flush(conn)
+                nbytes = conn_write_buffer_size(conn)
+        finally:
             conn_unref(conn)
         return nbytes
 

@@ -87,8 +87,8 @@ cdef extern from * nogil:
     GUID accept_addresses_id
 
 cdef enum:
-    # Inline completions of one connection between two looks at the port: its reply,
-    # and the next message if that is there already.  Twice as many gave no more
+    # Inline completions of one connection in a turn: its reply, and the next message if
+    # that is there already.  Twice as many gave no more
     # throughput and half as much again of p99; without a bound the busiest connection
     # gets nearly everything.
     INLINE_BUDGET = 2
@@ -102,7 +102,7 @@ cdef enum:
     SEND_BYTES = 262144
     GATHER_BYTES = 65536    # the largest buffer that small writes are gathered in
     PATIENCE = 4            # high marks that a callback may write before they are sent
-    AMPLE_BYTES = 16 * SEND_BYTES   # a max_write_buffer that such writes do not come near
+    AMPLE_BYTES = 16 * SEND_BYTES   # a max_write_buffer of which such writes are a small part
     RETRY_MS = 50           # the keeper's patience with a lack of resources
     TROUBLE_MS = 10000      # between two reports of it
     PORT_ATTEMPTS = 100     # looks at the port that fail, in a row, while the server stops
@@ -1455,7 +1455,8 @@ cdef bint worker_wait_out(worker_t *worker, DWORD error) noexcept nogil:
 
 
 cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
-    """One look at the port and the work that follows.  False: this worker ends."""
+    """A look at the port, if it cannot be spared, and the work that follows.  False: this
+    worker ends."""
     cdef engine_t *engine = worker.engine
     cdef ULONG n = 0
     cdef ULONG i
@@ -2131,6 +2132,8 @@ cdef size_t conn_patience(conn_t *conn) noexcept nogil:
     many as one send takes, so that it is worth its call, but not many times the mark.
     Precondition: conn.lock held."""
     cdef config_t *config = &conn.engine.config
+    if conn.sending:
+        return 0    # what has to wait already need not become more
     if config.max_sends != 0 or 0 < config.max_write_buffer < AMPLE_BYTES:
         return 0    # a limit so tight counts what the peer has not taken, not what waits here
     return min(PATIENCE * min(conn.marks.high, <size_t>SEND_BYTES), <size_t>SEND_BYTES)

@@ -432,7 +432,7 @@ class EchoingBlindlyBuffered(RecordingBuffered):
     ids=["one-read", "four-reads", "buffered"],
 )
 def test_a_client_that_does_not_read_is_not_read_either(serve, protocol_class, reads):
-    served = serve(protocol_class, initial_reads=reads)
+    served = serve(protocol_class, initial_reads=reads, buffer_size=65536)
     client, protocol = served.open()
     other = served.connect()
     data = pattern(16 << 20)

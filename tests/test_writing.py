@@ -263,17 +263,39 @@ def test_writing_below_the_high_mark_never_pauses(serve):
 )
 def test_what_a_callback_writes_leaves_in_long_sends(serve, limits, long):
     block = pattern(64 * 1024)
+    lines = []
 
     class Writes(CountingSent):
         def on_made(self):
             for _ in range(8):
                 self.transport.write(block)
 
-    served = serve(Writes, **limits)
-    client, protocol = served.open()
+    served = serve(Writes, trace=lines.append, **limits)
+    client, _ = served.open()
     assert_same_bytes(client.read_exactly(8 * len(block)), 8 * block)
-    protocol.wait_until(lambda: protocol.sent == 8 * len(block), "data_sent of everything")
-    assert (served.server.stats()["sends"] <= 2) is long
+    served.finish()
+    first = next(line for line in lines if " sent " in line)
+    assert int(first.split()[-1]) == (4 if long else 2) * len(block)
+
+
+def test_above_the_high_mark_is_paused_within_a_callback_too(serve):
+    """A protocol that stops when it sees the mark passed will be told to go on."""
+    seen = []
+
+    class StopsAtTheMark(Recording):
+        def on_data(self, data):
+            for _ in range(100):
+                self.transport.write(bytes(100_000))
+                if self.transport.get_write_buffer_size() > 65536:
+                    seen.append("pause_writing" in self.events)
+                    break
+
+    client, protocol = serve(StopsAtTheMark).open()
+    client.send(b"go")
+    protocol.wait_for("pause_writing")
+    protocol.wait_until(lambda: seen, "a queue above its mark")
+    assert seen == [True]
+    assert client.read_exactly(100_000) == bytes(100_000)
 
 
 class PausesAndGoesOn(CountingSent):
