@@ -139,6 +139,7 @@ ctypedef struct conn_t:
     marks_t marks
     bint write_eof              # shutdown(SD_SEND) once the outbox is empty
     bint shut                   # it is done
+    bint duplicated             # the socket may have another handle, that closesocket leaves open
     bint tell_sent              # the protocol wants data_sent
     size_t sent_untold          # bytes
     # what the handler has been told

@@ -460,7 +460,10 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         return
     if conn.sending or conn.outbox.head != NULL or not conn.write_eof:
         return
-    if not conn.shut:
+    # Where the peer has ended its side, closesocket does the same: nothing is left unread that
+    # would make a reset of it, and nobody else has the socket.
+    if not conn.shut and not (conn.state == STATE_FLUSHING and conn.eof_seen
+                              and not conn.duplicated):
         if shutdown(conn.sock, SD_SEND) == SOCKET_ERROR:
             # Closing, and all is sent: that the peer has gone already is no news.
             conn_fail(conn, ABORT_ERROR,
@@ -2268,6 +2271,7 @@ cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil:
     sock = conn.sock
     if sock != INVALID_SOCKET:
         conn.pending += 1   # like an op: the handle stays open
+        conn.duplicated = True
     ReleaseSRWLockExclusive(&conn.lock)
     return sock
 

@@ -46,9 +46,41 @@ def test_the_life_of_a_connection_is_told_in_order(serve):
     served.finish()
     told = steps(trace.of(client))
     assert told[0] == "accepted"
-    order = ["accepted", "received", "sent", "EOF", "close", "SD_SEND", "handle closed"]
+    order = ["accepted", "received", "sent", "EOF", "close", "handle closed"]
     places = [told.index(step) for step in order]
     assert places == sorted(places), told
+
+
+def test_a_close_by_the_server_comes_before_the_clients(serve):
+    trace = Trace()
+    served = serve(Echoing, trace=trace)
+    client, protocol = served.open()
+    protocol.transport.close()
+    assert client.read_to_end() == b""
+    client.close()
+    wait_until_gone(served)
+    served.finish()
+    told = steps(trace.of(client))
+    places = [told.index(step) for step in ["close", "SD_SEND", "EOF", "handle closed"]]
+    assert places == sorted(places), told
+
+
+class LooksAtItsSocket(Echoing):
+    def on_made(self):
+        self.duplicate = self.transport.get_extra_info("socket").dup()
+
+
+def test_a_client_that_has_ended_sees_the_end_although_its_socket_has_another_handle(serve):
+    trace = Trace()
+    served = serve(LooksAtItsSocket, trace=trace)
+    client, protocol = served.open()
+    client.exchange([b"hello"])
+    client.half_close()
+    assert client.read_to_end() == b""
+    protocol.wait_for("connection_lost")
+    served.finish()
+    assert "SD_SEND" in steps(trace.of(client))
+    protocol.duplicate.close()
 
 
 def test_sizes_are_told(serve):
