@@ -285,7 +285,8 @@ def ledger_gaps(totals):
 class Bench:
     """One whole run.
 
-    Figures in self.rows[arrangement, workload][server], failures in self.failures[server].
+    Figures in self.rows[arrangement, workload][server]; failures in self.failures, by the server's
+    name, or name and role.
     """
 
     def __init__(self, args, report):
@@ -305,6 +306,7 @@ class Bench:
         self.longest_s = self.seconds * max((w.times for w in self.workloads.values()), default=1)
         self.rows = {}
         self.failures = {}
+        self.given_up = set()  # (name, role): it has failed in that
         self.facts = {}
         # How `arranged` has it; for the probe, free.
         self.server_cpus = self.client_cpus = contextlib.nullcontext
@@ -378,7 +380,11 @@ class Bench:
     def serves(self, name, workload):
         """Whether the server takes part in the workload."""
         roles = ("echo",) if name == CEILING else servers.SERVERS[name][1]
-        return workload.role in roles and not (workload.idle and name == NOT_IDLE)
+        return (
+            workload.role in roles
+            and (name, workload.role) not in self.given_up
+            and not (workload.idle and name == NOT_IDLE)
+        )
 
     def steps(self):
         """How many measurements there are in all."""
@@ -523,8 +529,10 @@ class Bench:
             if its_arrangement == arrangement and self.serves(name, workload):
                 key = workload.role, workload.workers, workload.idle
                 groups.setdefault(key, []).append(workload)
-        try:
-            for (role, workers, _), workloads in groups.items():
+        for (role, workers, _), workloads in groups.items():
+            if (name, role) in self.given_up:
+                continue
+            try:
                 with self.server(name, role, workers) as (server, facts):
                     for workload in workloads:
                         label = f"{arrangement}, round {number}/{self.rounds}  {name}: {workload}"
@@ -533,11 +541,12 @@ class Bench:
                         row = self.rows[arrangement, workload].setdefault(name, Row(name))
                         row.rounds.append(figures)
                         self.report.done(label, f"{figures.rate:,.0f} {workload.unit}")
-        except Failure as failure:
-            # It is told at the end, too; the other servers' figures are still of use.
-            self.failures[name] = str(failure)
-            self.names.remove(name)
-            self.report.line(f"{name}: {failure}")
+            except Failure as failure:
+                # It is told at the end, too; all other figures are still of use.
+                self.given_up.add((name, role))
+                title = name if role == "echo" else f"{name} as {role}"
+                self.failures[title] = str(failure)
+                self.report.line(f"{title}: {failure}")
 
 
 def introduction(bench, about):

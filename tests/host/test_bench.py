@@ -72,7 +72,7 @@ class Echo(asyncio.Protocol):
             stream = bytearray(PATTERN[start : start + 65536])
             stream[70] ^= 1
             reply = bytes(stream)
-        elif fault == "complains":
+        elif fault == "complains" and "sink" in sys.argv:
             reply = VERDICT.pack(-1 - 70)
         elif fault == "miscounts":
             reply = b""
@@ -364,7 +364,17 @@ def test_churn_and_streams(name, workload, unit):
 def test_wrong_bytes_of_churn_and_streams_are_told(stand_in, workload, fault, sentence):
     run = bench(*QUICK, "--workload", workload, server_python=stand_in(fault))
     assert run.returncode == 1
-    assert re.search("asyncio failed: .*" + sentence, run.stderr), run.stderr
+    assert re.search(r"asyncio( as \w+)? failed: .*" + sentence, run.stderr), run.stderr
+
+
+def test_a_server_that_fails_in_one_role_is_measured_in_the_others(stand_in):
+    load = ("--workload", "one", "stream-in", "churn")
+    run = bench(*QUICK, *load, "--rounds", "2", server_python=stand_in("complains"))
+    assert run.returncode == 1
+    assert run.stderr.startswith("asyncio as sink failed: ") and run.stderr.count("failed") == 1
+    rows = re.findall(r"^asyncio +([\d,]+)  ", run.stdout, re.MULTILINE)
+    assert len(rows) == 2
+    assert run.stdout.count("round 2/2") == 2
 
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 70000])
