@@ -55,8 +55,8 @@ WORKLOADS = {
     "stream-out": Workload(8, 65536, kind="out", role="source", once=True, unit="MB/s"),
     "idle-2k": IDLE,
     "idle-10k": replace(IDLE, idle=10_000),
-    "compute-1": Workload(50, 64, role="compute", workers=1, arrangements=(FREE,)),
-    "compute-2": Workload(50, 64, role="compute", workers=2, arrangements=(FREE,)),
+    "compute-1": Workload(50, 64, role="compute", workers=1, arrangements=(FREE,), times=5),
+    "compute-2": Workload(50, 64, role="compute", workers=2, arrangements=(FREE,), times=5),
 }
 QUICK = ("echo-64", "depth-16", "churn", "stream-out")
 # For these the servers' Python must have no GIL.
