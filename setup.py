@@ -18,7 +18,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-MODULES = ["_state", "_engine", "_core"]
+MODULES = ["_state", "_engine", "_runtime", "_connection", "_server", "_core"]
 
 # The one place for Cython's directives: none stands in a source file.
 DIRECTIVES = {

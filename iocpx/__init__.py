@@ -7,8 +7,9 @@ native      handlers that never enter Python
 
 From the bottom up: `_winsock` declares the operating system, `_op` is the struct
 of one operation, `_state` the portable data structures, `_engine` the completion
-port and its workers (no GIL), `_errors` the table of Windows codes, and `_core`
-the classes above, with the one place that takes the GIL.
+port and its workers (no GIL), `_errors` the table of Windows codes, `_runtime`
+one run of the engine with its threads, `_connection` and `_server` the classes
+above, and `_core` the one place that takes the GIL.
 """
 
 import sys

@@ -7,11 +7,9 @@ from typing import Any, TypeAlias, TypedDict
 
 from typing_extensions import Self
 
+from iocpx.native import NativeHandler
+
 _Buffer: TypeAlias = bytes | bytearray | memoryview
-
-class NativeHandler: ...
-
-Echo: NativeHandler
 
 class Stats(TypedDict):
     accepts: int

@@ -3,6 +3,17 @@
 Give one to `iocpx.Server` in the place of a protocol factory.
 """
 
-from iocpx._core import Echo
-
 __all__ = ["Echo"]
+
+
+class NativeHandler:
+    """A handler inside the engine, given to Server in the place of a factory."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"iocpx.native.{self._name}"
+
+
+Echo = NativeHandler("Echo")

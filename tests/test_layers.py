@@ -29,8 +29,22 @@ ROOMS = {
     "_state": Room("iocpx/_state.*", "libc"),
     "_engine": Room("iocpx/_engine.*", "_state _op _winsock libc"),
     "_errors": Room("iocpx/_errors.*", "stdlib"),
-    "native": Room("iocpx/native.*", "_core stdlib"),
-    "_core": Room("iocpx/_core.*", "_engine _state _errors libc cpython stdlib"),
+    "_addresses": Room("iocpx/_addresses.*", "stdlib"),
+    "_arguments": Room("iocpx/_arguments.*", "stdlib"),
+    "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
+    "native": Room("iocpx/native.*", "stdlib"),
+    "_runtime": Room("iocpx/_runtime.*", "_engine _addresses _errors native libc cpython stdlib"),
+    "_connection": Room(
+        "iocpx/_connection.*",
+        "_runtime _engine _state _addresses _arguments _errors libc cpython stdlib",
+    ),
+    "_server": Room(
+        "iocpx/_server.*", "_runtime _listening _addresses _arguments native cpython stdlib"
+    ),
+    "_core": Room(
+        "iocpx/_core.*",
+        "_server _connection _runtime _engine _state native libc cpython stdlib",
+    ),
     "iocpx": Room("iocpx/__init__.*", "_core _errors native stdlib"),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
     "__main__": Room("iocpx/__main__.*", "iocpx native bench stdlib"),

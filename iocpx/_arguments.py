@@ -1,0 +1,35 @@
+"""Checks of what callers pass: a number in its range, or an error that names the argument."""
+
+import math
+import operator
+
+
+def integer(name: str, value: object) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def integer_between(name: str, value: object, low: int, high: int) -> int:
+    number = integer(name, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be {low} to {high}, got {number}")
+    return number
+
+
+def seconds(name: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {low} to {high} seconds, got {value!r}")
+    return value
+
+
+def milliseconds(name: str, value: object, low: float, high: float) -> int:
+    return math.ceil(seconds(name, value, low, high) * 1000)
+
+
+def limit(name: str, value: object, high: int) -> int:
+    """0 stands for no limit."""
+    return 0 if value is None else integer_between(name, value, 1, high)

@@ -1,0 +1,354 @@
+"""One run of a server: the engine with its threads, from start() to its end.
+
+Above it `_core` gives it what delivers to Python (`set_deliver`); `_connection` tells it
+what callbacks raise.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from iocpx._engine cimport *
+
+import atexit
+import logging
+import queue
+import socket
+import threading
+
+from iocpx._addresses import address_text
+from iocpx._errors import os_error
+from iocpx.native import Echo
+
+logger = logging.getLogger("iocpx")
+
+cdef enum:
+    HIGH_WATER_BYTES = 65536        # asyncio's defaults
+    LOW_WATER_BYTES = 16384
+    WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
+    KEEPER = -1                     # among the indexes of the workers' threads
+    EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
+    EXIT_PATIENCE_MS = 5000         # … and callbacks
+
+cdef int ERROR_INVALID_PARAMETER = 87
+cdef int ERROR_OPERATION_ABORTED = 995
+
+# Delivers to protocols; set by _core, the one place that takes the GIL.
+cdef deliver_fn deliver_to_python = NULL
+
+
+cdef void set_deliver(deliver_fn deliver) noexcept:
+    global deliver_to_python
+    deliver_to_python = deliver
+
+
+cdef object address_tuple(const unsigned char *addr):
+    """A sockaddr as the socket module shows it."""
+    cdef int family = addr[0] | addr[1] << 8
+    cdef int port = addr[2] << 8 | addr[3]
+    if family == socket.AF_INET:
+        return socket.inet_ntop(family, PyBytes_FromStringAndSize(<char *>addr + 4, 4)), port
+    if family == socket.AF_INET6:
+        flowinfo = int.from_bytes(PyBytes_FromStringAndSize(<char *>addr + 4, 4), "big")
+        scope = int.from_bytes(PyBytes_FromStringAndSize(<char *>addr + 24, 4), "little")
+        host = socket.inet_ntop(family, PyBytes_FromStringAndSize(<char *>addr + 8, 16))
+        return host, port, flowinfo, scope
+    return None
+
+
+_COUNTERS = {
+    "accepts": N_ACCEPTS,
+    "accept_errors": N_ACCEPT_ERRORS,
+    "accepts_grown": N_ACCEPTS_GROWN,
+    "accepts_shrunk": N_ACCEPTS_SHRUNK,
+    "refused": N_REFUSED,
+    "silent_clients_dropped": N_SILENT_DROPPED,
+    "receives": N_RECEIVES,
+    "zero_byte_receives": N_ZERO_RECEIVES,
+    "bytes_received": N_BYTES_RECEIVED,
+    "sends": N_SENDS,
+    "bytes_sent": N_BYTES_SENT,
+    "inline_completions": N_INLINE_COMPLETIONS,
+    "packets": N_PACKETS,
+    "waits": N_WAITS,
+    "empty_waits": N_EMPTY_WAITS,
+    "gil_acquisitions": N_GIL_ACQUISITIONS,
+    "write_pauses": N_WRITE_PAUSES,
+    "read_pauses": N_READ_PAUSES,
+    "takeovers": N_TAKEOVERS,
+    "ops_posted": N_OPS_POSTED,
+    "ops_completed": N_OPS_COMPLETED,
+    "sockets_opened": N_SOCKETS_OPENED,
+    "sockets_closed": N_SOCKETS_CLOSED,
+    "connections_made": N_CONNECTIONS_MADE,
+    "connections_retired": N_CONNECTIONS_RETIRED,
+}
+
+# In the order of abort_reason.
+_ABORT_REASONS = ("application", "error", "callback", "write_limit", "idle_timeout",
+                  "close_timeout", "stop")
+
+# What runs at this moment; atexit stops it.  Entered by start(), left by the keeper's thread.
+_running = set()
+
+
+cdef class Runtime:
+    """One run of a server, from start() to its end.
+
+    Its threads refer to this object and not to the Server, so that a Server that
+    nobody refers to any more can be finalised, and stop it.
+    """
+
+    def __cinit__(self, factory, exception_handler, trace, numbers):
+        cdef config_t config
+        cdef int error = 0
+        self.factory = factory
+        self.exception_handler = exception_handler
+        self.trace = trace
+        self.sockets = ()
+        self.threads = []
+        self._to_begin = set()
+        self._may_listen = queue.SimpleQueue()
+        self._listened = queue.SimpleQueue()
+        self._sockets_lock = threading.RLock()  # a signal handler may close in close()
+        self.connections = set()
+        memset(&config, 0, sizeof(config))
+        config.workers = numbers["workers"]
+        config.initial_accepts = numbers["initial_accepts"]
+        config.max_accepts = numbers["max_accepts"]
+        config.accept_receive = numbers["accept_receive"]
+        config.accept_timeout_ms = numbers["accept_timeout_s"]
+        config.max_connections = numbers["max_connections"]
+        config.initial_reads = numbers["initial_reads"]
+        config.buffer_size = numbers["buffer_size"]
+        config.max_free_buffers = numbers["max_free_buffers"]
+        config.max_free_connections = numbers["max_free_connections"]
+        config.idle_timeout_ms = numbers["idle_timeout_s"]
+        config.max_sends = numbers["max_sends"]
+        config.max_write_buffer = numbers["max_write_buffer"]
+        config.close_timeout_ms = numbers["close_timeout_s"]
+        config.keepalive_idle_ms = numbers["keepalive_idle_s"]
+        config.keepalive_interval_ms = numbers["keepalive_interval_s"]
+        config.high_water_bytes = HIGH_WATER_BYTES
+        config.low_water_bytes = LOW_WATER_BYTES
+        config.trace = trace is not None
+        config.native = factory is Echo
+        config.deliver = deliver_echo if config.native else deliver_to_python
+        config.runtime = <PyObject *>self   # borrowed: the threads keep us
+        self.engine = engine_create(&config, &error)
+        if self.engine == NULL:
+            raise os_error(error, "completion port")
+
+    def __dealloc__(self):
+        # The threads refer to self, so they have ended, or never began.
+        if self.engine != NULL:
+            engine_free(self.engine)
+
+    def adopt(self, sockets):
+        """From here on close() closes them."""
+        self.sockets = sockets
+        self.addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
+
+    def start(self):
+        """Start the threads, then listen.  What fails is undone."""
+        cdef int workers = self.engine.config.workers
+        self._to_begin = {KEEPER, *range(workers)}
+        try:
+            self._start_thread("iocpx-keeper", self.run_keeper)
+            _running.add(self)
+            for i in range(workers):
+                self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
+            self._may_listen.put(True)
+            raised = self._listened.get()
+            if raised is not None:
+                raise raised
+        except BaseException:
+            self._may_listen.put(False)
+            self._undo_start()
+            raise
+        logger.info("serving on %s, %d workers", self.addresses, workers)
+
+    def _listen_to_all(self):
+        """By the keeper: the thread of start() may end before a client comes.  Returns what
+        was raised, or None."""
+        try:
+            for sock in self.sockets:
+                self._listen(sock)
+        except BaseException as exc:
+            return exc
+
+    def _listen(self, sock):
+        cdef int error
+        cdef int family = sock.family
+        cdef size_t handle
+        with self._sockets_lock:
+            if sock.fileno() < 0:
+                return      # close() was faster
+            # The engine makes it so anyway (WSAEventSelect); told here, so that the
+            # socket object knows, and can be duplicated.
+            sock.setblocking(False)
+            handle = sock.fileno()
+            with nogil:
+                error = engine_listen(self.engine, handle, family)
+        if error == ERROR_OPERATION_ABORTED:
+            return          # close() was faster
+        if error == ERROR_INVALID_PARAMETER:
+            raise os_error(error, "listen: the socket is on another completion port already "
+                           "(to hand it to another process, socket.share() it before start())",
+                           address_text(sock.getsockname()))
+        if error != 0:
+            raise os_error(error, "listen", address_text(sock.getsockname()))
+
+    def _undo_start(self):
+        for i in range(self.engine.config.workers):
+            if self._claim(i):
+                engine_forgo_worker(self.engine)
+        if self._claim(KEEPER):
+            _running.discard(self)
+            engine_forgo_keeper(self.engine)
+        else:
+            with nogil:
+                engine_stop(self.engine, 0)
+            self.wait(-1)
+
+    def _claim(self, index):
+        """True once per thread: it may run, or its place may be given up.  start() may be
+        interrupted at a moment when a thread exists and has not begun."""
+        try:
+            self._to_begin.remove(index)
+        except KeyError:
+            return False
+        return True
+
+    def _start_thread(self, name, target, *args):
+        # daemon: at interpreter exit the atexit handler stops them, with Python
+        # still whole; Python would otherwise wait for them before it gets there.
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def run_worker(self, int index):
+        if self._claim(index):
+            with nogil:
+                engine_run_worker(self.engine, index)
+
+    def run_keeper(self):
+        cdef int trouble = 1
+        if not self._claim(KEEPER):
+            return
+        if self._may_listen.get():
+            self._listened.put(self._listen_to_all())
+        while trouble != 0:
+            with nogil:
+                trouble = engine_run_keeper(self.engine)
+            if trouble != 0:
+                logger.warning("cannot serve for now, trying again: %s",
+                               os_error(trouble, "accept or wait"))
+        _running.discard(self)
+        logger.info("stopped after %d connections", engine_count(self.engine, N_CONNECTIONS_MADE))
+
+    def stopping(self):
+        return not any(sock.fileno() >= 0 for sock in self.sockets)
+
+    def _close_sockets(self):
+        with self._sockets_lock:
+            for sock in self.sockets:
+                sock.close()
+
+    def close(self, uint64_t timeout_ms):
+        with nogil:
+            engine_stop(self.engine, timeout_ms)
+        self._close_sockets()
+
+    def wait(self, long long timeout_ms):
+        """True when stopped within that time, -1: however long it takes.  Signal handlers
+        run meanwhile."""
+        cdef bint stopped
+        cdef unsigned long slice_ms
+        while True:
+            slice_ms = WAIT_SLICE_MS if not 0 <= timeout_ms < WAIT_SLICE_MS else timeout_ms
+            with nogil:
+                stopped = engine_wait_stopped(self.engine, slice_ms)
+            if stopped:
+                break
+            PyErr_CheckSignals()
+            if timeout_ms >= 0:
+                timeout_ms -= slice_ms
+                if timeout_ms == 0:
+                    return False
+        for thread in self.threads:
+            if thread.ident is not None:
+                thread.join()
+        return True
+
+    def on_worker(self):
+        return engine_on_worker(self.engine)
+
+    def close_clients(self, bint abort):
+        with nogil:
+            engine_close_clients(self.engine, abort)
+
+    def connection_count(self):
+        return engine_connections(self.engine)
+
+    def stats(self):
+        cdef int counter
+        stats = {name: engine_count(self.engine, counter) for name, counter in _COUNTERS.items()}
+        cdef pools_t pools
+        cdef int i
+        engine_pools(self.engine, &pools)
+        stats.update(
+            connections_now=engine_connections(self.engine),
+            connections_peak=pools.connections_peak,
+            connections_free=pools.connections_free,
+            connection_hits=pools.connection_hits,
+            connection_misses=pools.connection_misses,
+            accepts_pending=pools.accepts_pending,
+            buffers_out=pools.buffers_out,
+            buffers_peak=pools.buffers_peak,
+            buffers_free=pools.buffers_free,
+            buffer_hits=pools.buffer_hits,
+            buffer_misses=pools.buffer_misses,
+            aborts_by_reason={name: engine_count(self.engine, N_ABORTS + i)
+                              for i, name in enumerate(_ABORT_REASONS)},
+            accept_errors_by_code={pools.accept_error_codes[i]: pools.accept_error_counts[i]
+                                   for i in range(<int>ACCEPT_ERROR_CODES)
+                                   if pools.accept_error_counts[i] > 0},
+        )
+        return stats
+
+    cdef void tell_trace(self, conn_t *conn, const char *line) noexcept:
+        try:
+            self.trace(f"{address_text(address_tuple(<const unsigned char *>conn.remote))} "
+                       + line.decode("ascii"))
+        except BaseException as raised:
+            self.report("trace raised", raised, None, None)
+
+    cdef void report(self, message, exc, protocol, transport) noexcept:
+        """A callback raised: to the exception handler, which may raise as well."""
+        context = {"message": message, "exception": exc, "protocol": protocol,
+                   "transport": transport}
+        try:
+            if self.exception_handler is not None:
+                self.exception_handler(context)
+                return
+        except BaseException as raised:
+            logger.error("the exception handler raised", exc_info=raised)
+        try:
+            message = f"{message}; protocol: {protocol!r}, transport: {transport!r}"
+        except BaseException:
+            pass    # a repr() that raises does not take the report with it
+        logger.error(message, exc_info=exc)
+
+
+@atexit.register
+def _stop_all():
+    """Interpreter exit with running servers: stop them while Python is whole."""
+    runtimes = list(_running)
+    for runtime in runtimes:
+        runtime.close(EXIT_TIMEOUT_MS)
+    for runtime in runtimes:
+        # A callback that never returns does not keep the process: its thread dies with it.
+        runtime.wait(EXIT_PATIENCE_MS)

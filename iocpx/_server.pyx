@@ -1,0 +1,254 @@
+"""Server: its arguments, its start and its stop."""
+
+import asyncio
+import os
+import sys
+import threading
+import warnings
+
+from iocpx._addresses import address_text
+from iocpx._arguments import integer_between, limit, milliseconds
+from iocpx._listening import bind, given_sockets, host_names, listen
+from iocpx._runtime import Runtime
+from iocpx.native import Echo
+
+cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+class Server:
+    """A TCP server whose callbacks run on the engine's worker threads.
+
+    protocol_factory: callable without arguments that returns an asyncio.Protocol
+        or BufferedProtocol (or anything with their methods), or iocpx.native.Echo.
+    host: str, sequence of str, or None for all interfaces.
+    port: int, 0 to 65535; 0 takes a free one, see `address`.
+    sock: a bound TCP socket.socket, or a sequence of them, instead of host and port:
+        made by the caller, or come from another process (socket.fromshare()).  The
+        server closes it.
+    workers: threads that serve connections, 1 to 256; None: 2, and as many as there
+        are CPUs on a free-threaded Python.
+    backlog: connections the kernel keeps waiting, 1 to 65535.
+    initial_accepts, max_accepts: AcceptEx calls kept pending per listening socket,
+        1 to 10000; the pool grows to max_accepts when clients come faster, and
+        shrinks again.
+    accept_receive: bool; accept a client with its first data only.  A silent client
+        holds a slot of the accept pool, for accept_timeout_s seconds (1 to 86400).
+    max_connections: int, or None for no limit; the next client gets a reset.
+    initial_reads: receives kept pending per connection, 1 to 64.
+    buffer_size: bytes of the largest receive buffer, 1 to 16 MiB; short messages get
+        smaller ones.
+    idle_timeout_s: seconds without a byte in either direction before a reset,
+        up to 86400; None: never.
+    max_sends, max_write_buffer: writes, and bytes, that a connection may have queued;
+        None: no limit.  A write beyond resets the connection; an empty queue takes a
+        write of any size.
+    close_timeout_s: seconds that a closing connection, and the stop, may take
+        before a reset, 0 to 86400.
+    keepalive_idle_s, keepalive_interval_s: TCP keep-alive, seconds; None: off.
+    max_free_buffers, max_free_connections: how many of each are kept for reuse.
+    exception_handler: callable with asyncio's context dict ("message", "exception",
+        "protocol", "transport"), called on a worker when a callback raises; None:
+        logged under "iocpx".
+    trace: callable with a str, called on a worker for every step of every
+        connection; slow.  None: off.
+
+    Callbacks of one connection never overlap and come in stream order; those of
+    different connections may run at the same time.  All methods may be called from
+    any thread, also from callbacks, unless they say otherwise.
+    """
+
+    def __init__(self, protocol_factory, host=None, port=0, *, sock=None, workers=None,
+                 backlog=512, initial_accepts=10, max_accepts=100, accept_receive=False,
+                 accept_timeout_s=120.0, max_connections=None, initial_reads=1,
+                 buffer_size=262144, idle_timeout_s=None, max_sends=None,
+                 max_write_buffer=67108864, close_timeout_s=5.0, keepalive_idle_s=5.0,
+                 keepalive_interval_s=1.0, max_free_buffers=200, max_free_connections=100,
+                 exception_handler=None, trace=None):
+        self._runtime = None
+        self._address = None
+        if protocol_factory is not Echo and not callable(protocol_factory):
+            raise TypeError(f"protocol_factory must be callable, got {protocol_factory!r}")
+        for name, value in (("exception_handler", exception_handler), ("trace", trace)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be callable or None, got {value!r}")
+        if trace is not None and protocol_factory is Echo:
+            raise ValueError(f"trace must be None with a native handler, got {trace!r}")
+        if not isinstance(accept_receive, bool):
+            raise TypeError(f"accept_receive must be True or False, got {accept_receive!r}")
+        if workers is None:
+            workers = min(os.cpu_count() or 1, 256) if free_threaded else 2
+        self._sock = given_sockets(sock)
+        if sock is not None and (host is not None or port != 0):
+            raise ValueError(f"host and port must be left out with sock, got {host!r}, {port!r}")
+        self._hosts = host_names(host)
+        self._port = integer_between("port", port, 0, 65535)
+        self._backlog = integer_between("backlog", backlog, 1, 65535)
+        numbers = {
+            "workers": integer_between("workers", workers, 1, 256),
+            "initial_accepts": integer_between("initial_accepts", initial_accepts, 1, 10000),
+            "max_accepts": integer_between("max_accepts", max_accepts, 1, 10000),
+            "accept_receive": accept_receive,
+            "accept_timeout_s": milliseconds("accept_timeout_s", accept_timeout_s, 1, 86400),
+            "max_connections": limit("max_connections", max_connections, 10**9),
+            "initial_reads": integer_between("initial_reads", initial_reads, 1, 64),
+            "buffer_size": integer_between("buffer_size", buffer_size, 1, 16 * 1024 * 1024),
+            "idle_timeout_s": 0 if idle_timeout_s is None else milliseconds(
+                "idle_timeout_s", idle_timeout_s, 0.001, 86400),
+            "max_sends": limit("max_sends", max_sends, 10**9),
+            "max_write_buffer": limit("max_write_buffer", max_write_buffer, 2**48),
+            "close_timeout_s": milliseconds("close_timeout_s", close_timeout_s, 0, 86400),
+            "keepalive_idle_s": 0 if keepalive_idle_s is None else milliseconds(
+                "keepalive_idle_s", keepalive_idle_s, 0.001, 86400),
+            "keepalive_interval_s": milliseconds(
+                "keepalive_interval_s", keepalive_interval_s, 0.001, 86400),
+            "max_free_buffers": integer_between("max_free_buffers", max_free_buffers, 0, 10**6),
+            "max_free_connections": integer_between(
+                "max_free_connections", max_free_connections, 0, 10**6),
+        }
+        if numbers["max_accepts"] < numbers["initial_accepts"]:
+            raise ValueError(f"max_accepts must be initial_accepts ({initial_accepts}) or more, "
+                             f"got {max_accepts}")
+        self._numbers = numbers
+        self._arguments = (protocol_factory, exception_handler, trace, numbers)
+        self._start_lock = threading.Lock()
+
+    def __repr__(self):
+        state = "serving" if self.is_serving() else "not serving"
+        where = f" on {address_text(self._address)}" if self._address else ""
+        return f"<iocpx.Server {state}{where}>"
+
+    def __del__(self):
+        runtime = getattr(self, "_runtime", None)
+        if runtime is not None and not runtime.stopping():
+            warnings.warn(f"unclosed server {self!r}", ResourceWarning, source=self, stacklevel=1)
+            self.close()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+        self.wait_closed()
+
+    def start(self):
+        """Bind, listen, start the workers, and return; clients can connect by then.
+
+        OSError with .winerror when an address cannot be bound.  RuntimeError when
+        the server runs already.  After close() and wait_closed() it may be started
+        again.
+        """
+        with self._start_lock:
+            if self._runtime is not None and not self._runtime.wait(0):
+                raise RuntimeError("the server is already running" if self.is_serving()
+                                   else "the server is still closing: call wait_closed() first")
+            runtime = Runtime(*self._arguments)
+            sockets = (bind(self._hosts, self._port, self._backlog) if self._sock is None
+                       else listen(self._sock, self._backlog))
+            self._address = sockets[0].getsockname()
+            runtime.adopt(sockets)
+            self._runtime = runtime     # from here on a callback's close() finds it
+            try:
+                runtime.start()
+            except BaseException:
+                self._runtime = None
+                if self._sock is None:  # the caller's own stay the caller's
+                    for sock in sockets:
+                        sock.close()
+                raise
+
+    def serve_forever(self):
+        """Start if that has not been done, and wait until the server is closed.
+
+        Ctrl+C (any exception from a signal handler) closes it in order and is then
+        raised; a second one aborts the connections that are still open.  A server that
+        was closed is not started again by this, but by start().  Not from a callback.
+        Main thread only, if Ctrl+C is to be noticed.
+        """
+        runtime = self._runtime
+        if runtime is not None and runtime.on_worker():
+            raise RuntimeError("serve_forever() must not be called from a callback")
+        if runtime is None:
+            self.start()
+        try:
+            self.wait_closed()
+        except BaseException:
+            self.close()
+            try:
+                self.wait_closed()
+            except BaseException:
+                self.abort_clients()
+                self.wait_closed()
+            raise
+
+    def close(self):
+        """Stop: no new clients, every connection is closed gracefully, within
+        close_timeout_s.  Returns at once, see wait_closed(); any number of times."""
+        runtime = self._runtime     # read once: a failing start() takes it back
+        if runtime is not None:
+            runtime.close(self._numbers["close_timeout_s"])
+
+    def wait_closed(self, timeout=None):
+        """Wait until a close() has taken full effect: True, or False after `timeout`
+        seconds.  Not from a callback (RuntimeError): it would wait for itself."""
+        timeout_ms = -1
+        if timeout is not None:
+            timeout_ms = milliseconds("timeout", timeout, 0, threading.TIMEOUT_MAX)
+        runtime = self._runtime
+        if runtime is None:
+            return True
+        if runtime.on_worker():
+            raise RuntimeError("wait_closed() must not be called from a callback: "
+                               "the server cannot end before the callback returns")
+        return runtime.wait(timeout_ms)
+
+    def close_clients(self):
+        """Close every connection gracefully; the server goes on.
+        asyncio.Server.close_clients()."""
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.close_clients(False)
+
+    def abort_clients(self):
+        """Reset every connection; the server goes on.  asyncio.Server.abort_clients()."""
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.close_clients(True)
+
+    def is_serving(self):
+        """Does the server accept connections?  asyncio.Server.is_serving()."""
+        runtime = self._runtime
+        return runtime is not None and not runtime.stopping()
+
+    @property
+    def sockets(self):
+        """The listening sockets, each an asyncio.trsock.TransportSocket (one that only the
+        server can close); () when not serving.  asyncio.Server.sockets."""
+        runtime = self._runtime
+        sockets = () if runtime is None or runtime.stopping() else runtime.sockets
+        return tuple(asyncio.trsock.TransportSocket(sock) for sock in sockets)
+
+    @property
+    def address(self):
+        """Where the first listening socket is (or was last) bound, as socket.getsockname()."""
+        return self._address
+
+    @property
+    def connections(self):
+        """The open Connection objects, a new list; [] with a native handler."""
+        runtime = self._runtime
+        return [] if runtime is None else list(runtime.connections)
+
+    @property
+    def connection_count(self):
+        """Connections whose handle is open."""
+        runtime = self._runtime
+        return 0 if runtime is None else runtime.connection_count()
+
+    def stats(self):
+        """Counters since start(), readable also after the stop; docs/TUNING.md tells them.
+        Any thread."""
+        runtime = self._runtime
+        if runtime is None:
+            runtime = Runtime(*self._arguments)
+        return runtime.stats()
