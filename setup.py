@@ -18,7 +18,24 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-MODULES = ["_state", "_engine", "_runtime", "_connection", "_server", "_core"]
+# The engine, from the bottom up: never in Python, so that the simulation can build it alone.
+ENGINE = [
+    "_state",
+    "_base",
+    "_sched",
+    "_life",
+    "_recv",
+    "_send",
+    "_conn",
+    "_requests",
+    "_delivery",
+    "_accept",
+    "_worker",
+    "_keeper",
+    "_engine",
+    "_native",
+]
+MODULES = [*ENGINE, "_runtime", "_connection", "_server", "_core"]
 
 # The one place for Cython's directives: none stands in a source file.
 DIRECTIVES = {

@@ -1,4 +1,4 @@
-from iocpx._engine cimport ADDRESS_BYTES, conn_t
+from iocpx._types cimport ADDRESS_BYTES, conn_t
 from iocpx._runtime cimport Runtime
 from iocpx._state cimport buf_t, queue_t
 

@@ -16,7 +16,16 @@ from cpython.bytes cimport (
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.string cimport memcpy, memset
 
-from iocpx._engine cimport *
+from iocpx._base cimport conn_ref
+from iocpx._delivery cimport conn_is_reading_on
+from iocpx._requests cimport (
+    conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_gather, conn_get_marks,
+    conn_is_closing, conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks,
+    conn_tell_sent, conn_write, conn_write_buffer_size, conn_write_eof, conn_write_parts,
+    WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY,
+)
+from iocpx._sched cimport conn_unref
+from iocpx._types cimport *
 from iocpx._runtime cimport Runtime, address_tuple
 from iocpx._state cimport buf_t, queue_t
 

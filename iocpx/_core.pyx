@@ -9,7 +9,13 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 # Under another name: a cimported one is none that Python could import from here.
 from iocpx._connection cimport Connection as ConnectionObject
-from iocpx._engine cimport *
+from iocpx._delivery cimport (
+    conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
+    news_t,
+)
+from iocpx._requests cimport conn_abort, conn_close
+from iocpx._sched cimport worker_delivered, worker_next
+from iocpx._types cimport *
 from iocpx._runtime cimport Runtime, set_deliver
 from iocpx._state cimport buf_free, buf_t
 

@@ -1,4 +1,4 @@
-from iocpx._engine cimport conn_t, deliver_fn, engine_t
+from iocpx._types cimport conn_t, deliver_fn, engine_t
 
 
 cdef class Runtime:

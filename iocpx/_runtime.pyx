@@ -10,7 +10,17 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from iocpx._engine cimport *
+from iocpx._accept cimport engine_listen
+from iocpx._base cimport engine_connections
+from iocpx._engine cimport (
+    engine_count, engine_create, engine_free, engine_on_worker, engine_pools, engine_stop,
+    engine_wait_stopped, pools_t,
+)
+from iocpx._keeper cimport engine_forgo_keeper, engine_run_keeper
+from iocpx._native cimport deliver_echo
+from iocpx._requests cimport engine_close_clients
+from iocpx._types cimport *
+from iocpx._worker cimport engine_forgo_worker, engine_run_worker
 
 import atexit
 import logging

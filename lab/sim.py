@@ -35,15 +35,18 @@ import ast, json, re, sys, sysconfig
 from Cython.Build import cythonize
 from setuptools import Extension
 folder, setup = sys.argv[1:]
-# The directives stand in setup.py, the one place for them.
+# Directives and modules stand in setup.py, the one place for them.
 text = open(setup, encoding="utf-8").read()
-directives = ast.literal_eval(re.search(r"^DIRECTIVES = (\\{.*?^\\})", text, re.M | re.S).group(1))
-names = {"iocpx._state": "iocpx/_state.pyx", "iocpx._engine": "iocpx/_engine.pyx",
-         "_sim": "tests/sim/_sim.pyx", "_scale": "tests/sim/_scale.pyx"}
+def literal(name):
+    return ast.literal_eval(re.search(rf"^{name} = (.*?^[]}}])", text, re.M | re.S).group(1))
+directives, engine = literal("DIRECTIVES"), literal("ENGINE")
+names = {f"iocpx.{name}": f"iocpx/{name}.pyx" for name in engine}
+names |= {"_sim": "tests/sim/_sim.pyx", "_scale": "tests/sim/_scale.pyx"}
 made = cythonize([Extension(name, [path]) for name, path in names.items()], build_dir=folder,
                  include_path=[".", "tests/sim"], compiler_directives=directives, quiet=True)
 print(json.dumps({
     "c": [extension.sources[0] for extension in made],
+    "engine": engine,
     "include": sysconfig.get_path("include", vars={
         "installed_base": sys.base_prefix, "base": sys.base_prefix}),
     "lib": sysconfig.get_config_var("LIBDIR"),
@@ -95,6 +98,8 @@ def prepare(variant="fibers", root=ROOT, home=HOME):
             return HOME / variant / f"{name}.o"
         # A mutant may well leave something unused.
         flags = [*FLAGS, *VARIANTS[variant], *["-Wno-error"] * (home != HOME)]
+        if name == "main":
+            flags.append(f"-DENGINE_MODULES={' '.join(f'X({name})' for name in facts['engine'])}")
         argv = ["gcc", *flags, *include, "-c", path, "-o", made]
         said = run(argv, cwd=root, hint="the compiler failed")
         if said.strip() and home == HOME:

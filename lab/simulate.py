@@ -23,7 +23,7 @@ CORPUS = ROOT / "tests" / "sim" / "corpus.txt"
 MUTANTS = ROOT / "tests" / "sim" / "mutants.py"
 SCALE = (1_000, 10_000, 100_000, 1_000_000)
 # The figures of docs/SCALING.md count these.
-ENGINE = re.compile(r"^\s*([\d,]+) \(.*?\)\s+\S*iocpx/_(?:engine|state)\.c:", re.MULTILINE)
+ENGINE = re.compile(r"^\s*([\d,]+) \(.*?\)\s+\S*iocpx/_\w+\.c:", re.MULTILINE)
 
 # For making a failing run small: what is tried, in this order, the simplest value first.
 SIMPLE = {

@@ -22,28 +22,58 @@ class Room(NamedTuple):
     may_import: str  # rooms and groups of GROUPS, beside the room itself
 
 
+# What every room of the engine stands on.
+BELOW = "_types _state _op _winsock libc"
+# The engine's rooms, from the bottom up; above them stands Python.
+ENGINE = (
+    *("_types", "_wants", "_base", "_sched", "_life", "_recv", "_send", "_conn", "_requests"),
+    *("_delivery", "_accept", "_worker", "_keeper", "_engine", "_native"),
+)
+
 # Who may import whom. `iocpx` and `native` are what the public sees.
 ROOMS = {
     "_winsock": Room("iocpx/_winsock.*", ""),
     "_op": Room("iocpx/_op.*", "_winsock"),
     "_state": Room("iocpx/_state.*", "libc"),
-    "_engine": Room("iocpx/_engine.*", "_state _op _winsock libc"),
+    "_types": Room("iocpx/_types.*", "_state _op _winsock libc"),
+    "_wants": Room("iocpx/_wants.*", "_types _state"),
+    "_base": Room("iocpx/_base.*", BELOW),
+    "_sched": Room("iocpx/_sched.*", f"{BELOW} _wants _base"),
+    "_life": Room("iocpx/_life.*", f"{BELOW} _wants _base _sched"),
+    "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
+    "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
+    "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _recv _send"),
+    "_requests": Room("iocpx/_requests.*", f"{BELOW} _base _sched _life _send _conn"),
+    "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _recv"),
+    "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _life"),
+    "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn _accept"),
+    "_keeper": Room(
+        "iocpx/_keeper.*", f"{BELOW} _base _sched _life _conn _requests _accept _worker"
+    ),
+    "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _requests _accept _keeper"),
+    "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _sched _requests"),
     "_errors": Room("iocpx/_errors.*", "stdlib"),
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),
     "_arguments": Room("iocpx/_arguments.*", "stdlib"),
     "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
     "native": Room("iocpx/native.*", "stdlib"),
-    "_runtime": Room("iocpx/_runtime.*", "_engine _addresses _errors native libc cpython stdlib"),
+    "_runtime": Room(
+        "iocpx/_runtime.*",
+        "_native _engine _keeper _worker _accept _requests _base _types"
+        " _addresses _errors native libc cpython stdlib",
+    ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_runtime _engine _state _addresses _arguments _errors libc cpython stdlib",
+        "_runtime _delivery _requests _sched _base _types _state"
+        " _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
         "iocpx/_server.*", "_runtime _listening _addresses _arguments native cpython stdlib"
     ),
     "_core": Room(
         "iocpx/_core.*",
-        "_server _connection _runtime _engine _state native libc cpython stdlib",
+        "_server _connection _runtime _delivery _requests _sched _types _state"
+        " native libc cpython stdlib",
     ),
     "iocpx": Room("iocpx/__init__.*", "_core _errors native stdlib"),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
@@ -64,7 +94,7 @@ GROUPS = {
 # The one place that takes the GIL.
 GIL_FILE, GIL_FUNCTION = "iocpx/_core.pyx", "deliver_batch"
 # Rooms without Python: every function is nogil.
-NOGIL_ROOMS = {"_state", "_engine"}
+NOGIL_ROOMS = {"_state", *ENGINE}
 # The only room that includes headers: the boundary to the operating system.
 HEADER_ROOMS = {"_winsock"}
 # The only room that may say that it runs under Wine: a benchmark tells where it ran.

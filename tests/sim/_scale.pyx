@@ -3,7 +3,13 @@
 from libc.string cimport memset
 
 from _kernel cimport *
-from iocpx._engine cimport *
+from iocpx._accept cimport engine_listen
+from iocpx._base cimport engine_connections
+from iocpx._engine cimport engine_create, engine_free, engine_stop, engine_wait_stopped
+from iocpx._keeper cimport engine_run_keeper
+from iocpx._native cimport deliver_echo
+from iocpx._types cimport *
+from iocpx._worker cimport engine_run_worker
 from iocpx._state cimport buf_t
 from iocpx._winsock cimport INFINITE, SOCKET, closesocket
 

@@ -11,7 +11,27 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from _kernel cimport *
-from iocpx._engine cimport *
+from iocpx._accept cimport engine_listen
+from iocpx._base cimport conn_ref, engine_connections
+from iocpx._delivery cimport (
+    conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
+    news_t,
+)
+from iocpx._engine cimport (
+    engine_count, engine_create, engine_free, engine_on_worker, engine_pools, engine_stop,
+    engine_wait_stopped, pools_t,
+)
+from iocpx._keeper cimport engine_run_keeper
+from iocpx._native cimport deliver_echo
+from iocpx._requests cimport (
+    conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_gather, conn_get_marks,
+    conn_is_closing, conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks,
+    conn_tell_sent, conn_write, conn_write_buffer_size, conn_write_eof, conn_write_parts,
+    engine_close_clients, WRITE_CLOSED, WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY,
+)
+from iocpx._sched cimport conn_unref, worker_delivered, worker_next
+from iocpx._types cimport *
+from iocpx._worker cimport engine_forgo_worker, engine_run_worker
 from iocpx._state cimport (
     STATE_ABORTING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, buf_free, buf_t, link_t, queue_t,
 )

@@ -2,15 +2,18 @@
    there from the start, which it cannot in a Python that is already running. */
 #include <Python.h>
 
-PyMODINIT_FUNC PyInit__state(void);
-PyMODINIT_FUNC PyInit__engine(void);
+/* The build says which modules the engine has: ENGINE_MODULES is X(_state) X(_base) … */
+#define X(name) PyMODINIT_FUNC PyInit_##name(void);
+ENGINE_MODULES
+#undef X
 PyMODINIT_FUNC PyInit__sim(void);
 PyMODINIT_FUNC PyInit__scale(void);
 
 int main(int argc, char **argv)
 {
-    PyImport_AppendInittab("iocpx._state", PyInit__state);
-    PyImport_AppendInittab("iocpx._engine", PyInit__engine);
+#define X(name) PyImport_AppendInittab("iocpx." #name, PyInit_##name);
+    ENGINE_MODULES
+#undef X
     PyImport_AppendInittab("_sim", PyInit__sim);
     PyImport_AppendInittab("_scale", PyInit__scale);
 

@@ -4,13 +4,10 @@ sources, one at a time, and the simulation must find every one of them.
 (what is wrong, file, [(text that is there once, text in its place)…])
 """
 
-ENGINE = "iocpx/_engine.pyx"
-STATE = "iocpx/_state.pyx"
-
 MUTANTS = [
     (
         "no reference is taken before a receive is posted",
-        ENGINE,
+        "iocpx/_recv.pyx",
         [
             (
                 "    conn_ref(conn)\n    memset(&recv.op.overlapped",
@@ -20,7 +17,7 @@ MUTANTS = [
     ),
     (
         "no reference is taken before a send is posted",
-        ENGINE,
+        "iocpx/_send.pyx",
         [
             (
                 "    conn.sending = True\n    conn.pending += 1\n    conn_ref(conn)\n",
@@ -30,7 +27,7 @@ MUTANTS = [
     ),
     (
         "a receive is pending before it is counted as pending",
-        ENGINE,
+        "iocpx/_recv.pyx",
         [
             (
                 "    conn.pending += 1\n    if conn.state == STATE_OPEN and conn.idle:",
@@ -48,7 +45,7 @@ MUTANTS = [
     ),
     (
         "the end of the stream is told ahead of the data",
-        ENGINE,
+        "iocpx/_wants.pxd",
         [
             (
                 "conn.eof_seen and not conn.eof_told and conn.inbox.head == NULL\n",
@@ -58,7 +55,7 @@ MUTANTS = [
     ),
     (
         "connection_lost is told ahead of the data",
-        ENGINE,
+        "iocpx/_delivery.pyx",
         [
             (
                 "conn.lost_due and not conn.lost_told and not conn_news_before_lost(conn)",
@@ -68,7 +65,7 @@ MUTANTS = [
     ),
     (
         "a post that races with an abort is not cancelled",
-        ENGINE,
+        "iocpx/_life.pyx",
         [
             (
                 "    if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:\n"
@@ -79,7 +76,7 @@ MUTANTS = [
     ),
     (
         "a handle is closed while operations are pending on it",
-        ENGINE,
+        "iocpx/_conn.pyx",
         [
             (
                 "    if conn.pending == 0 and (conn.state == STATE_ENDING",
@@ -89,7 +86,7 @@ MUTANTS = [
     ),
     (
         "the buffer of a receive is freed on a timeout",
-        ENGINE,
+        "iocpx/_life.pyx",
         [
             (
                 "        recv.cancelled = True\n        CancelIoEx(",
@@ -100,7 +97,7 @@ MUTANTS = [
     ),
     (
         "a slot of the accept pool is lost with a client that fails",
-        ENGINE,
+        "iocpx/_accept.pyx",
         [
             (
                 "        else:\n            accept_post(worker, acceptor)\n        return\n",
@@ -111,7 +108,7 @@ MUTANTS = [
     ),
     (
         "a slot that could not be posted is not tried again",
-        ENGINE,
+        "iocpx/_keeper.pyx",
         [
             (
                 "    if engine.starved_due_ms <= now or engine.phase != PHASE_RUNNING:\n",
@@ -121,17 +118,17 @@ MUTANTS = [
     ),
     (
         "a thread that may end at any time posts an operation",
-        ENGINE,
+        "iocpx/_conn.pyx",
         [("cdef bint own = turn or worker != NULL", "cdef bint own = True")],
     ),
     (
         "what the kernel does not take at once of another thread's write is a failure",
-        ENGINE,
+        "iocpx/_send.pyx",
         [("not overlapped and error == WSAEWOULDBLOCK", "False")],
     ),
     (
         "a send that is left to a worker does not keep the handle open",
-        ENGINE,
+        "iocpx/_send.pyx",
         [
             (
                 "        conn.sending = True\n        conn.pending += 1\n    else:\n",
@@ -141,7 +138,7 @@ MUTANTS = [
     ),
     (
         "a wake-up is lost: a connection with operations to post is not scheduled",
-        ENGINE,
+        "iocpx/_sched.pyx",
         [
             (
                 "not conn.scheduled and (news or conn_has_work(conn))",
@@ -151,7 +148,7 @@ MUTANTS = [
     ),
     (
         "a connection whose turn could not be posted is forgotten",
-        ENGINE,
+        "iocpx/_sched.pyx",
         [
             (
                 "        engine.unposted = conn\n"
@@ -162,7 +159,7 @@ MUTANTS = [
     ),
     (
         "a receive enters the state without the lock",
-        ENGINE,
+        "iocpx/_conn.pyx",
         [
             (
                 "    AcquireSRWLockExclusive(&conn.lock)\n"
@@ -174,12 +171,12 @@ MUTANTS = [
     ),
     (
         "a connection whose turn is over still leaves it to its worker to send",
-        ENGINE,
+        "iocpx/_conn.pyx",
         [("    conn.executor = 0\n    conn_advance(", "    conn_advance(")],
     ),
     (
         "a connection that was taken from the run queue is forgotten",
-        ENGINE,
+        "iocpx/_sched.pyx",
         [
             (
                 "ready_pop(&engine.run_queue) if n < SHARE else NULL",
@@ -189,7 +186,7 @@ MUTANTS = [
     ),
     (
         "what a short send has left is dropped",
-        ENGINE,
+        "iocpx/_send.pyx",
         [
             (
                 "    queue_consume(&conn.outbox, nbytes, &emptied)\n",
@@ -200,12 +197,12 @@ MUTANTS = [
     ),
     (
         "inline completions are not bounded",
-        ENGINE,
+        "iocpx/_conn.pyx",
         [("    INLINE_BUDGET = ", "    INLINE_BUDGET = 1000 + ")],
     ),
     (
         "receives are delivered as they complete, not as they were posted",
-        ENGINE,
+        "iocpx/_recv.pyx",
         [
             (
                 "    while conn.window.n > 0 and conn.recvs[conn.window.first].done:\n"
@@ -216,7 +213,7 @@ MUTANTS = [
     ),
     (
         "only one worker is told to end",
-        ENGINE,
+        "iocpx/_worker.pyx",
         [
             (
                 "    engine.stop_posted = False\n    SetEvent(engine.keeper_event)\n",
@@ -226,7 +223,7 @@ MUTANTS = [
     ),
     (
         "an accepted socket is used without SO_UPDATE_ACCEPT_CONTEXT",
-        ENGINE,
+        "iocpx/_accept.pyx",
         [
             (
                 "        if error == 0 and sock != INVALID_SOCKET and setsockopt(\n",
@@ -236,7 +233,7 @@ MUTANTS = [
     ),
     (
         "connections are lost when an idle worker takes them over",
-        ENGINE,
+        "iocpx/_sched.pyx",
         [
             (
                 "            ready_move(&news, &worker.news)\n"
@@ -247,7 +244,7 @@ MUTANTS = [
     ),
     (
         "a peer that does not read its replies is read on",
-        ENGINE,
+        "iocpx/_wants.pxd",
         [
             (
                 "conn.read_paused or conn.inbox.head != NULL\n"
@@ -258,17 +255,17 @@ MUTANTS = [
     ),
     (
         "SD_SEND overtakes what is still queued",
-        ENGINE,
+        "iocpx/_life.pyx",
         [
             (
-                "    if conn.sending or conn.outbox.head != NULL or not conn.write_eof:\n",
-                "    if conn.sending or not conn.write_eof:\n",
+                "    if conn.sending or conn.outbox.head != NULL:\n",
+                "    if conn.sending:\n",
             )
         ],
     ),
     (
         "two sends are posted at a time",
-        ENGINE,
+        "iocpx/_wants.pxd",
         [
             (
                 "    return (not conn.sending and conn.outbox.head != NULL\n",
@@ -278,17 +275,17 @@ MUTANTS = [
     ),
     (
         "a deadline outlives its connection",
-        ENGINE,
+        "iocpx/_life.pyx",
         [("    deadline_disarm(&conn.quiet)\n", "")],
     ),
     (
         "resume_writing is not told",
-        ENGINE,
+        "iocpx/_delivery.pyx",
         [("        news.resume = conn.pause_told and not conn.marks.above\n", "")],
     ),
     (
         "AcceptEx is posted on a listener that is closed",
-        ENGINE,
+        "iocpx/_accept.pyx",
         [
             (
                 "    if listener.closing:\n        error = ERROR_OPERATION_ABORTED\n",
@@ -298,17 +295,17 @@ MUTANTS = [
     ),
     (
         "a look at the port that fails ends the worker",
-        ENGINE,
+        "iocpx/_worker.pyx",
         [("        go_on = worker_wait_out(worker, error)\n", "        go_on = False\n")],
     ),
     (
         "a pause is told beside the connection's own callbacks",
-        ENGINE,
+        "iocpx/_requests.pyx",
         [("conn_on_executor(conn) and conn.delivering and ", "conn_on_executor(conn) and ")],
     ),
     (
         "CancelIoEx that fails is not tried again",
-        ENGINE,
+        "iocpx/_life.pyx",
         [
             (
                 "        conn_arm(conn, &conn.engine.quiet, &conn.quiet)\n\n\ncdef void op_pended",
@@ -318,7 +315,7 @@ MUTANTS = [
     ),
     (
         "a send may block, where FIONBIO failed",
-        ENGINE,
+        "iocpx/_send.pyx",
         [
             (
                 "        conn.nonblocking = ioctlsocket(conn.sock, FIONBIO, &on) == 0\n",
@@ -328,12 +325,12 @@ MUTANTS = [
     ),
     (
         "a listener without a single slot counts as one that listens",
-        ENGINE,
+        "iocpx/_accept.pyx",
         [("    if listener.n_acceptors == 0 and not listener.closing:\n", "    if False:\n")],
     ),
     (
         "the last byte of a copied write is lost",
-        STATE,
+        "iocpx/_state.pyx",
         [
             (
                 "    memcpy(buf.data + buf.size, data, nbytes)\n",
@@ -343,7 +340,7 @@ MUTANTS = [
     ),
     (
         "the pool hands the same buffer out twice",
-        STATE,
+        "iocpx/_state.pyx",
         [
             (
                 "        buf = pool.free\n        pool.free = buf.next\n"
@@ -354,22 +351,22 @@ MUTANTS = [
     ),
     (
         "packets that are due are not counted",
-        ENGINE,
+        "iocpx/_life.pyx",
         [("    InterlockedIncrement(&conn.engine.packets_due)\n", "")],
     ),
     (
         "a worker sleeps while connections wait for their turn",
-        ENGINE,
+        "iocpx/_worker.pyx",
         [("    cdef bint waiting = engine_has_waiting(engine)\n", "    cdef bint waiting = 0\n")],
     ),
     (
         "memory that a handler has kept is given to the next receive",
-        ENGINE,
+        "iocpx/_delivery.pyx",
         [("    if buf.base == NULL:\n        buf_free(buf)\n        return\n", "")],
     ),
     (
         "memory that a handler has offered goes to the engine's pool",
-        ENGINE,
+        "iocpx/_base.pyx",
         [
             (
                 "        conn_drop_buffer(conn, conn.spare)\n",

@@ -1,0 +1,376 @@
+"""Accepting: the listeners and their pools of AcceptEx.
+
+A slot of the pool is posted again before its client becomes a connection, so no outcome of
+a client costs a slot.  Called by the workers (completions) and the keeper (growing,
+shrinking, silent clients, listening); calls `_life` for what it accepted.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from iocpx._base cimport (
+    count, drop_socket, engine_trouble, give_buffer, keeper_wants, KEY, linger_zero, live_drop,
+    now_ms, op_error, op_init, RETRY_MS, take_buffer,
+)
+from iocpx._life cimport conn_open
+from iocpx._op cimport OP_ACCEPT
+from iocpx._state cimport buf_t, link_t, list_append, list_init, list_remove
+from iocpx._types cimport *
+from iocpx._winsock cimport *
+
+cdef extern from * nogil:
+    # Microsoft gives these as initializers, which only a definition can take.
+    """
+    static GUID accept_ex_id = WSAID_ACCEPTEX;
+    static GUID accept_addresses_id = WSAID_GETACCEPTEXSOCKADDRS;
+    """
+    GUID accept_ex_id
+    GUID accept_addresses_id
+
+cdef enum:
+    ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
+    ACCEPT_GROWTH = 50      # slots added when FD_ACCEPT says that the pool ran dry
+
+
+cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
+    """Give a slot of the accept pool a fresh socket and post it.
+
+    A slot is given up only with the listener, or when the pool shrinks; what cannot
+    be posted now is left to the keeper.
+    """
+    cdef listener_t *listener = acceptor.listener
+    cdef engine_t *engine = listener.engine
+    cdef int error = 0
+    cdef int _attempt
+    cdef bint over
+    for _attempt in range(ACCEPT_ATTEMPTS):
+        AcquireSRWLockExclusive(&listener.lock)
+        over = listener.closing or listener.n_acceptors > listener.target
+        if over:
+            list_remove(&acceptor.link)
+            listener.n_acceptors -= 1
+            if not listener.closing:
+                count(engine, worker, N_ACCEPTS_SHRUNK, 1)
+        ReleaseSRWLockExclusive(&listener.lock)
+        if over:
+            if acceptor.data != NULL:
+                give_buffer(engine, acceptor.data)
+            free(acceptor)
+            live_drop(engine)
+            return
+        error = acceptor_call(worker, acceptor)
+        if error == ERROR_IO_PENDING:
+            return
+        if error == ERROR_OPERATION_ABORTED:
+            continue    # closing: the next turn ends it
+        count_accept_error(engine, worker, error)
+        if error != WSAECONNRESET:
+            break       # not a vanished client's, so trying again at once is no use
+    accept_starve(acceptor, error)
+
+
+cdef void accept_starve(acceptor_t *acceptor, int error) noexcept nogil:
+    """Leave the slot to the keeper, which posts it again soon."""
+    cdef engine_t *engine = acceptor.listener.engine
+    AcquireSRWLockExclusive(&engine.lock)
+    acceptor.next_starved = engine.starved
+    engine.starved = acceptor
+    engine.starved_due_ms = now_ms() + RETRY_MS
+    keeper_wants(engine, engine.starved_due_ms)
+    engine_trouble(engine, error)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
+    """A fresh socket, and AcceptEx.  ERROR_IO_PENDING: a packet will follow, and the
+    acceptor is no longer the caller's.  Else a Windows code, and nothing is posted."""
+    cdef listener_t *listener = acceptor.listener
+    cdef engine_t *engine = listener.engine
+    cdef SOCKET sock
+    cdef DWORD nbytes = 0
+    cdef DWORD data_bytes = 0
+    cdef char *output = acceptor.addresses
+    cdef int error
+    if engine.config.accept_receive:
+        if acceptor.data == NULL:
+            acceptor.data = take_buffer(engine, 2 * ACCEPT_ADDRESS_BYTES + 1)
+            if acceptor.data == NULL:
+                return WSAENOBUFS
+        output = acceptor.data.base
+        data_bytes = <DWORD>(acceptor.data.capacity - 2 * ACCEPT_ADDRESS_BYTES)
+    sock = WSASocketW(listener.family, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
+                      WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT)
+    if sock == INVALID_SOCKET:
+        return WSAGetLastError()
+    count(engine, worker, N_SOCKETS_OPENED, 1)
+    memset(&acceptor.op.overlapped, 0, sizeof(OVERLAPPED))
+    # The lock keeps the listening handle from being closed, and its value from
+    # being reused, between the look at `closing` and the call.
+    AcquireSRWLockExclusive(&listener.lock)
+    if listener.closing:
+        error = ERROR_OPERATION_ABORTED
+    else:
+        acceptor.sock = sock
+        acceptor.pending = True
+        InterlockedExchangeAdd64(&engine.accepts_pending, 1)
+        count(engine, worker, N_OPS_POSTED, 1)
+        error = ERROR_IO_PENDING
+        # Without first data, since a client that says nothing would hold the slot,
+        # unless the server asked for it.  Listeners do not skip, so a packet
+        # follows also where it succeeds at once.
+        if not listener.AcceptEx(listener.sock, sock, output, data_bytes,
+                                 ACCEPT_ADDRESS_BYTES, ACCEPT_ADDRESS_BYTES, &nbytes,
+                                 &acceptor.op.overlapped):
+            error = WSAGetLastError()
+        if error != ERROR_IO_PENDING:
+            acceptor.pending = False
+            acceptor.sock = INVALID_SOCKET
+            InterlockedExchangeAdd64(&engine.accepts_pending, -1)
+            count(engine, worker, N_OPS_COMPLETED, 1)
+    ReleaseSRWLockExclusive(&listener.lock)
+    if error != ERROR_IO_PENDING:
+        drop_socket(engine, worker, sock)
+    return error
+
+
+cdef void count_accept_error(engine_t *engine, worker_t *worker, int error) noexcept nogil:
+    cdef int i
+    count(engine, worker, N_ACCEPT_ERRORS, 1)
+    AcquireSRWLockExclusive(&engine.lock)
+    for i in range(<int>ACCEPT_ERROR_CODES):
+        if engine.accept_error_counts[i] == 0 or engine.accept_error_codes[i] == error:
+            engine.accept_error_codes[i] = error
+            engine.accept_error_counts[i] += 1
+            break
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbytes) noexcept nogil:
+    cdef listener_t *listener = acceptor.listener
+    cdef engine_t *engine = listener.engine
+    cdef sockaddr *local = NULL
+    cdef sockaddr *remote = NULL
+    cdef int local_bytes = 0
+    cdef int remote_bytes = 0
+    cdef char[ADDRESS_BYTES] local_copy
+    cdef char[ADDRESS_BYTES] remote_copy
+    cdef buf_t *data
+    cdef SOCKET sock
+    cdef int error = 0
+    cdef bint closing
+    cdef bint expected      # to fail: cancelled by us
+    AcquireSRWLockExclusive(&listener.lock)
+    acceptor.pending = False
+    sock = acceptor.sock    # INVALID_SOCKET: a silent client, dropped
+    acceptor.sock = INVALID_SOCKET
+    closing = listener.closing
+    expected = closing or sock == INVALID_SOCKET or acceptor.cancelled
+    acceptor.cancelled = False
+    if not closing:
+        error = op_error(&acceptor.op, listener.sock)
+        # Without SO_UPDATE_ACCEPT_CONTEXT the socket does not know that it is
+        # connected: shutdown, getpeername and the inherited options fail.
+        if error == 0 and sock != INVALID_SOCKET and setsockopt(
+                sock, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
+                <char *>&listener.sock, sizeof(SOCKET)) != 0:
+            error = WSAGetLastError()
+    ReleaseSRWLockExclusive(&listener.lock)
+    InterlockedExchangeAdd64(&engine.accepts_pending, -1)
+    if closing or error != 0 or sock == INVALID_SOCKET:
+        # This one client's failure, or nobody's; the slot goes on.
+        if sock != INVALID_SOCKET:
+            # There may be a client on it, which shall see that it was not taken.
+            linger_zero(sock)
+            drop_socket(engine, worker, sock)
+        if not expected:
+            acceptor.failures += 1
+            count_accept_error(engine, worker, error)
+        if not expected and acceptor.failures % ACCEPT_ATTEMPTS == 0:
+            # So often in a row: posted again at once it could spin.
+            accept_starve(acceptor, error)
+        else:
+            accept_post(worker, acceptor)
+        return
+    acceptor.failures = 0
+    data = acceptor.data
+    listener.GetAcceptExSockaddrs(
+        <char *>acceptor.addresses if data == NULL else data.base,
+        0 if data == NULL else <DWORD>(data.capacity - 2 * ACCEPT_ADDRESS_BYTES),
+        ACCEPT_ADDRESS_BYTES, ACCEPT_ADDRESS_BYTES,
+        &local, &local_bytes, &remote, &remote_bytes)
+    memset(local_copy, 0, sizeof(local_copy))
+    memset(remote_copy, 0, sizeof(remote_copy))
+    memcpy(local_copy, local, min(<size_t>local_bytes, sizeof(local_copy)))
+    memcpy(remote_copy, remote, min(<size_t>remote_bytes, sizeof(remote_copy)))
+    if data != NULL:
+        data.size = nbytes
+        acceptor.data = NULL
+    # The slot first: the pool stays full whatever becomes of this client.
+    accept_post(worker, acceptor)
+    if conn_open(engine, worker, sock, listener.skips, local_copy, remote_copy, data):
+        count(engine, worker, N_ACCEPTS, 1)
+        return
+    if data != NULL:
+        give_buffer(engine, data)
+    # The client shall see at once that it was not taken.
+    linger_zero(sock)
+    drop_socket(engine, worker, sock)
+
+
+cdef int listener_prepare(listener_t *listener) noexcept nogil:
+    """Provider's flags and extension functions of a listening socket.  0 or a Windows code."""
+    cdef WSAPROTOCOL_INFOW protocol
+    cdef int length = sizeof(protocol)
+    cdef DWORD nbytes = 0
+    cdef BOOL listening = False
+    # A layered provider without real handles reports inline completions wrongly;
+    # its sockets go without FILE_SKIP_COMPLETION_PORT_ON_SUCCESS.
+    listener.skips = getsockopt(
+        listener.sock, SOL_SOCKET, SO_PROTOCOL_INFOW, <char *>&protocol, &length
+    ) == 0 and (protocol.dwServiceFlags1 & XP1_IFS_HANDLES) != 0
+    # AcceptEx on a socket that does not listen fails with WSAEINVAL on Windows; to
+    # be sure that it does not wait for ever instead, it is asked first.
+    length = sizeof(listening)
+    if getsockopt(listener.sock, SOL_SOCKET, SO_ACCEPTCONN, <char *>&listening, &length) != 0:
+        return WSAGetLastError()
+    if not listening:
+        return WSAEINVAL
+    if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
+                &accept_ex_id, sizeof(accept_ex_id), &listener.AcceptEx,
+                sizeof(listener.AcceptEx), &nbytes, NULL, NULL) == SOCKET_ERROR:
+        return WSAGetLastError()
+    if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
+                &accept_addresses_id, sizeof(accept_addresses_id),
+                &listener.GetAcceptExSockaddrs, sizeof(listener.GetAcceptExSockaddrs),
+                &nbytes, NULL, NULL) == SOCKET_ERROR:
+        return WSAGetLastError()
+    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port, KEY, 0) == NULL:
+        return <int>GetLastError()
+    if WSAEventSelect(listener.sock, listener.engine.accept_event, FD_ACCEPT) == SOCKET_ERROR:
+        return WSAGetLastError()
+    return 0
+
+
+cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil:
+    cdef listener_t *listener = <listener_t *>calloc(1, sizeof(listener_t))
+    cdef int error
+    cdef bint running
+    if listener == NULL:
+        return WSAENOBUFS
+    listener.engine = engine
+    listener.sock = sock
+    listener.family = family
+    list_init(&listener.acceptors)
+    InitializeSRWLock(&listener.lock)
+    error = listener_prepare(listener)
+    if error != 0:
+        free(listener)
+        return error
+    AcquireSRWLockExclusive(&engine.lock)
+    running = engine.phase == PHASE_RUNNING
+    if running:
+        listener.next = engine.listeners
+        engine.listeners = listener
+    ReleaseSRWLockExclusive(&engine.lock)
+    if not running:
+        free(listener)
+        return ERROR_OPERATION_ABORTED
+    listener_grow(listener, engine.config.initial_accepts)
+    # With no slot at all nothing would ever be posted, and without a post FD_ACCEPT does
+    # not come again: the listener would be deaf.
+    AcquireSRWLockExclusive(&listener.lock)
+    if listener.n_acceptors == 0 and not listener.closing:
+        error = WSAENOBUFS
+    ReleaseSRWLockExclusive(&listener.lock)
+    return error
+
+
+cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
+    """Add slots to the accept pool, up to max_accepts.  Precondition: no lock held.
+
+    What cannot even be allocated is left out: FD_ACCEPT, which each post enables, asks again.
+    """
+    cdef engine_t *engine = listener.engine
+    cdef acceptor_t *acceptor
+    cdef bint room
+    while by > 0:
+        by -= 1
+        acceptor = <acceptor_t *>calloc(1, sizeof(acceptor_t))
+        if acceptor == NULL:
+            return
+        op_init(&acceptor.op, OP_ACCEPT, acceptor)
+        acceptor.listener = listener
+        acceptor.link.owner = acceptor
+        acceptor.sock = INVALID_SOCKET
+        AcquireSRWLockExclusive(&listener.lock)
+        room = not listener.closing and listener.n_acceptors < engine.config.max_accepts
+        if room:
+            list_append(&listener.acceptors, &acceptor.link)
+            listener.n_acceptors += 1
+            listener.target = max(listener.target, listener.n_acceptors)
+            InterlockedIncrement(&engine.live)
+        ReleaseSRWLockExclusive(&listener.lock)
+        if not room:
+            free(acceptor)
+            return
+        accept_post(NULL, acceptor)
+
+
+cdef void listener_crowded(listener_t *listener) noexcept nogil:
+    """FD_ACCEPT may have come: a client waits, and no AcceptEx did."""
+    cdef engine_t *engine = listener.engine
+    cdef WSANETWORKEVENTS events
+    cdef bint crowded
+    AcquireSRWLockExclusive(&listener.lock)
+    crowded = (not listener.closing
+               and WSAEnumNetworkEvents(listener.sock, NULL, &events) == 0
+               and (events.lNetworkEvents & FD_ACCEPT) != 0)
+    listener.crowded = listener.crowded or crowded
+    cdef int before = listener.n_acceptors
+    ReleaseSRWLockExclusive(&listener.lock)
+    if crowded:
+        listener_grow(listener, ACCEPT_GROWTH)
+        AcquireSRWLockExclusive(&listener.lock)
+        count(engine, NULL, N_ACCEPTS_GROWN, max(listener.n_acceptors - before, 0))
+        ReleaseSRWLockExclusive(&listener.lock)
+
+
+cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
+    """Drop clients that have been silent too long; shrink a pool that was not needed."""
+    cdef engine_t *engine = listener.engine
+    cdef link_t *link
+    cdef acceptor_t *acceptor
+    cdef DWORD seconds
+    cdef int length
+    cdef int surplus = 0
+    AcquireSRWLockExclusive(&listener.lock)
+    if shrink and not listener.closing:
+        if not listener.crowded:
+            listener.target = engine.config.initial_accepts
+            surplus = listener.n_acceptors - listener.target
+        listener.crowded = False
+    link = listener.acceptors.next
+    while link != &listener.acceptors and not listener.closing:
+        acceptor = <acceptor_t *>link.owner
+        link = link.next
+        if not acceptor.pending or acceptor.sock == INVALID_SOCKET:
+            continue
+        length = sizeof(seconds)
+        seconds = <DWORD>-1     # as for a socket that nobody has connected to
+        getsockopt(acceptor.sock, SOL_SOCKET, SO_CONNECT_TIME, <char *>&seconds, &length)
+        if seconds == <DWORD>-1:
+            if surplus > 0:
+                surplus -= 1
+                acceptor.cancelled = True
+                CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)
+        elif (engine.config.accept_receive
+              and <uint64_t>seconds * 1000 >= engine.config.accept_timeout_ms
+              and not HasOverlappedIoCompleted(&acceptor.op.overlapped)):
+            # It has said nothing; one that has may be waiting for a worker that is busy.
+            # As AcceptEx's documentation has it: closing the accept socket makes the call
+            # fail, and its completion posts the slot anew.
+            drop_socket(engine, NULL, acceptor.sock)
+            acceptor.sock = INVALID_SOCKET
+            count(engine, NULL, N_SILENT_DROPPED, 1)
+    ReleaseSRWLockExclusive(&listener.lock)

@@ -1,0 +1,132 @@
+"""A connection's turn: whatever its state asks for now (conn_advance), the end of a turn
+(conn_served), and what the completion of a receive or a send leads to.
+
+Called by the workers, the keeper, and by `_requests` for the threads of the application;
+calls `_recv`, `_send` and `_life`.
+"""
+
+from libc.stdint cimport uint64_t
+
+from iocpx._base cimport conn_arm, conn_on_executor, count, now_ms, op_error
+from iocpx._life cimport conn_cancel, conn_close_handle, conn_fail, conn_shut
+from iocpx._recv cimport recv_done, recv_post
+from iocpx._sched cimport conn_leave, conn_to_worker, conn_unref, ready_append
+from iocpx._send cimport send_defer, send_done, send_post
+from iocpx._state cimport (
+    conn_next_state, EVENT_DEADLINE, marks_update, STATE_ABORTING, STATE_DRAINING, STATE_ENDING,
+    STATE_FLUSHING, STATE_OPEN,
+)
+from iocpx._types cimport *
+from iocpx._wants cimport conn_has_news, conn_has_work, conn_may_send, conn_wants_recv
+from iocpx._winsock cimport *
+
+cdef enum:
+    # Inline completions of one connection in a turn: its reply, and the next message if
+    # that is there already.  Twice as many gave no more
+    # throughput and half as much again of p99; without a bound the busiest connection
+    # gets nearly everything.
+    INLINE_BUDGET = 2
+
+
+cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept nogil:
+    """Do whatever the state asks for now: send, end sending, receive, close.
+
+    Every completion and every request of the application ends here.
+    Precondition: the caller has a reference, and conn.lock, which is released.
+    """
+    # A turn's share, the callbacks in it included: one that writes as long as it is not
+    # paused has to be paused some time.  What others post is not part of it.
+    cdef bint turn = executor or conn_on_executor(conn)
+    cdef bint own = turn or worker != NULL      # the thread is the engine's
+    cdef int sends = conn.inline_run if turn else 0
+    cdef bint first = True
+    cdef bint above
+    cdef bint closed = False
+    while sends < INLINE_BUDGET and conn_may_send(conn) and send_post(worker, conn, own):
+        if turn:
+            conn.inline_run += 1
+        sends += 1
+    if not turn and conn.scheduled and conn_may_send(conn):
+        send_defer(conn)
+    above = conn.marks.above
+    marks_update(&conn.marks, conn.outbox.nbytes)
+    if conn.marks.above and not above:
+        count(conn.engine, worker, N_WRITE_PAUSES, 1)
+    if conn.write_eof:
+        conn_shut(conn)
+    # Bounded also where what comes is discarded at once: a peer that keeps sending
+    # must not keep its worker, or the keeper.  At least one in each turn, however much
+    # was sent in it: a connection that is sent to all the time has to be read, too.
+    while executor and (first or conn.inline_run < INLINE_BUDGET) and conn_wants_recv(conn):
+        recv_post(worker, conn)
+        first = False
+    if conn.pending == 0 and (conn.state == STATE_ENDING or conn.state == STATE_ABORTING):
+        conn_close_handle(conn)
+        closed = True
+    conn_leave(worker, conn)
+    if closed:
+        conn_unref(conn)    # of the open handle
+
+
+cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
+    """The executor's last step: post what delivery asked for, then give the turn up,
+    or keep it if there is more."""
+    cdef bint had_share
+    AcquireSRWLockExclusive(&conn.lock)
+    # Until here the thread that delivered last left it to this turn to send what it wrote;
+    # from now on whoever writes sends.
+    conn.executor = 0
+    conn_advance(worker, conn, True)
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.deliver = conn_has_news(conn)
+    if not conn.deliver and not conn_has_work(conn):
+        conn.scheduled = False
+        ReleaseSRWLockExclusive(&conn.lock)
+        conn_unref(conn)
+        return
+    had_share = conn.inline_run >= INLINE_BUDGET
+    if had_share:
+        conn.inline_run = 0
+    ReleaseSRWLockExclusive(&conn.lock)
+    if had_share and worker != NULL:
+        ready_append(&worker.again, conn)
+    else:
+        conn_to_worker(worker, conn)
+
+
+cdef void on_recv_complete(worker_t *worker, recv_t *recv, DWORD nbytes) noexcept nogil:
+    cdef conn_t *conn = <conn_t *>recv.op.owner
+    # The handle is open: it is closed only when nothing is pending.
+    cdef int error = op_error(&recv.op, conn.sock)
+    AcquireSRWLockExclusive(&conn.lock)
+    recv_done(worker, conn, recv, error, nbytes)
+    conn_advance(worker, conn, False)
+    conn_unref(conn)
+
+
+cdef void on_send_complete(worker_t *worker, conn_t *conn, DWORD nbytes) noexcept nogil:
+    cdef int error = op_error(&conn.send, conn.sock)
+    AcquireSRWLockExclusive(&conn.lock)
+    send_done(worker, conn, error, nbytes)
+    conn_advance(worker, conn, False)
+    conn_unref(conn)
+
+
+cdef void conn_close_due(conn_t *conn, bint stop) noexcept nogil:
+    """A closing connection has had its time.  It gets more while bytes still leave,
+    unless the server's own time is over (stop)."""
+    cdef engine_t *engine = conn.engine
+    cdef uint64_t now = now_ms()
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_FLUSHING:
+        if not stop and now < conn.progress_ms + engine.config.close_timeout_ms:
+            conn_arm(conn, &engine.closing, &conn.closing)
+        else:
+            conn_fail(conn, ABORT_STOP if stop else ABORT_CLOSE_TIMEOUT, WSAETIMEDOUT, True)
+    elif conn.state == STATE_DRAINING:
+        # All was sent; the peer just does not end its side.
+        conn.state = conn_next_state(conn.state, EVENT_DEADLINE)
+        conn_cancel(conn)
+    elif conn.state == STATE_OPEN and stop:
+        conn_fail(conn, ABORT_STOP, 0, False)
+    conn_advance(NULL, conn, False)

@@ -1,0 +1,277 @@
+"""The keeper: one thread for deadlines, retries of what the system refused, help for
+connections behind a long callback, and the end of the workers.
+
+Never enters Python.  Called by the layer above; calls `_accept` and `_conn`.
+"""
+
+from libc.stdint cimport uint64_t
+
+from iocpx._accept cimport accept_post, listener_crowded, listener_look_after, SHRINK_MS
+from iocpx._base cimport (
+    conn_arm, conn_drop_spare, conn_ref, NEVER, now_ms, packet_post, pools_clear, RETRY_MS,
+    trace,
+)
+from iocpx._conn cimport conn_advance, conn_close_due, conn_served
+from iocpx._life cimport conn_cancel, conn_fail, recv_take_back
+from iocpx._requests cimport EACH_STOP, engine_for_each
+from iocpx._sched cimport (
+    conn_leave, conn_to_worker, conn_unref, engine_has_waiting, worker_has_any, worker_next_work,
+)
+from iocpx._state cimport (
+    deadline_disarm, deadline_t, deadlines_first, deadlines_t, STATE_ABORTING, STATE_ENDING,
+    STATE_OPEN,
+)
+from iocpx._types cimport *
+from iocpx._winsock cimport *
+from iocpx._worker cimport HELP_MS
+
+
+cdef void conn_quiet_due(conn_t *conn) noexcept nogil:
+    """If nothing was received since the last look: no buffer for this one any more."""
+    cdef int i
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
+        conn_cancel(conn)
+    elif conn.state == STATE_OPEN and not conn.idle:
+        if conn.receives != conn.receives_seen or conn.inbox.head != NULL:
+            conn.receives_seen = conn.receives
+            conn_arm(conn, &conn.engine.quiet, &conn.quiet)
+        else:
+            trace(conn, "quiet", 0)
+            conn.idle = True
+            conn_drop_spare(conn)
+            # A receive completes with its data or as cancelled, never as both, and
+            # what it did not take stays with the socket: receive time-outs of other
+            # runtimes on Windows rest on the same.
+            for i in range(conn.window.size):
+                recv_take_back(conn, &conn.recvs[i])
+    conn_leave(NULL, conn)
+
+
+cdef void conn_idle_due(conn_t *conn) noexcept nogil:
+    """Looked at several times per idle timeout, so that it is neither early nor very late."""
+    cdef uint64_t now = now_ms()
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_OPEN:
+        # The added 1: both times are rounded down.
+        if now >= conn.active_ms + conn.engine.config.idle_timeout_ms + 1:
+            conn_fail(conn, ABORT_IDLE, WSAETIMEDOUT, False)
+        else:
+            conn_arm(conn, &conn.engine.idling, &conn.idling)
+    conn_advance(NULL, conn, False)
+
+
+cdef conn_t *keeper_expired(engine_t *engine, deadlines_t *deadlines, uint64_t now) noexcept nogil:
+    """A connection whose deadline has passed, with a reference; NULL: none."""
+    cdef conn_t *conn = NULL
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef deadline_t *deadline = deadlines_first(deadlines)
+    if deadline != NULL and deadline.due_ms <= now:
+        deadline_disarm(deadline)
+        # In the list, so the handle is open and holds a reference.
+        conn = <conn_t *>deadline.link.owner
+        conn_ref(conn)
+    ReleaseSRWLockExclusive(&engine.lock)
+    return conn
+
+
+cdef void keeper_deadlines(engine_t *engine, uint64_t now) noexcept nogil:
+    cdef conn_t *conn = keeper_expired(engine, &engine.closing, now)
+    while conn != NULL:
+        conn_close_due(conn, False)
+        conn_unref(conn)
+        conn = keeper_expired(engine, &engine.closing, now)
+    conn = keeper_expired(engine, &engine.idling, now)
+    while conn != NULL:
+        conn_idle_due(conn)
+        conn_unref(conn)
+        conn = keeper_expired(engine, &engine.idling, now)
+    conn = keeper_expired(engine, &engine.quiet, now)
+    while conn != NULL:
+        conn_quiet_due(conn)
+        conn_unref(conn)
+        conn = keeper_expired(engine, &engine.quiet, now)
+
+
+cdef void keeper_listeners(engine_t *engine, uint64_t now) noexcept nogil:
+    """Look after the accept pools every accept_period_ms."""
+    cdef listener_t *listener
+    cdef bint due
+    cdef bint shrink
+    AcquireSRWLockExclusive(&engine.lock)
+    listener = engine.listeners
+    due = engine.accept_period_ms != 0 and engine.accept_due_ms <= now
+    shrink = engine.shrink_due_ms <= now
+    if due:
+        engine.accept_due_ms = now + engine.accept_period_ms
+    if shrink:
+        engine.shrink_due_ms = now + SHRINK_MS
+    ReleaseSRWLockExclusive(&engine.lock)
+    while due and listener != NULL:
+        listener_look_after(listener, shrink)
+        listener = listener.next
+
+
+cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
+    """Post again what the system refused."""
+    cdef acceptor_t *starved = NULL
+    cdef acceptor_t *next_starved
+    cdef conn_t *unposted
+    cdef conn_t *next_unposted
+    AcquireSRWLockExclusive(&engine.lock)
+    # Also at once when stopping: accept_post then frees the slot.
+    if engine.starved_due_ms <= now or engine.phase != PHASE_RUNNING:
+        starved = engine.starved
+        engine.starved = NULL
+    unposted = engine.unposted
+    engine.unposted = NULL
+    ReleaseSRWLockExclusive(&engine.lock)
+    while starved != NULL:
+        next_starved = starved.next_starved
+        accept_post(NULL, starved)
+        starved = next_starved
+    while unposted != NULL:
+        next_unposted = unposted.next_ready
+        conn_to_worker(NULL, unposted)
+        unposted = next_unposted
+
+
+cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
+    """If a worker still has connections waiting, because of a long callback: have another
+    one take them over.  Where none is idle, at least send what finished callbacks have
+    written."""
+    cdef bint waiting
+    cdef bint idle
+    cdef bint stuck
+    cdef bint post
+    cdef conn_t *conn
+    cdef int i
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef bint due = engine.help_due_ms <= now
+    if due:
+        engine.help_due_ms = NEVER
+    ReleaseSRWLockExclusive(&engine.lock)
+    if not due:
+        return
+    waiting = engine_has_waiting(engine)
+    stuck = waiting
+    for i in range(engine.config.workers):
+        stuck = stuck or worker_has_any(&engine.workers[i])
+    if not stuck:
+        return
+    idle = InterlockedExchangeAdd(&engine.workers_idle, 0) > 0
+    # While connections wait for their turn no worker sleeps, or looks after the others:
+    # whoever serves them comes by the port.
+    post = idle or waiting
+    for i in range(0 if idle else engine.config.workers):
+        conn = worker_next_work(&engine.workers[i])
+        while conn != NULL:
+            conn_served(NULL, conn)
+            conn = worker_next_work(&engine.workers[i])
+    AcquireSRWLockExclusive(&engine.lock)
+    engine.help_due_ms = now + HELP_MS
+    post = post and not engine.help_posted and engine.phase != PHASE_FINISHED
+    if post:
+        engine.help_posted = packet_post(engine, &engine.help)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef bint keeper_finish(engine_t *engine) noexcept nogil:
+    """Nothing is left but the workers: end one after the other.  True: all are gone.
+
+    Precondition: engine.lock held.
+    """
+    # One packet at a time, since a worker may take several at once; a refused
+    # post is tried again on the next look.  After `help`: the last worker takes no other.
+    if engine.workers_running > 0 and not engine.stop_posted and not engine.help_posted:
+        engine.stop_posted = packet_post(engine, &engine.stop)
+    return engine.workers_running == 0
+
+
+cdef bint keeper_step(engine_t *engine) noexcept nogil:
+    """One wait of the keeper and the work that follows.  False: the engine has stopped."""
+    cdef HANDLE[2] events
+    cdef deadline_t *deadline
+    cdef listener_t *listener
+    cdef uint64_t now = now_ms()
+    cdef uint64_t due
+    cdef DWORD wait_ms
+    cdef DWORD woken
+    cdef bint finished
+    cdef bint stop
+    AcquireSRWLockExclusive(&engine.lock)
+    due = min(engine.stop_due_ms, engine.help_due_ms)
+    if engine.phase == PHASE_RUNNING and engine.accept_period_ms != 0:
+        due = min(due, engine.accept_due_ms)
+    deadline = deadlines_first(&engine.closing)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    deadline = deadlines_first(&engine.quiet)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    deadline = deadlines_first(&engine.idling)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    if engine.starved != NULL:
+        due = min(due, engine.starved_due_ms)
+    if engine.unposted != NULL or engine.phase == PHASE_FINISHED:
+        due = min(due, now + RETRY_MS)
+    engine.keeper_due_ms = due
+    ReleaseSRWLockExclusive(&engine.lock)
+
+    events[0] = engine.keeper_event
+    events[1] = engine.accept_event
+    if due == NEVER:
+        wait_ms = INFINITE
+    else:
+        wait_ms = <DWORD>min(due - now, <uint64_t>60000) if due > now else 0
+    woken = WaitForMultipleObjects(2, events, False, wait_ms)
+    if woken == WAIT_FAILED:
+        # For lack of memory; without the pause the keeper would spin until there is some.
+        WaitForSingleObject(engine.stopped_event, RETRY_MS)
+    elif woken == WAIT_OBJECT_0 + 1:
+        AcquireSRWLockExclusive(&engine.lock)
+        listener = engine.listeners
+        ReleaseSRWLockExclusive(&engine.lock)
+        while listener != NULL:
+            listener_crowded(listener)
+            listener = listener.next
+
+    now = now_ms()
+    keeper_help(engine, now)
+    keeper_retry(engine, now)
+    keeper_deadlines(engine, now)
+    keeper_listeners(engine, now)
+
+    AcquireSRWLockExclusive(&engine.lock)
+    # No workers: they could not be started, or their port is broken.
+    finished = ((engine.phase == PHASE_FINISHED or engine.workers_running == 0)
+                and keeper_finish(engine))
+    stop = engine.stop_due_ms <= now
+    if stop:
+        engine.stop_due_ms = NEVER
+    ReleaseSRWLockExclusive(&engine.lock)
+    if stop:
+        engine_for_each(engine, EACH_STOP)
+    return not finished
+
+
+cdef int engine_run_keeper(engine_t *engine) noexcept nogil:
+    cdef int trouble
+    while keeper_step(engine):
+        AcquireSRWLockExclusive(&engine.lock)
+        trouble = engine.trouble if engine.phase == PHASE_RUNNING else 0
+        engine.trouble = 0
+        ReleaseSRWLockExclusive(&engine.lock)
+        if trouble != 0:
+            return trouble
+    pools_clear(engine)
+    # The lock: a worker that ends may still be inside engine_forgo_worker.
+    AcquireSRWLockExclusive(&engine.lock)
+    ReleaseSRWLockExclusive(&engine.lock)
+    SetEvent(engine.stopped_event)
+    return 0
+
+
+cdef void engine_forgo_keeper(engine_t *engine) noexcept nogil:
+    SetEvent(engine.stopped_event)

@@ -1,0 +1,35 @@
+"""Handlers inside the engine, which never enter Python.
+
+Called by the workers in the place of Python's `deliver`; calls `_delivery`'s neighbours
+`_sched` and `_requests`.
+"""
+
+from iocpx._base cimport conn_drop_queue
+from iocpx._requests cimport conn_close
+from iocpx._sched cimport worker_delivered, worker_next
+from iocpx._state cimport queue_pop, queue_push, STATE_OPEN
+from iocpx._types cimport *
+from iocpx._wants cimport conn_eof_due, conn_readable
+from iocpx._winsock cimport *
+
+
+cdef void deliver_echo(worker_t *worker) noexcept nogil:
+    """Send back what was received: the received buffer itself moves to the outbox."""
+    cdef conn_t *conn = worker_next(worker)
+    cdef bint over
+    while conn != NULL:
+        AcquireSRWLockExclusive(&conn.lock)
+        conn.made_told = True
+        if conn.state != STATE_OPEN:
+            # What is in the outbox by then is the last that goes out.
+            conn_drop_queue(conn, &conn.inbox)
+        while conn_readable(conn):
+            queue_push(&conn.outbox, queue_pop(&conn.inbox))
+        over = conn_eof_due(conn)
+        conn.eof_told = conn.eof_told or over
+        conn.lost_told = conn.lost_due
+        ReleaseSRWLockExclusive(&conn.lock)
+        if over:
+            conn_close(conn)
+        worker_delivered(worker, conn)
+        conn = worker_next(worker)

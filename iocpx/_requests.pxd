@@ -1,0 +1,43 @@
+from iocpx._state cimport queue_t
+from iocpx._types cimport abort_reason, conn_t, engine_t
+from iocpx._winsock cimport SOCKET
+
+cdef enum each_action:
+    EACH_CLOSE
+    EACH_ABORT
+    EACH_STOP
+
+cdef enum write_result:
+    WRITE_KEPT = 1      # `owner` is referenced until conn_take_news hands it back
+    WRITE_FLUSH = 2     # conn_flush has to be called
+    WRITE_CLOSED = 4    # not taken: closing or write_eof
+    WRITE_NO_MEMORY = 8  # not taken
+
+# The caller has a reference to the connection.
+# The same for a write of several parts: first each is put into a queue of the caller's…
+cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbytes,
+                     void *owner) noexcept nogil
+# Queues a copy of data, or data itself where it is long and lies in `owner`.
+cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil
+# …then all are queued, or dropped, at once: no other thread's write comes between them.
+cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil
+# Posts what is queued, as far as the turn's share goes.  True: call pause_writing now; only
+# inside one of the connection's own callbacks.
+cdef bint conn_flush(conn_t *conn) noexcept nogil
+cdef void conn_write_eof(conn_t *conn) noexcept nogil
+cdef void conn_close(conn_t *conn) noexcept nogil
+cdef void conn_abort(conn_t *conn, abort_reason reason) noexcept nogil
+cdef bint conn_is_closing(conn_t *conn) noexcept nogil
+cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil
+cdef bint conn_is_reading(conn_t *conn) noexcept nogil
+# Whether conn_take_news reports sent bytes.
+cdef void conn_tell_sent(conn_t *conn, bint tell) noexcept nogil
+# The handle, kept open until conn_return_handle; INVALID_SOCKET: it is closed already.
+cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil
+# Only after a successful conn_borrow_handle.
+cdef void conn_return_handle(conn_t *conn) noexcept nogil
+cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noexcept nogil
+cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) noexcept nogil
+cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil
+cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil
+cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil

@@ -1,0 +1,271 @@
+"""What the application asks of a connection, from any thread, and passes over all connections.
+
+Called by the layer above; calls `_conn`.
+"""
+
+from libc.string cimport memcpy
+
+from iocpx._base cimport (
+    conn_arm, conn_drop_queue, conn_on_executor, conn_ref, count, now_ms, take_buffer, trace,
+)
+from iocpx._conn cimport conn_advance, conn_close_due
+from iocpx._life cimport conn_fail
+from iocpx._sched cimport conn_leave, conn_unref
+from iocpx._send cimport SEND_BYTES
+from iocpx._state cimport (
+    buf_t, buf_wrap, conn_next_state, EVENT_CLOSE, link_t, list_append, list_remove,
+    marks_update, queue_extend, queue_move, queue_push, queue_t, STATE_OPEN,
+)
+from iocpx._types cimport *
+from iocpx._winsock cimport *
+
+cdef enum:
+    GATHER_BYTES = 65536    # the largest buffer that small writes are gathered in
+    PATIENCE = 4            # high marks that a callback may write before they are sent
+    AMPLE_BYTES = 16 * SEND_BYTES   # a max_write_buffer of which such writes are a small part
+
+
+cdef void conn_request_done(conn_t *conn) noexcept nogil:
+    """Releases conn.lock and sees to it that a changed state has its effect."""
+    if conn_on_executor(conn):
+        ReleaseSRWLockExclusive(&conn.lock)
+    else:
+        conn_advance(NULL, conn, False)
+
+
+cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
+    """0, or what speaks against one more write.  Precondition: conn.lock held."""
+    cdef config_t *config = &conn.engine.config
+    if conn.state != STATE_OPEN or conn.write_eof:
+        return WRITE_CLOSED
+    # An empty queue takes a write of any size: its memory is the caller's already.
+    if conn.outbox.head != NULL and (
+            (config.max_write_buffer != 0
+             and conn.outbox.nbytes + nbytes > config.max_write_buffer)
+            or (config.max_sends != 0 and conn.outbox.writes >= config.max_sends)):
+        conn_fail(conn, ABORT_WRITE_LIMIT, WSAENOBUFS, True)
+        return WRITE_CLOSED | WRITE_FLUSH
+    return 0
+
+
+cdef int conn_written(conn_t *conn) noexcept nogil:
+    """What has to follow a write.  Precondition: conn.lock held."""
+    # The executor sends when the callback is over, unless it writes so much that it has to
+    # learn whether the peer takes it.
+    if not conn_on_executor(conn) or (
+            conn.outbox.nbytes > conn.marks.high and conn.outbox.nbytes >= conn_patience(conn)):
+        return WRITE_FLUSH
+    return 0
+
+
+cdef size_t conn_patience(conn_t *conn) noexcept nogil:
+    """Bytes that a callback may write before they are sent, if they are above the high mark: as
+    many as one send takes, so that it is worth its call, but not many times the mark.
+    Precondition: conn.lock held."""
+    cdef config_t *config = &conn.engine.config
+    if conn.sending:
+        return 0    # what has to wait already need not become more
+    if config.max_sends != 0 or 0 < config.max_write_buffer < AMPLE_BYTES:
+        return 0    # a limit so tight counts what the peer has not taken, not what waits here
+    return min(PATIENCE * min(conn.marks.high, <size_t>SEND_BYTES), <size_t>SEND_BYTES)
+
+
+cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbytes,
+                     void *owner) noexcept nogil:
+    cdef buf_t *buf
+    cdef size_t room = 0
+    if owner != NULL and nbytes > COPY_BYTES:
+        buf = buf_wrap(owner, <char *>data, nbytes)
+        if buf == NULL:
+            return WRITE_NO_MEMORY
+        queue_push(parts, buf)
+        return WRITE_KEPT
+    if not queue_extend(parts, data, nbytes):
+        # Where one buffer is full of small writes already, the next one holds more of them.
+        buf = parts.tail
+        if buf != NULL and buf.base != NULL:
+            room = min(8 * buf.capacity, <size_t>GATHER_BYTES)
+        buf = take_buffer(conn.engine, max(nbytes, room))
+        if buf == NULL:
+            return WRITE_NO_MEMORY
+        memcpy(buf.data, data, nbytes)
+        buf.size = nbytes
+        queue_push(parts, buf)
+    return 0
+
+
+cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil:
+    cdef int result
+    AcquireSRWLockExclusive(&conn.lock)
+    result = conn_may_write(conn, nbytes)
+    if result == 0:
+        result = conn_gather(conn, &conn.outbox, data, nbytes, owner)
+        if not result & WRITE_NO_MEMORY:
+            conn.outbox.tail.writes += 1
+            conn.outbox.writes += 1
+            result |= conn_written(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    return result
+
+
+cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil:
+    cdef int result
+    AcquireSRWLockExclusive(&conn.lock)
+    result = conn_may_write(conn, parts.nbytes)
+    if result == 0:
+        parts.tail.writes += 1
+        parts.writes += 1
+        queue_move(parts, &conn.outbox)
+        result = conn_written(conn)
+    else:
+        conn_drop_queue(conn, parts)
+    conn_leave(NULL, conn)
+    return result
+
+
+cdef bint conn_flush(conn_t *conn) noexcept nogil:
+    cdef bint pause = False
+    AcquireSRWLockExclusive(&conn.lock)
+    conn_advance(NULL, conn, False)
+    AcquireSRWLockExclusive(&conn.lock)
+    # Elsewhere the pause comes as news, in its turn.
+    if (conn_on_executor(conn) and conn.delivering and conn.marks.above
+            and not conn.pause_told):
+        conn.pause_told = True
+        pause = True
+    ReleaseSRWLockExclusive(&conn.lock)
+    return pause
+
+
+cdef void conn_write_eof(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.write_eof = True
+    conn_request_done(conn)
+
+
+cdef void conn_close(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.state == STATE_OPEN:
+        conn.state = conn_next_state(conn.state, EVENT_CLOSE)
+        conn.write_eof = True
+        conn.deaf = True
+        conn_drop_queue(conn, &conn.inbox)
+        conn.progress_ms = now_ms()
+        trace(conn, "close, bytes queued", <LONG64>conn.outbox.nbytes)
+        conn_arm(conn, &conn.engine.closing, &conn.closing)
+    conn_request_done(conn)
+
+
+cdef void conn_abort(conn_t *conn, abort_reason reason) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.deaf = True
+    conn_drop_queue(conn, &conn.inbox)
+    conn_fail(conn, reason, 0, False)
+    conn_request_done(conn)
+
+
+cdef bint conn_is_closing(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint closing = conn.state != STATE_OPEN
+    ReleaseSRWLockExclusive(&conn.lock)
+    return closing
+
+
+cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil:
+    # A receive that is pending stays so: cancelling it could lose what it carries.
+    AcquireSRWLockExclusive(&conn.lock)
+    if paused and not conn.read_paused:
+        count(conn.engine, NULL, N_READ_PAUSES, 1)
+    conn.read_paused = paused
+    conn_leave(NULL, conn)
+
+
+cdef bint conn_is_reading(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint reading = conn.state == STATE_OPEN and not conn.read_paused and not conn.eof_told
+    ReleaseSRWLockExclusive(&conn.lock)
+    return reading
+
+
+cdef void conn_tell_sent(conn_t *conn, bint tell) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.tell_sent = tell
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil:
+    cdef SOCKET sock
+    AcquireSRWLockExclusive(&conn.lock)
+    sock = conn.sock
+    if sock != INVALID_SOCKET:
+        conn.pending += 1   # like an op: the handle stays open
+        conn.duplicated = True
+    ReleaseSRWLockExclusive(&conn.lock)
+    return sock
+
+
+cdef void conn_return_handle(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.pending -= 1
+    conn_request_done(conn)
+
+
+cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.marks.high = high_bytes
+    conn.marks.low = low_bytes
+    marks_update(&conn.marks, conn.outbox.nbytes)
+    conn_leave(NULL, conn)
+
+
+cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    high_bytes[0] = conn.marks.high
+    low_bytes[0] = conn.marks.low
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef size_t nbytes = conn.outbox.nbytes
+    ReleaseSRWLockExclusive(&conn.lock)
+    return nbytes
+
+
+cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
+    """Do something to every connection that is there now.
+
+    The list is turned once, one connection at a time, so that engine.lock is not
+    held while a connection is worked on.  Connections that go or come meanwhile do
+    no harm: new ones join at the end, behind all that were there.  pass_lock keeps
+    two passes from turning it under each other.
+    """
+    cdef link_t *link
+    cdef conn_t *conn
+    cdef LONG64 n
+    AcquireSRWLockExclusive(&engine.pass_lock)
+    n = InterlockedExchangeAdd64(&engine.connections_now, 0)
+    while n > 0:
+        n -= 1
+        AcquireSRWLockExclusive(&engine.lock)
+        link = engine.connections.next
+        if link == &engine.connections:
+            ReleaseSRWLockExclusive(&engine.lock)
+            break
+        list_remove(link)
+        list_append(&engine.connections, link)
+        conn = <conn_t *>link.owner
+        conn_ref(conn)
+        ReleaseSRWLockExclusive(&engine.lock)
+        if action == EACH_CLOSE:
+            conn_close(conn)
+        elif action == EACH_ABORT:
+            conn_abort(conn, ABORT_APPLICATION)
+        else:
+            conn_close_due(conn, True)
+        conn_unref(conn)
+    ReleaseSRWLockExclusive(&engine.pass_lock)
+
+
+cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil:
+    engine_for_each(engine, EACH_ABORT if abort else EACH_CLOSE)

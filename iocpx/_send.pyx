@@ -1,0 +1,111 @@
+"""Sending: one gather WSASend of the front of the outbox, and its three outcomes.
+
+Called by `_conn`; calls `_life`.
+"""
+
+from libc.string cimport memset
+
+from iocpx._base cimport conn_drop_queue, conn_ref, count, now_ms, packet_post, trace
+from iocpx._life cimport conn_fail, op_pended
+from iocpx._sched cimport conn_unref
+from iocpx._state cimport buf_t, queue_consume, queue_t, STATE_FLUSHING
+from iocpx._types cimport *
+from iocpx._winsock cimport *
+
+
+cdef bint conn_make_nonblocking(conn_t *conn) noexcept nogil:
+    """For calls without an OVERLAPPED; operations with one do not care.  False: refused.
+    Precondition: conn.lock held, handle open."""
+    cdef ULONG on = True
+    if not conn.nonblocking:
+        conn.nonblocking = ioctlsocket(conn.sock, FIONBIO, &on) == 0
+    return conn.nonblocking
+
+
+cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept nogil:
+    """One gather send of the front of the outbox.  True: it succeeded at once.
+
+    overlapped: False on a thread that is not the engine's.  Then it takes what the kernel
+    takes at once, which may be nothing, and never pends.
+    Precondition: conn.lock held, which is released for the call: whoever writes
+    meanwhile appends behind what is gathered here.
+    """
+    cdef engine_t *engine = conn.engine
+    cdef WSABUF[SEND_BUFFERS] wsabufs
+    cdef DWORD n = 0
+    cdef DWORD nbytes = 0
+    cdef size_t room = SEND_BYTES
+    cdef buf_t *buf = conn.outbox.head
+    cdef int error = 0
+    if not overlapped and not conn_make_nonblocking(conn):
+        return False
+    while buf != NULL and n < SEND_BUFFERS and room > 0:
+        wsabufs[n].buf = buf.data
+        wsabufs[n].len = <ULONG>min(buf.size, room)
+        room -= wsabufs[n].len
+        n += 1
+        buf = buf.next
+    conn.sending = True
+    conn.pending += 1
+    conn_ref(conn)
+    memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
+    ReleaseSRWLockExclusive(&conn.lock)
+    count(engine, worker, N_OPS_POSTED, 1)
+    if WSASend(conn.sock, wsabufs, n, &nbytes, 0,
+               &conn.send.overlapped if overlapped else NULL, NULL) != 0:
+        error = WSAGetLastError()
+    AcquireSRWLockExclusive(&conn.lock)
+    if overlapped and (error == ERROR_IO_PENDING or (error == 0 and not conn.skips)):
+        op_pended(conn, NULL)
+        return False
+    count(engine, worker, N_OPS_COMPLETED, 1)
+    if not overlapped and error == WSAEWOULDBLOCK:
+        conn.sending = False
+        conn.pending -= 1
+        conn_unref(conn)    # never the last one: the caller has its own
+        return False
+    send_done(worker, conn, error, nbytes if error == 0 else 0)
+    if error == 0:
+        count(engine, worker, N_INLINE_COMPLETIONS, 1)
+    conn_unref(conn)    # never the last one: the caller has its own
+    return error == 0
+
+
+cdef void send_defer(conn_t *conn) noexcept nogil:
+    """Have a worker go on sending, by the packet of a send that has taken nothing: who serves
+    the connection may be in a callback that takes long, perhaps because it waits for this
+    very data to leave.  Precondition: conn.lock held, the connection is scheduled.
+    """
+    conn_ref(conn)
+    if packet_post(conn.engine, &conn.send):
+        conn.sending = True
+        conn.pending += 1
+    else:
+        # Whoever serves it sends.
+        conn_unref(conn)    # never the last one: the caller has its own
+
+
+cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
+    """The outcome of a send enters the connection's state; a short one leaves the rest queued.
+    Precondition: conn.lock held."""
+    cdef queue_t emptied
+    memset(&emptied, 0, sizeof(emptied))
+    if nbytes > 0:
+        count(conn.engine, worker, N_SENDS, 1)
+        count(conn.engine, worker, N_BYTES_SENT, nbytes)
+    conn.sending = False
+    conn.pending -= 1
+    queue_consume(&conn.outbox, nbytes, &emptied)
+    conn_drop_queue(conn, &emptied)
+    if conn.tell_sent:
+        conn.sent_untold += nbytes
+    if error != 0:
+        conn_fail(conn, ABORT_ERROR, error, True)
+        return
+    if nbytes == 0:
+        return      # send_defer's
+    trace(conn, "sent", nbytes)
+    if conn.state == STATE_FLUSHING:
+        conn.progress_ms = now_ms()
+    if conn.engine.config.idle_timeout_ms != 0:
+        conn.active_ms = now_ms()

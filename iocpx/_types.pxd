@@ -1,0 +1,289 @@
+"""The structs of the engine, and who owns what in them; no functions.
+
+Every room of the engine cimports this one.  Locks, always taken in this order and never held
+into a callback, into the GIL or across a posted operation:
+    engine_t.pass_lock → conn_t.lock → listener_t.lock → worker_t.lock → engine_t.run_lock
+    → engine_t.lock → engine_t.pool_lock
+"""
+
+from libc.stdint cimport uint64_t
+
+from iocpx._op cimport op_t
+from iocpx._state cimport (
+    buf_t, deadline_t, deadlines_t, link_t, marks_t, pool_t, queue_t, window_t,
+)
+from iocpx._winsock cimport (
+    DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
+    OVERLAPPED_ENTRY, SOCKET, SRWLOCK, ULONG,
+)
+
+# -- counters -------------------------------------------------------------------
+
+cdef enum counter:
+    N_OPS_POSTED            # operations and packets given to the kernel…
+    N_OPS_COMPLETED         # …and come back: completed, failed or refused at once
+    N_SOCKETS_OPENED        # accept sockets made…
+    N_SOCKETS_CLOSED        # …and closed
+    N_CONNECTIONS_MADE      # conn_t made…
+    N_CONNECTIONS_RETIRED   # …and freed
+    N_ACCEPTS
+    N_ACCEPT_ERRORS
+    N_REFUSED               # clients beyond max_connections
+    N_SILENT_DROPPED        # clients that sent nothing for accept_timeout_ms
+    N_ACCEPTS_GROWN         # slots added to the accept pools…
+    N_ACCEPTS_SHRUNK        # …and taken out again
+    N_BYTES_RECEIVED
+    N_BYTES_SENT
+    N_RECEIVES              # receives that brought data
+    N_SENDS                 # sends that took data
+    N_ZERO_RECEIVES         # zero-byte receives posted
+    N_INLINE_COMPLETIONS
+    N_WRITE_PAUSES          # write queues that passed their high mark
+    N_READ_PAUSES           # pause_reading()
+    N_TAKEOVERS             # times a worker took connections over from others
+    N_ABORTS                # by abort_reason, from here on
+    N_ABORTS_END = N_ABORTS + 6
+    N_PACKETS               # dequeued completions
+    N_WAITS                 # GetQueuedCompletionStatusEx calls that returned packets…
+    N_EMPTY_WAITS           # …and that returned none
+    N_GIL_ACQUISITIONS
+    N_COUNTERS
+
+ctypedef struct tally_t:
+    LONG64[N_COUNTERS] n
+    # Each worker has its own; the padding keeps two from sharing a cache line.
+    char[64] padding
+
+cdef enum abort_reason:
+    ABORT_APPLICATION       # abort(), abort_clients()
+    ABORT_ERROR             # a receive or send failed
+    ABORT_CALLBACK          # a callback raised
+    ABORT_WRITE_LIMIT       # max_sends or max_write_buffer
+    ABORT_IDLE              # idle_timeout_s
+    ABORT_CLOSE_TIMEOUT     # close_timeout_s, of the connection
+    ABORT_STOP              # … of the server's stop
+
+# -- the structs ------------------------------------------------------------------
+
+cdef enum limits:
+    PACKETS_PER_WAIT = 16   # packets that a worker takes at once
+    SEND_BUFFERS = 16       # WSABUFs in one gather send
+    ADDRESS_BYTES = 28      # sockaddr_in6, the longest address we handle
+    ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
+    ACCEPT_ERROR_CODES = 16     # distinct codes that are told apart
+    N_SIZES = 4                 # of buffers
+    # Up to here bytes are copied, received ones and written ones: that costs less than to
+    # keep a bytes object and to take the GIL once more only to release it.
+    COPY_BYTES = 16384
+
+ctypedef struct recv_t:
+    op_t op             # first: the op of a packet is its recv_t
+    buf_t *buf          # owned, lent to the kernel; NULL: a zero-byte receive
+    bint cancelled      # to take the buffer back
+    # The outcome, until its turn has come:
+    bint done
+    int error
+    DWORD nbytes
+
+ctypedef struct conn_t:
+    link_t link                 # in engine.connections; engine.lock
+    deadline_t closing          # in the engine's list of that name; engine.lock
+    deadline_t quiet            # likewise
+    deadline_t idling           # likewise
+    engine_t *engine            # borrowed: outlives its connections
+    SOCKET sock                 # owned; lock
+    LONG refs                   # one each: handle open, op pending, scheduled, Connection
+    conn_t *next_ready          # in the one list that has it, under that list's lock
+    bint skips                  # constant: an inline completion yields no packet
+    bint nonblocking            # calls without an OVERLAPPED do not wait; lock
+    LONG64 number               # constant: counts connections, for the trace
+    char[ADDRESS_BYTES] local   # constant
+    char[ADDRESS_BYTES] remote  # constant
+    # Owned: the Connection, from connection_made to connection_lost.  The executor's,
+    # under the GIL.
+    void *py
+    SRWLOCK lock
+    # All below: lock.
+    int state                   # conn_state
+    int pending                 # ops of the socket lent to the kernel or about to be
+    int error                   # Windows code of the failure; 0: none
+    bint error_sending          # the failed operation was a send
+    uint64_t progress_ms        # when bytes last left, for the close deadline
+    uint64_t active_ms          # when bytes last came or left, for the idle timeout
+    int inline_run              # of its turns' operations, those that completed at once in a row
+    bint scheduled              # in a ready list, in a packet, or being served
+    bint deliver                # scheduled because of news for the handler
+    # Id of the thread that delivered last, until conn_served: what that one writes is left
+    # to conn_served to send.  0: none.
+    DWORD executor
+    bint delivering             # … and is still at it; the executor's
+    queue_t traces              # lines for the trace
+    # receive side
+    recv_t *recvs               # owned with the conn_t: window.size of them
+    window_t window             # which of them are posted, in order
+    buf_t *spare                # owned: for the next receive; may have an owner
+    int recv_size               # which of engine.pools the next receive's buffer is from
+    int short_run               # receives that did not need that much, in a row
+    queue_t inbox               # received, not yet delivered
+    unsigned int receives       # that brought data
+    unsigned int receives_seen  # at the last look of the quiet deadline
+    bint idle                   # silent: only a zero-byte receive is posted, no buffer held
+    bint read_paused
+    bint deaf                   # nothing received is delivered any more
+    bint eof_seen
+    # send side
+    op_t send
+    bint sending                # send is posted
+    queue_t outbox              # not yet sent; its front is lent to the kernel while sending
+    queue_t spent               # sent or dropped, with Python owners to release under the GIL
+    marks_t marks
+    bint write_eof              # shutdown(SD_SEND) once the outbox is empty
+    bint shut                   # it is done
+    bint duplicated             # the socket may have another handle, that closesocket leaves open
+    bint tell_sent              # the protocol wants data_sent
+    size_t sent_untold          # bytes
+    # what the handler has been told
+    bint made_told
+    bint pause_told
+    bint eof_told
+    bint lost_due
+    bint lost_told
+    op_t serve                  # the packet that brings it to a worker
+
+ctypedef struct listener_t:
+    engine_t *engine            # borrowed
+    listener_t *next            # owned
+    SRWLOCK lock
+    # All below: lock.
+    SOCKET sock                 # borrowed from the Python socket object until `closing`
+    bint closing                # sock is not used any more
+    link_t acceptors            # all of its accept pool
+    int n_acceptors
+    int target                  # what the pool shrinks to
+    bint crowded                # FD_ACCEPT came since the last look at shrinking
+    # Constant:
+    int family
+    bint skips                  # sockets of this provider are real handles
+    LPFN_ACCEPTEX AcceptEx
+    LPFN_GETACCEPTEXSOCKADDRS GetAcceptExSockaddrs
+
+ctypedef struct acceptor_t:
+    op_t op                     # first: the op of a packet is its acceptor_t
+    listener_t *listener        # borrowed
+    link_t link                 # in listener.acceptors; listener.lock
+    acceptor_t *next_starved    # in engine.starved; engine.lock
+    bint pending                # listener.lock
+    bint cancelled              # by us, for shrinking; listener.lock
+    int failures                # in a row; its completion's
+    SOCKET sock                 # owned: the socket that the next client gets; listener.lock
+    # Lent while pending: what AcceptEx writes to.
+    buf_t *data                 # owned, with accept_receive only: first data, then the addresses
+    char[2 * ACCEPT_ADDRESS_BYTES] addresses
+
+ctypedef struct ready_t:
+    conn_t *head                # each with a reference
+    conn_t *tail
+
+ctypedef struct worker_t:
+    engine_t *engine            # borrowed
+    LONG thread_id
+    tally_t tally
+    OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
+    ULONG batch                 # packets that it takes next, at most
+    int unlooked                # shares since its last look at the port…
+    uint64_t look_due_ms        # …which it has again by then
+    int failures                # looks at the port that failed in a row while the server stops
+    SRWLOCK lock
+    # lock: the scheduled connections that this worker has, until an idle one takes them.
+    ready_t news                # to be delivered
+    ready_t work                # delivered, or without news: to be served
+    ready_t again               # had their share; the worker's own, for the run queue
+
+# Called by a worker, no lock held: delivers to connections from worker_next until
+# that returns NULL, and gives each back by worker_delivered.
+ctypedef void (*deliver_fn)(worker_t *worker) noexcept nogil
+
+ctypedef struct config_t:
+    int workers
+    int initial_accepts         # AcceptEx kept pending per listener…
+    int max_accepts             # …while clients come faster than that
+    bint accept_receive         # AcceptEx completes with the first data
+    uint64_t accept_timeout_ms  # how long a client may be silent then
+    LONG64 max_connections      # 0: unlimited
+    int initial_reads           # receives kept posted per connection
+    size_t buffer_size          # bytes
+    size_t max_free_buffers
+    size_t max_free_connections
+    uint64_t idle_timeout_ms    # 0: none
+    int max_sends               # 0: unlimited
+    size_t max_write_buffer     # bytes; 0: unlimited
+    bint trace
+    size_t high_water_bytes
+    size_t low_water_bytes
+    uint64_t close_timeout_ms
+    DWORD keepalive_idle_ms     # 0: off
+    DWORD keepalive_interval_ms
+    deliver_fn deliver
+    void *runtime               # borrowed: what `deliver` finds its way by
+    bint native                 # `deliver` takes no GIL and `py` is not used
+
+cdef enum engine_phase:
+    PHASE_RUNNING
+    PHASE_STOPPING              # nothing new; connections are closing
+    PHASE_FINISHED              # nothing is left; workers are ending
+
+ctypedef struct engine_t:
+    config_t config
+    HANDLE port                 # owned
+    HANDLE keeper_event         # owned: something for the keeper, auto-reset
+    HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
+    HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
+    LONG live                   # acceptors + connections + 1 until the stop
+    LONG workers_idle           # looking at the port, be it to wait there or not
+    # Packets that are in the port, or will be when an operation of a connection completes; for
+    # a moment too few.  Not AcceptEx, which is pending all the time.
+    LONG packets_due
+    LONG64 connections_now
+    LONG64 connections_peak
+    LONG64 accepts_pending
+    LONG64 last_number
+    worker_t *workers           # owned array
+    tally_t guest_tally         # of threads that are not workers
+    SRWLOCK lock
+    # All below: lock.
+    int phase                   # engine_phase
+    int workers_running
+    listener_t *listeners       # owned; only ever grows, at its head
+    link_t connections          # with a handle
+    deadlines_t closing         # close_timeout_ms
+    deadlines_t quiet           # connections that may turn idle
+    deadlines_t idling          # idle_timeout_ms
+    uint64_t accept_period_ms   # constant; 0: never
+    uint64_t accept_due_ms      # next look at silent clients
+    uint64_t shrink_due_ms      # next look at shrinking
+    int trouble                 # Windows code of what the system refuses, not yet told
+    uint64_t trouble_due_ms     # when the next may be told
+    int[ACCEPT_ERROR_CODES] accept_error_codes
+    LONG64[ACCEPT_ERROR_CODES] accept_error_counts
+    uint64_t stop_due_ms        # when connections that are still closing are aborted
+    uint64_t keeper_due_ms      # when the keeper looks next by itself
+    uint64_t help_due_ms        # when to see whether a worker is stuck in a callback
+    bint help_posted            # `help` is in the port
+    op_t help
+    bint stop_posted            # `stop` is in the port, or with a worker that ends
+    op_t stop
+    acceptor_t *starved         # could not be posted; tried again by the keeper
+    uint64_t starved_due_ms
+    conn_t *unposted            # could not be brought to a worker; tried again by the keeper
+    SRWLOCK run_lock
+    ready_t run_queue           # scheduled, waiting for their turn with any worker; run_lock
+    SRWLOCK pass_lock           # held while the connections are gone through one by one
+    SRWLOCK pool_lock
+    # All below: pool_lock.
+    size_t buffers_out          # taken and not given back
+    size_t buffers_peak
+    pool_t[N_SIZES] pools       # the smallest buffers first; the last are of config.buffer_size
+    conn_t *free_conns          # owned, by next_ready
+    size_t n_free_conns
+    LONG64 conn_hits
+    LONG64 conn_misses

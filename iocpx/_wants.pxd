@@ -1,0 +1,59 @@
+"""What a connection has to do, computed from its state and never kept in messages.
+
+Inline, since each message asks several times; nothing in here changes anything.
+Precondition of all: conn.lock held.
+"""
+
+from iocpx._state cimport STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
+from iocpx._types cimport conn_t
+
+
+cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
+    return conn.inbox.head != NULL and not conn.deaf and not conn.read_paused
+
+
+cdef inline bint conn_eof_due(conn_t *conn) noexcept nogil:
+    return (conn.eof_seen and not conn.eof_told and conn.inbox.head == NULL
+            and conn.state == STATE_OPEN and not conn.read_paused)
+
+
+cdef inline bint conn_news_before_lost(conn_t *conn) noexcept nogil:
+    return (conn.spent.head != NULL or conn_readable(conn)
+            or (conn.tell_sent and conn.sent_untold > 0))
+
+
+cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:
+    """Is there anything to tell the handler?"""
+    if conn.lost_told:
+        return conn.spent.head != NULL or conn.traces.head != NULL
+    return (not conn.made_told or conn.lost_due or conn_news_before_lost(conn)
+            or conn_eof_due(conn) or conn.traces.head != NULL
+            or (conn.marks.above != conn.pause_told and not conn.engine.config.native))
+
+
+cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held."""
+    if conn.eof_seen:
+        return False
+    if conn.state == STATE_OPEN:
+        # Not while the handler is behind: what it was given waits, it has paused,
+        # or its replies leave more slowly than requests come.
+        if (not conn.made_told or conn.read_paused or conn.inbox.head != NULL
+                or conn.marks.above):
+            return False
+        return conn.window.n < (1 if conn.idle else conn.window.size)
+    # Closing: read on and discard.  Unread input would turn our FIN into a reset
+    # that can destroy what the peer has not read yet, and a peer that is stuck in
+    # its own send would never read.
+    return conn.window.n == 0 and (conn.state == STATE_FLUSHING or conn.state == STATE_DRAINING)
+
+
+cdef inline bint conn_may_send(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held."""
+    return (not conn.sending and conn.outbox.head != NULL
+            and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING))
+
+
+cdef inline bint conn_has_work(conn_t *conn) noexcept nogil:
+    """Is there an operation that only the executor posts?"""
+    return conn_wants_recv(conn) or conn_may_send(conn)

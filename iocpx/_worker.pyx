@@ -1,0 +1,188 @@
+"""The workers' loop: look at the port, handle the packets, deliver, serve.
+
+Called by the threads of the layer above; calls the completions in `_conn` and `_accept`,
+and the service's `deliver`.
+"""
+
+from libc.stdint cimport uint64_t
+
+from iocpx._accept cimport on_accept_complete
+from iocpx._base cimport count, engine_trouble, keeper_wants, NEVER, now_ms, RETRY_MS
+from iocpx._conn cimport conn_served, on_recv_complete, on_send_complete
+from iocpx._op cimport OP_ACCEPT, OP_HELP, OP_RECV, OP_SEND, OP_SERVE, op_t
+from iocpx._sched cimport (
+    conn_to_worker, engine_has_waiting, ready_move, worker_has_any, worker_next_work,
+    worker_share, worker_take_over,
+)
+from iocpx._types cimport *
+from iocpx._winsock cimport *
+
+cdef enum:
+    # Where only new clients can be in the port: shares in a row without a look at it, and for
+    # how long.
+    UNLOOKED = 3
+    UNLOOKED_MS = 4
+    PORT_ATTEMPTS = 100     # looks at the port that fail, in a row, while the server stops
+
+
+cdef void worker_serve(worker_t *worker) noexcept nogil:
+    """Deliver to all connections with news in one call, then serve all that were ready."""
+    cdef engine_t *engine = worker.engine
+    cdef conn_t *conn
+    cdef bint news
+    cdef bint several
+    AcquireSRWLockExclusive(&worker.lock)
+    news = worker.news.head != NULL
+    several = news and (worker.news.head != worker.news.tail or worker.work.head != NULL)
+    ReleaseSRWLockExclusive(&worker.lock)
+    if news:
+        if several or engine_has_waiting(engine):
+            # Should one callback take long, the keeper sees to the others.
+            AcquireSRWLockExclusive(&engine.lock)
+            if engine.help_due_ms == NEVER:
+                engine.help_due_ms = now_ms() + HELP_MS
+                keeper_wants(engine, engine.help_due_ms)
+            ReleaseSRWLockExclusive(&engine.lock)
+        if not engine.config.native:
+            count(engine, worker, N_GIL_ACQUISITIONS, 1)
+        engine.config.deliver(worker)
+    conn = worker_next_work(worker)
+    while conn != NULL:
+        conn_served(worker, conn)
+        conn = worker_next_work(worker)
+    if worker.again.head != NULL:
+        # Nobody is told: this worker looks at the queue before it waits, and the keeper
+        # wakes others if that takes long.
+        AcquireSRWLockExclusive(&engine.run_lock)
+        ready_move(&worker.again, &engine.run_queue)
+        ReleaseSRWLockExclusive(&engine.run_lock)
+
+
+cdef void worker_serve_all(worker_t *worker) noexcept nogil:
+    """Serve until nothing is left that this worker has."""
+    cdef bint some = True
+    while some:
+        worker_serve(worker)
+        some = worker_has_any(worker)
+
+
+cdef bint worker_wait_out(worker_t *worker, DWORD error) noexcept nogil:
+    """The look at the port has failed, for lack of memory most likely.  Its packets are not
+    lost, so it is tried again a little later.  False: not any more, the server stops and it
+    has failed too often; what was pending then stays with the kernel.
+    """
+    cdef engine_t *engine = worker.engine
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef bint running = engine.phase == PHASE_RUNNING
+    engine_trouble(engine, <int>error)
+    ReleaseSRWLockExclusive(&engine.lock)
+    worker.failures = 0 if running else worker.failures + 1
+    if worker.failures > PORT_ATTEMPTS:
+        return False
+    # Not set before this worker has ended: a pause.
+    WaitForSingleObject(engine.stopped_event, RETRY_MS)
+    return True
+
+
+cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
+    """A look at the port, if it cannot be spared, and the work that follows.  False: this
+    worker ends."""
+    cdef engine_t *engine = worker.engine
+    cdef ULONG n = 0
+    cdef ULONG i
+    cdef op_t *op
+    cdef bint go_on = True
+    cdef bint help = False
+    cdef bint ok
+    cdef DWORD error
+    cdef uint64_t now
+    if (worker.unlooked < UNLOOKED and InterlockedExchangeAdd(&engine.packets_due, 0) <= 0
+            and engine_has_waiting(engine)):
+        # A look at the port is a call of the system, and only new clients can be in it.
+        now = now_ms()
+        if worker.unlooked == 0:
+            worker.look_due_ms = now + UNLOOKED_MS
+        if now < worker.look_due_ms:
+            worker.unlooked += 1
+            worker_share(worker)
+            worker_serve_all(worker)
+            return True
+    worker.unlooked = 0
+    # Idle first, then the last look: whoever gets something to do after that
+    # look sees an idle worker, and has the keeper watch over it.
+    cdef bint others_idle = InterlockedIncrement(&engine.workers_idle) > 1
+    cdef bint waiting = engine_has_waiting(engine)
+    if not waiting and worker_take_over(worker):
+        # These have waited long enough, so the port comes after them.
+        InterlockedDecrement(&engine.workers_idle)
+        worker_serve_all(worker)
+        return True
+    # Where others are idle they shall get their share of the packets, unless there are more
+    # than all of them take.
+    if not others_idle or waiting:
+        worker.batch = PACKETS_PER_WAIT
+    ok = GetQueuedCompletionStatusEx(engine.port, worker.entries, worker.batch, &n,
+                                     0 if waiting else timeout_ms, False)
+    error = 0 if ok else GetLastError()
+    InterlockedDecrement(&engine.workers_idle)
+    if ok or error == WAIT_TIMEOUT:
+        worker.failures = 0
+    if ok:
+        count(engine, worker, N_WAITS, 1)
+        count(engine, worker, N_PACKETS, n)
+        count(engine, worker, N_OPS_COMPLETED, n)
+        for i in range(n):
+            op = <op_t *>worker.entries[i].lpOverlapped
+            if op.kind != OP_ACCEPT:
+                InterlockedDecrement(&engine.packets_due)
+            if op.kind == OP_RECV:
+                on_recv_complete(worker, <recv_t *>op,
+                                 worker.entries[i].dwNumberOfBytesTransferred)
+            elif op.kind == OP_SEND:
+                on_send_complete(worker, <conn_t *>op.owner,
+                                 worker.entries[i].dwNumberOfBytesTransferred)
+            elif op.kind == OP_ACCEPT:
+                on_accept_complete(worker, <acceptor_t *>op,
+                                   worker.entries[i].dwNumberOfBytesTransferred)
+            elif op.kind == OP_SERVE:
+                conn_to_worker(worker, <conn_t *>op.owner)
+            elif op.kind == OP_HELP:
+                AcquireSRWLockExclusive(&engine.lock)
+                engine.help_posted = False
+                if engine.phase == PHASE_FINISHED:
+                    SetEvent(engine.keeper_event)
+                ReleaseSRWLockExclusive(&engine.lock)
+                help = True
+            else:
+                go_on = False
+    elif error == WAIT_TIMEOUT:
+        count(engine, worker, N_EMPTY_WAITS, 1)
+    else:
+        go_on = worker_wait_out(worker, error)
+    worker.batch = (min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if n == worker.batch
+                    else max(n, <ULONG>1))
+    worker_share(worker)
+    if help:
+        # Not before: what is late already must not queue up again.
+        worker_take_over(worker)
+    worker_serve_all(worker)
+    return go_on
+
+
+cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:
+    cdef worker_t *worker = &engine.workers[index]
+    InterlockedExchange(&worker.thread_id, <LONG>GetCurrentThreadId())
+    while worker_step(worker, INFINITE):
+        pass
+    InterlockedExchange(&worker.thread_id, 0)
+    engine_forgo_worker(engine)
+
+
+cdef void engine_forgo_worker(engine_t *engine) noexcept nogil:
+    # Under the lock, so that the keeper cannot finish, and the engine be freed,
+    # between the two calls.
+    AcquireSRWLockExclusive(&engine.lock)
+    engine.workers_running -= 1
+    engine.stop_posted = False
+    SetEvent(engine.keeper_event)
+    ReleaseSRWLockExclusive(&engine.lock)
