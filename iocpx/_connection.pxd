@@ -1,6 +1,7 @@
-from iocpx._types cimport ADDRESS_BYTES, conn_t
+from iocpx._delivery cimport lost_t
 from iocpx._runtime cimport Runtime
 from iocpx._state cimport buf_t, queue_t
+from iocpx._types cimport ADDRESS_BYTES, conn_t
 
 
 cdef class Connection:
@@ -26,9 +27,14 @@ cdef class Connection:
     cdef bint _takes_bytes(self) noexcept
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept
-    cdef void _lost(self, int error, bint error_sending) noexcept
+    cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
     cdef int _queue(self, conn_t *conn, queue_t *parts, data) except -1
+    cdef int _after_write(self, conn_t *conn, int result) except -1
     cdef _flush(self, conn_t *conn)
     cdef _pause(self, bint paused)
     cdef object _socket_for_options(self, default)
     cdef object _duplicate(self)
+
+
+# Lets go of what has been sent: an owned chain of conn_take_news or conn_take_spent.
+cdef void release_spent(buf_t *spent) noexcept

@@ -13,28 +13,33 @@ from cpython.buffer cimport (
 from cpython.bytes cimport (
     _PyBytes_Resize, PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
-from iocpx._base cimport conn_ref
-from iocpx._delivery cimport conn_is_reading_on
+from iocpx._base cimport NEVER, conn_ref, now_ms
+from iocpx._delivery cimport conn_is_reading_on, lost_t
+from iocpx._engine cimport engine_on_worker
 from iocpx._requests cimport (
-    conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_gather, conn_get_marks,
-    conn_is_closing, conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks,
-    conn_tell_sent, conn_write, conn_write_buffer_size, conn_write_eof, conn_write_parts,
-    WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY,
+    WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY, WRITE_SPENT, conn_abort,
+    conn_borrow_handle, conn_close, conn_flush, conn_gather, conn_get_marks, conn_is_closing,
+    conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
+    conn_tell_sent, conn_wait_writable, conn_write, conn_write_buffer_size, conn_write_eof,
+    conn_write_parts, wait_result,
 )
+from iocpx._runtime cimport WAIT_SLICE_MS, Runtime, address_tuple
 from iocpx._sched cimport conn_unref
+from iocpx._state cimport buf_free, buf_t, queue_t
 from iocpx._types cimport *
-from iocpx._runtime cimport Runtime, address_tuple
-from iocpx._state cimport buf_t, queue_t
 
 import asyncio
 import socket
 import sys
+import threading
 
 from iocpx._addresses import address_text
-from iocpx._arguments import integer
+from iocpx._arguments import integer, milliseconds
 from iocpx._errors import os_error
 
 cdef enum:
@@ -203,7 +208,7 @@ cdef class Connection:
             except BaseException as exc:
                 self._failed(name, exc)
 
-    cdef void _lost(self, int error, bint error_sending) noexcept:
+    cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
         protocol = self.get_protocol()
         self._runtime.connections.discard(self)
         # First the end of get_extra_info("socket"): what it has made by then is closed
@@ -216,9 +221,10 @@ cdef class Connection:
             if sock is not None:
                 sock.close()
             exc = self._raised
-            if error != 0 and exc is None:
-                exc = os_error(error, "send" if error_sending else "receive",
-                               address_text(self.get_extra_info("peername")))
+            if lost.error != 0 and exc is None:
+                exc = os_error(lost.error, "send" if lost.sending else "receive",
+                               address_text(self.get_extra_info("peername")),
+                               limit_text(lost, &conn.engine.config))
             callback = getattr(protocol, "connection_lost", None)
             if callback is not None:
                 callback(exc)
@@ -247,8 +253,7 @@ cdef class Connection:
         if conn == NULL:
             return
         try:
-            if self._queue(conn, NULL, data) & WRITE_FLUSH:
-                self._flush(conn)
+            self._after_write(conn, self._queue(conn, NULL, data))
         finally:
             conn_unref(conn)
 
@@ -274,8 +279,7 @@ cdef class Connection:
                 # Also if one raised, as a released memoryview does: those before it go.
                 if parts.head != NULL:
                     result = conn_write_parts(conn, &parts)
-            if result & WRITE_FLUSH:
-                self._flush(conn)
+            self._after_write(conn, result)
         finally:
             conn_unref(conn)
 
@@ -306,6 +310,49 @@ cdef class Connection:
             raise MemoryError
         return result
 
+    cdef int _after_write(self, conn_t *conn, int result) except -1:
+        if result & WRITE_FLUSH:
+            self._flush(conn)
+        if result & (WRITE_FLUSH | WRITE_SPENT):
+            # By whoever has the GIL: the connection's own turn may have to wait for a callback
+            # that takes long, while others write on.
+            release_spent(conn_take_spent(conn))
+        return 0
+
+    def wait_writable(self, timeout=None):
+        """Wait until the connection can be written to: its queue is not above the high mark,
+        or down to the low one after it was, and max_sends leaves room.  For threads, to
+        which pause_writing() cannot be told.
+
+        timeout: seconds, None: for ever.  True: write; False: the time is over, or the
+        connection is closing (is_closing()), so that nothing can be written any more.
+        Any thread but a worker's: RuntimeError in a callback, which would wait for itself.
+        """
+        cdef wait_result result
+        cdef uint64_t now
+        cdef uint64_t due_ms = NEVER
+        if timeout is not None:
+            # The added 1: the clock is rounded down.
+            due_ms = now_ms() + 1 + <uint64_t>milliseconds(
+                "timeout", timeout, 0, threading.TIMEOUT_MAX)
+        cdef conn_t *conn = self._enter()
+        if conn == NULL:
+            return False
+        try:
+            if engine_on_worker(conn.engine):
+                raise RuntimeError("wait_writable() must not be called from a callback: "
+                                   "use pause_writing() and resume_writing()")
+            while True:
+                with nogil:
+                    now = now_ms()
+                    result = conn_wait_writable(
+                        conn, min(due_ms - now, <uint64_t>WAIT_SLICE_MS) if now < due_ms else 0)
+                if result != WAIT_AGAIN or now >= due_ms:
+                    return result == WAIT_WRITABLE
+                PyErr_CheckSignals()
+        finally:
+            conn_unref(conn)
+
     cdef _flush(self, conn_t *conn):
         cdef bint pause
         with nogil:
@@ -331,8 +378,8 @@ cdef class Connection:
         """Close gracefully: what is queued is sent, nothing more is received, then
         connection_lost(None).  asyncio.BaseTransport.close().  Any thread.
 
-        A peer that takes nothing for the server's close_timeout_s gets a reset, and
-        connection_lost a TimeoutError.
+        A peer that takes nothing for the server's close_timeout_s (see there) gets a reset,
+        and connection_lost a TimeoutError.
         """
         cdef conn_t *conn = self._enter()
         if conn != NULL:
@@ -487,6 +534,9 @@ cdef class Connection:
         borrowed = None
         try:
             borrowed = socket.socket(fileno=handle)
+            # dup() gives the copy the mode of the original, and the mode is the connection's,
+            # not the handle's: a blocking one would make the writes of threads wait.
+            borrowed.setblocking(False)
             return borrowed.dup()
         finally:
             if borrowed is not None:
@@ -494,6 +544,33 @@ cdef class Connection:
             with nogil:
                 conn_return_handle(conn)
                 conn_unref(conn)
+
+
+cdef void release_spent(buf_t *spent) noexcept:
+    """Let go of what has been sent: an owned chain."""
+    cdef buf_t *buf
+    while spent != NULL:
+        buf = spent
+        spent = buf.next
+        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue or offer_bytes
+        buf_free(buf)
+
+
+cdef str limit_text(lost_t *lost, config_t *config):
+    """What a limit of ours says that has ended a connection; None: it was none."""
+    unsent = f"{lost.unsent_bytes:,} bytes of {lost.unsent_writes:,} writes were not sent"
+    if lost.reason == ABORT_WRITE_LIMIT:
+        return (f"the peer does not take what is written: {unsent}, and the limit is "
+                f"max_write_buffer={config.max_write_buffer or None}, "
+                f"max_sends={config.max_sends or None}")
+    if lost.reason == ABORT_IDLE:
+        return f"nothing came or left for idle_timeout_s={config.idle_timeout_ms / 1000.0:g}"
+    if lost.reason == ABORT_CLOSE_TIMEOUT:
+        return (f"closing, the peer took nothing for close_timeout_s="
+                f"{config.close_timeout_ms / 1000.0:g}: {unsent}")
+    if lost.reason == ABORT_STOP:
+        return f"the server stops, and its time for that is over: {unsent}"
+    return None
 
 
 cdef int check_data(data) except -1:

@@ -8,10 +8,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 # Under another name: a cimported one is none that Python could import from here.
-from iocpx._connection cimport Connection as ConnectionObject
+from iocpx._connection cimport Connection as ConnectionObject, release_spent
 from iocpx._delivery cimport (
     conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
-    news_t,
+    lost_t, news_t,
 )
 from iocpx._requests cimport conn_abort, conn_close
 from iocpx._sched cimport worker_delivered, worker_next
@@ -47,15 +47,10 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
     cdef buf_t *buf
     cdef size_t wanted
     cdef bint keep_open
-    cdef int error = 0
-    cdef bint error_sending = False
+    cdef lost_t lost
     cdef ConnectionObject connection
     conn_take_news(conn, &news)
-    while news.spent != NULL:
-        buf = news.spent
-        news.spent = buf.next
-        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue or offer_bytes
-        buf_free(buf)
+    release_spent(news.spent)
     while news.traces != NULL:
         buf = news.traces
         news.traces = buf.next
@@ -70,15 +65,16 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
             buf.size = 0
             conn_give_buffer(conn, buf)
             buf = conn_take_data(conn, &wanted)
-        conn_take_lost(conn, &error, &error_sending)
+        conn_take_lost(conn, &lost)
         return
     connection = <ConnectionObject>conn.py
     if news.made:
         connection._call("connection_made", connection)
-    if news.resume:
-        connection._call("resume_writing")
+    # Both: the queue was above its high mark and is below the low one by now.
     if news.pause:
         connection._call("pause_writing")
+    if news.resume:
+        connection._call("resume_writing")
     if news.sent > 0:
         connection._call("data_sent", news.sent)
     buf = conn_take_data(conn, &wanted)
@@ -92,8 +88,8 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
         keep_open = connection._call("eof_received")
         if not keep_open:
             conn_close(conn)
-    if conn_take_lost(conn, &error, &error_sending):
-        connection._lost(error, error_sending)
+    if conn_take_lost(conn, &lost):
+        connection._lost(conn, &lost)
         conn.py = NULL
         Py_DECREF(connection)           # of the INCREF in make_connection
 

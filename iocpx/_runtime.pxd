@@ -1,5 +1,8 @@
 from iocpx._types cimport conn_t, deliver_fn, engine_t
 
+cdef enum:
+    WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
+
 
 cdef class Runtime:
     cdef engine_t *engine           # owned

@@ -37,7 +37,6 @@ logger = logging.getLogger("iocpx")
 cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's defaults
     LOW_WATER_BYTES = 16384
-    WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
     KEEPER = -1                     # among the indexes of the workers' threads
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
     EXIT_PATIENCE_MS = 5000         # … and callbacks
@@ -312,6 +311,7 @@ cdef class Runtime:
         stats.update(
             connections_now=engine_connections(self.engine),
             connections_peak=pools.connections_peak,
+            connections_draining=pools.connections_draining,
             connections_free=pools.connections_free,
             connection_hits=pools.connection_hits,
             connection_misses=pools.connection_misses,

@@ -44,6 +44,8 @@ cdef void conn_leave(worker_t *worker, conn_t *conn) noexcept nogil:
     Every change of a connection's state ends here.
     """
     cdef bint news = conn_has_news(conn)
+    if conn.waiters != 0:
+        WakeAllConditionVariable(&conn.writable)
     cdef bint wake = not conn.scheduled and (news or conn_has_work(conn))
     if wake:
         conn.scheduled = True

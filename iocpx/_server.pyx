@@ -33,17 +33,22 @@ class Server:
         shrinks again.
     accept_receive: bool; accept a client with its first data only.  A silent client
         holds a slot of the accept pool, for accept_timeout_s seconds (1 to 86400).
-    max_connections: int, or None for no limit; the next client gets a reset.
+    max_connections: int, or None for no limit; the next client gets a reset.  One
+        whose connection_lost was told counts no more; as many may drain beside them.
     initial_reads: receives kept pending per connection, 1 to 64.
     buffer_size: bytes of the largest receive buffer, 1 to 16 MiB; short messages get
         smaller ones.
     idle_timeout_s: seconds without a byte in either direction before a reset,
         up to 86400; None: never.
-    max_sends, max_write_buffer: writes, and bytes, that a connection may have queued;
-        None: no limit.  A write beyond resets the connection; an empty queue takes a
-        write of any size.
-    close_timeout_s: seconds that a closing connection, and the stop, may take
-        before a reset, 0 to 86400.
+    max_sends: writes that a connection may have queued; None: no limit.
+    max_write_buffer: bytes that may be queued although pause_writing() was told, or at
+        all where the high mark is not below that; None: no limit.  A write beyond either
+        resets the connection.  What a callback writes counts from its end, and an empty
+        queue takes a write of any size.
+    close_timeout_s: seconds that the peer of a closing connection may show no life, and
+        that the stop may take, before a reset, 0 to 86400.  Four times as long for a send
+        of more than 16 KiB that is under way, and at most twelve times for a peer that
+        goes on sending after our end.
     keepalive_idle_s, keepalive_interval_s: TCP keep-alive, seconds; None: off.
     max_free_buffers, max_free_connections: how many of each are kept for reuse.
     exception_handler: callable with asyncio's context dict ("message", "exception",
