@@ -60,7 +60,8 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
         sends += 1
     if not turn and conn.scheduled and conn_may_send(conn):
         send_defer(conn)
-    conn_mark(worker, conn)
+    if conn.marks.above or conn.outbox.nbytes > conn.marks.high:
+        conn_mark(worker, conn)
     if conn.write_eof:
         conn_shut(conn)
     # Bounded also where what comes is discarded at once: a peer that keeps sending

@@ -78,8 +78,8 @@ def os_error(
     """The exception for a failed Windows call.
 
     code: Winsock or Win32 error code.  operation: what failed, as "send".
-    peer: whom it concerned, as "127.0.0.1:5000".  text: in place of the table's.  Any thread.  The result has
-    `.winerror` set to `code`.
+    peer: whom it concerned, as "127.0.0.1:5000".  text: what to say in place of the
+    table's.  Any thread.  The result has `.winerror` set to `code`.
     """
     kind, number, known = _TABLE.get(code, (OSError, None, "the call failed"))
     with_peer = f" ({peer})" if peer else ""
