@@ -45,7 +45,12 @@ ROOMS = {
         "iocpx/_core.*",
         "_server _connection _runtime _engine _state native libc cpython stdlib",
     ),
-    "iocpx": Room("iocpx/__init__.*", "_core _errors native stdlib"),
+    "_imports": Room(
+        "iocpx/_imports.*",
+        "_core _server _connection _runtime _engine _state _listening _addresses _arguments _errors"
+        " native stdlib",
+    ),
+    "iocpx": Room("iocpx/__init__.*", "_core _errors _imports native stdlib"),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
     "__main__": Room("iocpx/__main__.*", "iocpx native bench stdlib"),
     "lab": Room("lab/*", "stdlib pip"),
