@@ -1,6 +1,6 @@
 """Every import of the compiled modules stands in Python code too: freezers cannot look into those.
 
-What it is good for, a frozen application that starts, is seen in host/test_pyinstaller.py.
+What it is good for, a frozen application that starts, is seen in host/test_surroundings.py.
 """
 
 import ast
