@@ -123,6 +123,10 @@ class Server:
             warnings.warn(f"unclosed server {self!r}", ResourceWarning, source=self, stacklevel=1)
             self.close()
 
+    def __reduce__(self):
+        # A copy would share the engine, and stop it when it goes.
+        raise TypeError("a Server cannot be copied or pickled: make it where it is to run")
+
     def __enter__(self):
         self.start()
         return self
