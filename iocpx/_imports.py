@@ -10,11 +10,11 @@ tests/test_freezing.py compares it with the sources.
 # ruff: noqa: F401
 # mypy: disable-error-code="attr-defined"
 
+import _queue
 import asyncio
 import atexit
 import logging
 import os
-import queue
 import socket
 import sys
 import sysconfig
@@ -32,5 +32,6 @@ from iocpx import (
     _runtime,
     _server,
     _state,
+    _threads,
     native,
 )

@@ -14,9 +14,11 @@ from iocpx._engine cimport *
 
 import atexit
 import logging
-import queue
 import socket
 import threading
+# From where queue has it: queue's name may have been replaced, by one that wakes greenlets of
+# one thread only.
+from _queue import SimpleQueue
 
 from iocpx._addresses import address_text
 from iocpx._errors import os_error
@@ -110,8 +112,8 @@ cdef class Runtime:
         self.sockets = ()
         self.threads = []
         self._to_begin = set()
-        self._may_listen = queue.SimpleQueue()
-        self._listened = queue.SimpleQueue()
+        self._may_listen = SimpleQueue()
+        self._listened = SimpleQueue()
         self._sockets_lock = threading.RLock()  # a signal handler may close in close()
         self.connections = set()
         memset(&config, 0, sizeof(config))

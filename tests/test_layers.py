@@ -32,6 +32,7 @@ ROOMS = {
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),
     "_arguments": Room("iocpx/_arguments.*", "stdlib"),
     "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
+    "_threads": Room("iocpx/_threads.*", "stdlib"),
     "native": Room("iocpx/native.*", "stdlib"),
     "_runtime": Room("iocpx/_runtime.*", "_engine _addresses _errors native libc cpython stdlib"),
     "_connection": Room(
@@ -39,7 +40,7 @@ ROOMS = {
         "_runtime _engine _state _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
-        "iocpx/_server.*", "_runtime _listening _addresses _arguments native cpython stdlib"
+        "iocpx/_server.*", "_runtime _listening _addresses _arguments _threads native cpython stdlib"
     ),
     "_core": Room(
         "iocpx/_core.*",
@@ -47,8 +48,8 @@ ROOMS = {
     ),
     "_imports": Room(
         "iocpx/_imports.*",
-        "_core _server _connection _runtime _engine _state _listening _addresses _arguments _errors"
-        " native stdlib",
+        "_core _server _connection _runtime _engine _state _listening _threads _addresses"
+        " _arguments _errors native stdlib",
     ),
     "iocpx": Room("iocpx/__init__.*", "_core _errors _imports native stdlib"),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),

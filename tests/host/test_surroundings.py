@@ -1,4 +1,4 @@
-"""What iocpx meets in programs of others, on the default lane: a freezer.
+"""What iocpx meets in programs of others, on the default lane: a freezer, and greenlets.
 
 The packages lie in a folder of their own (lab/requirements-surroundings.txt).
 """
@@ -98,3 +98,44 @@ def test_an_application_frozen_by_pyinstaller_serves(tmp_path):
     finally:
         process.kill()
     assert (out, err, process.returncode) == ("stopped\n", "", 0)
+
+
+PATCHED = """
+import socket, sys
+if sys.argv[1] == "imported before":
+    import iocpx
+from gevent import monkey
+monkey.patch_all(**eval(sys.argv[2]))
+import iocpx
+
+server = iocpx.Server(iocpx.native.Echo, "127.0.0.1")
+try:
+    server.start()
+except RuntimeError as error:
+    print(error)
+else:
+    with socket.create_connection(server.address) as client:
+        client.sendall(b"hello")
+        print(client.recv(5))
+    server.close()
+    print(server.wait_closed())
+"""
+
+
+@pytest.mark.parametrize("order", ["imported before", "imported after"])
+@pytest.mark.parametrize(
+    "patches, printed",
+    [
+        ("{}", ["gevent.monkey.patch_all(thread=False)"]),
+        ("dict(thread=False)", ["b'hello'", "True"]),
+    ],
+)
+def test_with_gevent_threads_must_be_left_alone_and_sockets_and_queues_need_not(
+    patches, printed, order
+):
+    argv, env = command("gevent")
+    # gevent itself warns, of import orders for instance.
+    done = run([*argv, "-W", "ignore", "-c", PATCHED, order, patches], env=env)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(printed)
+    assert all(line.endswith(end) for line, end in zip(lines, printed)), lines
