@@ -40,16 +40,12 @@ ROOMS = {
         "_runtime _engine _state _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
-        "iocpx/_server.*", "_runtime _listening _addresses _arguments _threads native cpython stdlib"
+        "iocpx/_server.*",
+        "_runtime _listening _addresses _arguments _threads native cpython stdlib",
     ),
     "_core": Room(
         "iocpx/_core.*",
         "_server _connection _runtime _engine _state native libc cpython stdlib",
-    ),
-    "_imports": Room(
-        "iocpx/_imports.*",
-        "_core _server _connection _runtime _engine _state _listening _threads _addresses"
-        " _arguments _errors native stdlib",
     ),
     "iocpx": Room("iocpx/__init__.*", "_core _errors _imports native stdlib"),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
@@ -57,6 +53,9 @@ ROOMS = {
     "lab": Room("lab/*", "stdlib pip"),
     "dev": Room("dev.py", "lab stdlib"),
 }
+# Names for freezers all that lies below the package's face.
+ABOVE_IMPORTS = {"iocpx", "bench", "__main__", "lab", "dev"}
+ROOMS["_imports"] = Room("iocpx/_imports.*", " ".join([*(set(ROOMS) - ABOVE_IMPORTS), "stdlib"]))
 
 # What does not lie in a room: "other" is whatever has to be installed.
 GROUPS = {
