@@ -3,7 +3,7 @@
 # As greenlets do it: what a thread is to run runs in the thread that starts it, and no queue wakes
 # another thread. In processes of their own, since a server that goes on here waits for ever.
 REPLACEMENTS = """
-import queue, threading
+import _thread, queue, threading
 import iocpx
 
 class InPlace(threading.Thread):
@@ -11,6 +11,9 @@ class InPlace(threading.Thread):
         self.run()
     def join(self, timeout=None):
         pass
+
+def start_in_place(function, arguments):
+    function(*arguments)
 
 class OneThread:
     def __init__(self):
@@ -24,7 +27,7 @@ class OneThread:
         return self.items.pop(0)[1]
 
 server = iocpx.Server(iocpx.native.Echo, "127.0.0.1")
-thread = threading.Thread
+originals = threading.Thread, _thread.start_new_thread
 """
 
 
@@ -32,18 +35,18 @@ def test_start_says_that_threads_are_no_threads_of_the_system(start_script):
     script = start_script(
         REPLACEMENTS
         + """
-threading.Thread = InPlace
+threading.Thread, _thread.start_new_thread = InPlace, start_in_place
 try:
     server.start()
 except RuntimeError as error:
     print(error)
 print(server.is_serving(), server.wait_closed(0), server.sockets)
-threading.Thread = thread
+threading.Thread, _thread.start_new_thread = originals
 with server:
     print(server.is_serving())
 """
     )
-    assert "threading.Thread has been replaced" in script.read_line()
+    assert "Python's threads have been replaced" in script.read_line()
     assert script.finish() == (0, ["False True ()", "True"], "")
 
 
