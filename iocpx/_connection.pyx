@@ -89,6 +89,9 @@ cdef class Connection:
             state = "closing" if self.is_closing() else "open"
         return f"<iocpx.Connection {address_text(self.get_extra_info('peername'))} {state}>"
 
+    def __reduce__(self):
+        raise TypeError("a Connection cannot be copied or pickled: it belongs to its server")
+
     # From here to _feed: called by the engine's side only.
 
     cdef void _attach(self, Runtime runtime, conn_t *conn) noexcept:

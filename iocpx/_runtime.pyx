@@ -24,9 +24,11 @@ from iocpx._worker cimport engine_forgo_worker, engine_run_worker
 
 import atexit
 import logging
-import queue
 import socket
 import threading
+# From where queue has it: queue's name may have been replaced, by one that wakes greenlets of
+# one thread only.
+from _queue import SimpleQueue
 
 from iocpx._addresses import address_text
 from iocpx._errors import os_error
@@ -119,8 +121,8 @@ cdef class Runtime:
         self.sockets = ()
         self.threads = []
         self._to_begin = set()
-        self._may_listen = queue.SimpleQueue()
-        self._listened = queue.SimpleQueue()
+        self._may_listen = SimpleQueue()
+        self._listened = SimpleQueue()
         self._sockets_lock = threading.RLock()  # a signal handler may close in close()
         self.connections = set()
         memset(&config, 0, sizeof(config))

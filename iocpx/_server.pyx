@@ -10,6 +10,7 @@ from iocpx._addresses import address_text
 from iocpx._arguments import integer_between, limit, milliseconds
 from iocpx._listening import bind, given_sockets, host_names, listen
 from iocpx._runtime import Runtime
+from iocpx._threads import require_system_threads
 from iocpx.native import Echo
 
 cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -128,6 +129,10 @@ class Server:
             warnings.warn(f"unclosed server {self!r}", ResourceWarning, source=self, stacklevel=1)
             self.close()
 
+    def __reduce__(self):
+        # A copy would share the engine, and stop it when it goes.
+        raise TypeError("a Server cannot be copied or pickled: make it where it is to run")
+
     def __enter__(self):
         self.start()
         return self
@@ -140,13 +145,15 @@ class Server:
         """Bind, listen, start the workers, and return; clients can connect by then.
 
         OSError with .winerror when an address cannot be bound.  RuntimeError when
-        the server runs already.  After close() and wait_closed() it may be started
-        again.
+        the server runs already, or when threading has been replaced by something that
+        starts no threads of the system.  After close() and wait_closed() it may be
+        started again.
         """
         with self._start_lock:
             if self._runtime is not None and not self._runtime.wait(0):
                 raise RuntimeError("the server is already running" if self.is_serving()
                                    else "the server is still closing: call wait_closed() first")
+            require_system_threads()
             runtime = Runtime(*self._arguments)
             sockets = (bind(self._hosts, self._port, self._backlog) if self._sock is None
                        else listen(self._sock, self._backlog))
@@ -255,5 +262,6 @@ class Server:
         Any thread."""
         runtime = self._runtime
         if runtime is None:
+            require_system_threads()
             runtime = Runtime(*self._arguments)
         return runtime.stats()

@@ -19,7 +19,19 @@ import zipfile
 from dataclasses import dataclass
 
 from . import fetch, wine
-from .steps import LAB, REQUIREMENTS, ROOT, Failure, digest, fresh_folder, pin, run, step
+from .steps import (
+    LAB,
+    REQUIREMENTS,
+    ROOT,
+    SURROUNDINGS,
+    SURROUNDINGS_FOLDER,
+    Failure,
+    digest,
+    fresh_folder,
+    pin,
+    run,
+    step,
+)
 
 HOST = LAB / "host"
 HOST_PYTHON = HOST / "bin" / "python"
@@ -154,13 +166,19 @@ def setup(names):
             folder / "python.exe",
         )
         packages = [pin(package) for package in (*LANE_PACKAGES, *lane.loops)]
+        site = folder / "Lib" / "site-packages"
         step(
             f"lane {name}: packages",
             [packages, lane.archive, headers],
-            lambda lane=lane, folder=folder, packages=packages: install_packages(
-                lane, folder, packages
-            ),
-            folder / "Lib" / "site-packages",
+            lambda lane=lane, site=site, packages=packages: install_packages(lane, site, packages),
+            site,
+        )
+    if DEFAULT in names:
+        step(
+            "surroundings",
+            [SURROUNDINGS.read_text(), LANES[DEFAULT].tag],
+            lambda: install_packages(LANES[DEFAULT], SURROUNDINGS_FOLDER, ["-r", SURROUNDINGS]),
+            SURROUNDINGS_FOLDER,
         )
 
 
@@ -328,8 +346,7 @@ def make_executable(lane, folder):
     (folder / "python.exe.manifest").write_text(MANIFEST)
 
 
-def install_packages(lane, folder, packages):
-    target = folder / "Lib" / "site-packages"
+def install_packages(lane, target, packages):
     if target.exists():
         shutil.rmtree(target)
     abi = (

@@ -13,7 +13,20 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from .steps import LAB, LOOPS, REQUIREMENTS, ROOT, Failure, pin, run, say, step
+from .steps import (
+    LAB,
+    LOOPS,
+    REQUIREMENTS,
+    ROOT,
+    SURROUNDINGS,
+    SURROUNDINGS_FOLDER,
+    Failure,
+    fresh_folder,
+    pin,
+    run,
+    say,
+    step,
+)
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LANE = f"{sys.version_info[0]}.{sys.version_info[1]}{'t' if FREE_THREADED else ''}"
@@ -35,6 +48,8 @@ def setup(names):
     find_compiler()
     inputs = [REQUIREMENTS.read_text(), LOOPS.read_text(), sys.version]
     step("virtual environment", inputs, make_venv, PYTHON)
+    inputs = [SURROUNDINGS.read_text(), sys.version]
+    step("surroundings", inputs, install_surroundings, SURROUNDINGS_FOLDER)
 
 
 def find_compiler():
@@ -66,6 +81,15 @@ def make_venv():
             run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(loop)])
         except Failure:
             say(f"[no {loop} for this Python: the benchmark goes without] ", end="")
+
+
+def install_surroundings():
+    fresh_folder(SURROUNDINGS_FOLDER)
+    pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+    try:
+        run([*pip, "--only-binary=:all:", "--target", SURROUNDINGS_FOLDER, "-r", SURROUNDINGS])
+    except Failure:
+        say("[not all of it is for this Python: its tests are left out] ", end="")
 
 
 def suffix(name):

@@ -56,6 +56,7 @@ ROOMS = {
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),
     "_arguments": Room("iocpx/_arguments.*", "stdlib"),
     "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
+    "_threads": Room("iocpx/_threads.*", "stdlib"),
     "native": Room("iocpx/native.*", "stdlib"),
     "_runtime": Room(
         "iocpx/_runtime.*",
@@ -68,19 +69,23 @@ ROOMS = {
         " _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
-        "iocpx/_server.*", "_runtime _listening _addresses _arguments native cpython stdlib"
+        "iocpx/_server.*",
+        "_runtime _listening _addresses _arguments _threads native cpython stdlib",
     ),
     "_core": Room(
         "iocpx/_core.*",
         "_server _connection _runtime _delivery _requests _sched _types _state"
         " native libc cpython stdlib",
     ),
-    "iocpx": Room("iocpx/__init__.*", "_core _errors native stdlib"),
+    "iocpx": Room("iocpx/__init__.*", "_core _errors _imports native stdlib"),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
     "__main__": Room("iocpx/__main__.*", "iocpx native bench stdlib"),
     "lab": Room("lab/*", "stdlib pip"),
     "dev": Room("dev.py", "lab stdlib"),
 }
+# Names for freezers all that lies below the package's face.
+ABOVE_IMPORTS = {"iocpx", "bench", "__main__", "lab", "dev"}
+ROOMS["_imports"] = Room("iocpx/_imports.*", " ".join([*(set(ROOMS) - ABOVE_IMPORTS), "stdlib"]))
 
 # What does not lie in a room: "other" is whatever has to be installed.
 GROUPS = {
