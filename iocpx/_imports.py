@@ -22,16 +22,28 @@ import threading
 import warnings
 
 from iocpx import (
+    _accept,
     _addresses,
     _arguments,
+    _base,
+    _conn,
     _connection,
     _core,
+    _delivery,
     _engine,
     _errors,
+    _keeper,
+    _life,
     _listening,
+    _native,
+    _recv,
+    _requests,
     _runtime,
+    _sched,
+    _send,
     _server,
     _state,
     _threads,
+    _worker,
     native,
 )

@@ -43,15 +43,15 @@ ROOMS = {
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
     "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _recv _send"),
-    "_requests": Room("iocpx/_requests.*", f"{BELOW} _base _sched _life _send _conn"),
-    "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _recv"),
+    "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _conn"),
+    "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _life"),
     "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn _accept"),
     "_keeper": Room(
         "iocpx/_keeper.*", f"{BELOW} _base _sched _life _conn _requests _accept _worker"
     ),
     "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _requests _accept _keeper"),
-    "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _sched _requests"),
+    "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _sched _requests _delivery"),
     "_errors": Room("iocpx/_errors.*", "stdlib"),
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),
     "_arguments": Room("iocpx/_arguments.*", "stdlib"),
@@ -65,7 +65,7 @@ ROOMS = {
     ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_runtime _delivery _requests _sched _base _types _state"
+        "_runtime _engine _delivery _requests _sched _base _types _state"
         " _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
