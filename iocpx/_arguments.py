@@ -18,6 +18,17 @@ def integer_between(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
+def byte_count(name: str, value: object) -> int:
+    """Also of a float, as asyncio's marks may be: the whole bytes in it."""
+    if isinstance(value, float):
+        number = int(min(value, 2.0**63)) if value >= 0 else -1  # no infinity, no NaN
+    else:
+        number = integer(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be 0 or more bytes, got {value!r}")
+    return number
+
+
 def seconds(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, got {value!r}")

@@ -11,6 +11,7 @@ cdef class Connection:
     cdef bint _eof_written
     cdef object _socket             # what get_extra_info("socket") made
     cdef object _raised             # what a callback raised, for connection_lost
+    cdef object __weakref__
     # Critical section: set_protocol changes them.
     cdef object _protocol
     cdef object _data_received      # bound once: looked up per event they cost more than the call

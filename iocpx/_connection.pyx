@@ -25,7 +25,7 @@ import socket
 import sys
 
 from iocpx._addresses import address_text
-from iocpx._arguments import integer
+from iocpx._arguments import byte_count
 from iocpx._errors import os_error
 
 cdef enum:
@@ -54,20 +54,21 @@ cdef bytes take_bytes(buf_t *buf):
 
 
 @cython.final
-@cython.no_gc_clear     # _detach needs _runtime, which keeps the engine's memory
 cdef class Connection:
     """One connection of a server, with the interface of asyncio.Transport.
 
     Made by the server and given to the protocol's connection_made().  Every
-    method may be called from any thread, at any time; once the connection is
-    closed they have no effect.
+    method may be called from any thread, at any time.  Once the connection
+    closes they have no effect, and raise nothing but a TypeError or ValueError
+    for a wrong argument.
+
+    It has all methods of asyncio.Transport but is no instance of it: a compiled
+    class cannot derive from it, and it is no abstract class that others can be
+    registered with.  A Connection can be referenced weakly.
     """
 
     def __init__(self):
         raise TypeError("Connection objects are made by iocpx.Server only")
-
-    def __dealloc__(self):
-        self._detach()
 
     def __repr__(self):
         state = "closed"
@@ -229,10 +230,11 @@ cdef class Connection:
         Any thread.  A callback's writes leave together when it returns, others
         at once.  bytes longer than 16 KiB are sent from where they are, all else
         is copied.  Without effect once the connection closes.  Raises TypeError
-        for anything but a bytes-like object, RuntimeError after write_eof().
+        for anything but a bytes-like object, RuntimeError after write_eof()
+        while the connection is open.
         """
         check_data(data)
-        if self._eof_written:
+        if self._eof_written and not self.is_closing():
             raise RuntimeError("cannot call write() after write_eof()")
         cdef conn_t *conn = self._enter()
         if conn == NULL:
@@ -251,7 +253,7 @@ cdef class Connection:
         items = list(list_of_data)
         for data in items:
             check_data(data)
-        if self._eof_written:
+        if self._eof_written and not self.is_closing():
             raise RuntimeError("cannot call writelines() after write_eof()")
         cdef conn_t *conn = self._enter()
         if conn == NULL:
@@ -378,16 +380,18 @@ cdef class Connection:
     def set_write_buffer_limits(self, high=None, low=None):
         """Set the marks (bytes) for pause_writing() and resume_writing().
         asyncio.WriteTransport.set_write_buffer_limits(), with its defaults: high 64 KiB
-        or four times low, low a quarter of high.  Any thread."""
+        or four times low, low a quarter of high.  int or float, rounded down; infinity: no
+        mark.  Any thread.  TypeError for anything else, ValueError for marks that are
+        negative, not a number, or the wrong way round."""
         if low is not None:
-            low = integer("low", low)
+            low = byte_count("low", low)
         if high is None:
             high = HIGH_WATER_BYTES if low is None else 4 * low
-        high = integer("high", high)
+        high = byte_count("high", high)
         if low is None:
             low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        if not high >= low:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r})")
         cdef size_t high_bytes = min(high, MAX_BYTES)
         cdef size_t low_bytes = min(low, MAX_BYTES)
         cdef conn_t *conn = self._enter()
