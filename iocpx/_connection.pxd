@@ -12,18 +12,21 @@ cdef class Connection:
     cdef bint _eof_written
     cdef object _socket             # what get_extra_info("socket") made
     cdef object _raised             # what a callback raised, for connection_lost
+    cdef object _context            # its callbacks', until connection_lost; the executor's
+    cdef object __weakref__
     # Critical section: set_protocol changes them.
     cdef object _protocol
-    cdef object _data_received      # bound once: looked up per event they cost more than the call
-    cdef object _get_buffer         # of a BufferedProtocol, else None
-    cdef object _buffer_updated
+    cdef bint _buffered             # … takes its data as a BufferedProtocol
 
-    cdef void _attach(self, Runtime runtime, conn_t *conn) noexcept
+    cdef void _attach(self, Runtime runtime, conn_t *conn, context) noexcept
     cdef void _detach(self) noexcept
     cdef conn_t *_enter(self) noexcept
     cdef _bind(self, protocol)
     cdef void _failed(self, str name, exc) noexcept
-    cdef bint _call(self, str name, argument=*) noexcept
+    cdef object _run(self, str name, tuple arguments=*)
+    cdef void _call(self, str name, tuple arguments=*) noexcept
+    cdef void _tell_marks(self, str name) noexcept
+    cdef bint _keeps_open(self) noexcept
     cdef bint _takes_bytes(self) noexcept
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept
@@ -38,3 +41,5 @@ cdef class Connection:
 
 # Lets go of what has been sent: an owned chain of conn_take_news or conn_take_spent.
 cdef void release_spent(buf_t *spent) noexcept
+# TypeError if `result`, of a call of `name`, is what only an `async def` returns.
+cdef int refuse_coroutine(str name, result) except -1

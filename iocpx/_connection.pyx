@@ -1,9 +1,9 @@
 """Connection: the transport that a protocol gets, and how its callbacks are called.
 
 Free-threaded builds: what several threads may reach at once lies in the conn_t
-under its lock; of a Connection's own fields those that change (the protocol and
-its bound methods, the pointer to the conn_t) are read and written in critical
-sections, which cost nothing where there is a GIL.
+under its lock; of a Connection's own fields those that change (the protocol, the
+pointer to the conn_t) are read and written in critical sections, which cost nothing
+where there is a GIL.
 """
 
 cimport cython
@@ -34,12 +34,13 @@ from iocpx._state cimport buf_free, buf_t, queue_t
 from iocpx._types cimport *
 
 import asyncio
+import collections.abc
 import socket
 import sys
 import threading
 
 from iocpx._addresses import address_text
-from iocpx._arguments import integer, milliseconds
+from iocpx._arguments import byte_count, milliseconds
 from iocpx._errors import os_error
 
 cdef enum:
@@ -67,21 +68,79 @@ cdef bytes take_bytes(buf_t *buf):
     return data
 
 
+cdef int refuse_coroutine(str name, result) except -1:
+    try:
+        # Asked of its type: what a callback returns has no say in this.
+        is_async = issubclass(type(result), (collections.abc.Coroutine,
+                                             collections.abc.AsyncGenerator))
+    except Exception:
+        return 0    # a metaclass that cannot even be asked
+    if not is_async:
+        return 0
+    if hasattr(result, "close"):
+        result.close()      # or "was never awaited" would be told as well
+    raise TypeError(f"{name}() must not be async def: the server's workers have no event loop "
+                    "that would run it")
+
+
+cdef object method_of(protocol, str name):
+    """Its method, or None.  An object that stands for another one may raise whatever it likes
+    when it is asked, which means no."""
+    try:
+        method = getattr(protocol, name, None)
+    except Exception:
+        return None
+    return method if callable(method) else None
+
+
+cdef bint is_buffered(protocol) except -1:
+    """Does it take its data as a BufferedProtocol?  TypeError: in no way."""
+    cdef bint derived = False
+    try:
+        derived = isinstance(protocol, asyncio.BufferedProtocol)
+    except Exception:
+        pass        # of its __class__, likewise
+    if not derived and method_of(protocol, "data_received") is not None:
+        return False
+    if (method_of(protocol, "get_buffer") is not None
+            and method_of(protocol, "buffer_updated") is not None):
+        return True
+    try:
+        got = repr(protocol)
+    except Exception:
+        got = f"an object of type {type(protocol).__name__}"
+    raise TypeError("protocol must be an object with a method data_received(), or with "
+                    f"get_buffer() and buffer_updated(), got {got}")
+
+
+cdef bint defines_data_sent(protocol) noexcept:
+    """Is data_sent() a method of its class?
+
+    Of the class, and not of what the object or a metaclass answers: asyncio knows no such
+    callback, so a protocol may have a counter of that name, or answer for every name.
+    """
+    try:
+        return callable(type.__getattribute__(type(protocol), "data_sent"))
+    except Exception:
+        return False
+
+
 @cython.final
-@cython.no_gc_clear     # _detach needs _runtime, which keeps the engine's memory
 cdef class Connection:
     """One connection of a server, with the interface of asyncio.Transport.
 
     Made by the server and given to the protocol's connection_made().  Every
-    method may be called from any thread, at any time; once the connection is
-    closed they have no effect.
+    method may be called from any thread, at any time.  Once the connection
+    closes they have no effect, and raise nothing but a TypeError or ValueError
+    for a wrong argument.
+
+    It has all methods of asyncio.Transport but is no instance of it: a compiled
+    class cannot derive from it, and it is no abstract class that others can be
+    registered with.  A Connection can be referenced weakly.
     """
 
     def __init__(self):
         raise TypeError("Connection objects are made by iocpx.Server only")
-
-    def __dealloc__(self):
-        self._detach()
 
     def __repr__(self):
         state = "closed"
@@ -94,10 +153,12 @@ cdef class Connection:
 
     # From here to _feed: called by the engine's side only.
 
-    cdef void _attach(self, Runtime runtime, conn_t *conn) noexcept:
+    cdef void _attach(self, Runtime runtime, conn_t *conn, context) noexcept:
+        """Until _detach the engine refers to this object, or its maker does."""
         memcpy(self._local, conn.local, ADDRESS_BYTES)
         memcpy(self._remote, conn.remote, ADDRESS_BYTES)
         self._runtime = runtime
+        self._context = context
         conn_ref(conn)                  # dropped by _detach
         self._conn = conn
 
@@ -119,20 +180,11 @@ cdef class Connection:
         return conn
 
     cdef _bind(self, protocol):
-        buffered = isinstance(protocol, asyncio.BufferedProtocol)
-        for name in (("get_buffer", "buffer_updated") if buffered else ("data_received",)):
-            if not callable(getattr(protocol, name, None)):
-                raise TypeError(
-                    f"protocol must be an object with a method {name}(), got {protocol!r}")
-        get_buffer = protocol.get_buffer if buffered else None
-        buffer_updated = protocol.buffer_updated if buffered else None
-        data_received = None if buffered else protocol.data_received
+        cdef bint buffered = is_buffered(protocol)
+        cdef bint tell_sent = defines_data_sent(protocol)
         with cython.critical_section(self):
             self._protocol = protocol
-            self._data_received = data_received
-            self._get_buffer = get_buffer
-            self._buffer_updated = buffer_updated
-        tell_sent = hasattr(protocol, "data_sent")
+            self._buffered = buffered
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             conn_tell_sent(conn, tell_sent)
@@ -140,41 +192,73 @@ cdef class Connection:
 
     cdef void _failed(self, str name, exc) noexcept:
         """A callback raised: its connection is reset, and no other."""
+        cdef bint closing = True
         if self._raised is None:
             self._raised = exc
         cdef conn_t *conn = self._enter()
         if conn != NULL:
+            # One that is closing may be beyond a reset: then none happens, and none is counted.
+            closing = conn_is_closing(conn)
             conn_abort(conn, ABORT_CALLBACK)
             conn_unref(conn)
-        self._runtime.report(f"{name}() raised, the connection is reset", exc,
-                             self.get_protocol(), self)
+        self._runtime.report(
+            f"{name}() raised, the connection was closing already" if closing
+            else f"{name}() raised, the connection is reset", exc, self.get_protocol(), self)
 
-    cdef bint _call(self, str name, argument=None) noexcept:
-        """One callback of the protocol, where it has it; the truth of what it returned."""
+    cdef object _run(self, str name, tuple arguments=()):
+        """One callback of the protocol, where it has it.  It is looked up each time, as asyncio
+        does it, since a protocol may replace its own."""
+        callback = getattr(self.get_protocol(), name, None)
+        if callback is None:
+            return None
+        result = callback(*arguments)
+        if result is not None:
+            refuse_coroutine(name, result)
+        return result
+
+    cdef void _call(self, str name, tuple arguments=()) noexcept:
         try:
-            callback = getattr(self.get_protocol(), name, None)
-            if callback is None:
-                return False
-            return bool(callback() if argument is None else callback(argument))
+            self._run(name, arguments)
         except BaseException as exc:
             self._failed(name, exc)
+
+    cdef void _tell_marks(self, str name) noexcept:
+        """pause_writing or resume_writing.  One that raises is told of and has no other effect,
+        as with asyncio: it has missed advice, and no byte."""
+        try:
+            self._run(name)
+        except BaseException as exc:
+            self._runtime.report(f"{name}() raised, the connection goes on as if it had not", exc,
+                                 self.get_protocol(), self)
+
+    cdef bint _keeps_open(self) noexcept:
+        """eof_received: does the protocol want to go on sending?"""
+        try:
+            return bool(self._run("eof_received"))
+        except BaseException as exc:
+            self._failed("eof_received", exc)
             return False
 
     cdef bint _takes_bytes(self) noexcept:
         """Is its protocol none that has buffers of its own?"""
         with cython.critical_section(self):
-            takes = self._data_received is not None
-        return takes
+            buffered = self._buffered
+        return not buffered
 
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
         """Deliver one received buffer."""
+        cdef bint buffered
         with cython.critical_section(self):
-            data_received = self._data_received
-        if data_received is None:
+            protocol = self._protocol
+            buffered = self._buffered
+        if buffered:
             self._feed_buffers(conn, buf)
             return
         try:
-            data_received(take_bytes(buf))
+            # Called where it is looked up: that makes no bound method.
+            result = protocol.data_received(take_bytes(buf))
+            if result is not None:
+                refuse_coroutine("data_received", result)
         except BaseException as exc:
             self._failed("data_received", exc)
 
@@ -188,17 +272,22 @@ cdef class Connection:
         """
         cdef Py_buffer view
         cdef size_t part
+        cdef bint buffered
         while buf.size > 0 and conn_is_reading_on(conn):
             with cython.critical_section(self):
-                get_buffer = self._get_buffer
-                buffer_updated = self._buffer_updated
-            if get_buffer is None:
+                protocol = self._protocol
+                buffered = self._buffered
+            if not buffered:
                 # set_protocol() in between: the rest is for the new one.
                 self._feed(conn, buf)
                 return
             name = "get_buffer"
             try:
-                PyObject_GetBuffer(get_buffer(<Py_ssize_t>buf.size), &view, PyBUF_WRITABLE)
+                lent = protocol.get_buffer(<Py_ssize_t>buf.size)
+                if not PyObject_CheckBuffer(lent):
+                    refuse_coroutine(name, lent)
+                PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
+                lent = None                 # a memoryview would keep the protocol's buffer locked
                 part = min(<size_t>view.len, buf.size)
                 memcpy(view.buf, buf.data, part)
                 PyBuffer_Release(&view)     # the protocol may resize it now
@@ -207,12 +296,13 @@ cdef class Connection:
                 buf.data += part
                 buf.size -= part
                 name = "buffer_updated"
-                buffer_updated(<Py_ssize_t>part)
+                result = protocol.buffer_updated(<Py_ssize_t>part)
+                if result is not None:
+                    refuse_coroutine(name, result)
             except BaseException as exc:
                 self._failed(name, exc)
 
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
-        protocol = self.get_protocol()
         self._runtime.connections.discard(self)
         # First the end of get_extra_info("socket"): what it has made by then is closed
         # before connection_lost, so that the peer sees the end.
@@ -228,16 +318,11 @@ cdef class Connection:
                 exc = os_error(lost.error, "send" if lost.sending else "receive",
                                address_text(self.get_extra_info("peername")),
                                limit_text(lost, &conn.engine.config))
-            callback = getattr(protocol, "connection_lost", None)
-            if callback is not None:
-                callback(exc)
+            self._run("connection_lost", (exc,))
         except BaseException as raised:
-            self._runtime.report("connection_lost() raised", raised, protocol, self)
+            self._runtime.report("connection_lost() raised", raised, self.get_protocol(), self)
         self._raised = None
-        with cython.critical_section(self):
-            self._data_received = None
-            self._get_buffer = None
-            self._buffer_updated = None
+        self._context = None
 
     # -- asyncio.Transport ---------------------------------------------------------
 
@@ -247,10 +332,11 @@ cdef class Connection:
         Any thread.  A callback's writes leave together when it returns, others
         at once.  bytes longer than 16 KiB are sent from where they are, all else
         is copied.  Without effect once the connection closes.  Raises TypeError
-        for anything but a bytes-like object, RuntimeError after write_eof().
+        for anything but a bytes-like object, RuntimeError after write_eof()
+        while the connection is open.
         """
         check_data(data)
-        if self._eof_written:
+        if self._eof_written and not self.is_closing():
             raise RuntimeError("cannot call write() after write_eof()")
         cdef conn_t *conn = self._enter()
         if conn == NULL:
@@ -268,7 +354,7 @@ cdef class Connection:
         items = list(list_of_data)
         for data in items:
             check_data(data)
-        if self._eof_written:
+        if self._eof_written and not self.is_closing():
             raise RuntimeError("cannot call writelines() after write_eof()")
         cdef conn_t *conn = self._enter()
         if conn == NULL:
@@ -361,7 +447,7 @@ cdef class Connection:
         with nogil:
             pause = conn_flush(conn)
         if pause:
-            self._call("pause_writing")
+            self._tell_marks("pause_writing")
 
     def can_write_eof(self):
         """True.  asyncio.WriteTransport.can_write_eof()."""
@@ -437,16 +523,18 @@ cdef class Connection:
     def set_write_buffer_limits(self, high=None, low=None):
         """Set the marks (bytes) for pause_writing() and resume_writing().
         asyncio.WriteTransport.set_write_buffer_limits(), with its defaults: high 64 KiB
-        or four times low, low a quarter of high.  Any thread."""
+        or four times low, low a quarter of high.  int or float, rounded down; infinity: no
+        mark.  Any thread.  TypeError for anything else, ValueError for marks that are
+        negative, not a number, or the wrong way round."""
         if low is not None:
-            low = integer("low", low)
+            low = byte_count("low", low)
         if high is None:
             high = HIGH_WATER_BYTES if low is None else 4 * low
-        high = integer("high", high)
+        high = byte_count("high", high)
         if low is None:
             low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        if not high >= low:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r})")
         cdef size_t high_bytes = min(high, MAX_BYTES)
         cdef size_t low_bytes = min(low, MAX_BYTES)
         cdef conn_t *conn = self._enter()
@@ -495,8 +583,9 @@ cdef class Connection:
 
     def set_protocol(self, protocol):
         """Hand the connection to another protocol.  asyncio.BaseTransport.set_protocol().
-        Any thread; a callback that has begun goes on with the old one.  TypeError where
-        the protocol lacks data_received()."""
+        Any thread; a callback that has begun goes on with the old one.  TypeError for an
+        object without data_received(), or get_buffer() and buffer_updated(): nothing is
+        changed then."""
         self._bind(protocol)
 
     def get_extra_info(self, name, default=None):

@@ -5,6 +5,7 @@ what callbacks raise.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
@@ -118,6 +119,7 @@ cdef class Runtime:
         self.factory = factory
         self.exception_handler = exception_handler
         self.trace = trace
+        self.context = PyContext_CopyCurrent()
         self.sockets = ()
         self.threads = []
         self._to_begin = set()

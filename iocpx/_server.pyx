@@ -7,7 +7,7 @@ import threading
 import warnings
 
 from iocpx._addresses import address_text
-from iocpx._arguments import integer_between, limit, milliseconds
+from iocpx._arguments import integer_between, limit, milliseconds, refuse_async
 from iocpx._listening import bind, given_sockets, host_names, listen
 from iocpx._runtime import Runtime
 from iocpx._threads import require_system_threads
@@ -19,8 +19,9 @@ cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 class Server:
     """A TCP server whose callbacks run on the engine's worker threads.
 
-    protocol_factory: callable without arguments that returns an asyncio.Protocol
-        or BufferedProtocol (or anything with their methods), or iocpx.native.Echo.
+    protocol_factory: callable without arguments that returns a protocol: an
+        asyncio.Protocol or BufferedProtocol, or what else has their methods (see
+        below).  Or iocpx.native.Echo.
     host: str, sequence of str, or None for all interfaces.
     port: int, 0 to 65535; 0 takes a free one, see `address`.
     sock: a bound TCP socket.socket, or a sequence of them, instead of host and port:
@@ -58,6 +59,27 @@ class Server:
     trace: callable with a str, called on a worker for every step of every
         connection; slow.  None: off.
 
+    A protocol is an object with data_received(), or with get_buffer() and
+    buffer_updated(): these two are used if it is an asyncio.BufferedProtocol (by
+    isinstance(), as in asyncio), or if it has no data_received().  What else it
+    lacks is not called.  Its callbacks are looked up at each call, so it may replace
+    its own.  data_sent(nbytes) is not asyncio's: it tells how many bytes the system
+    has taken from the connection since the last time, and is called only where the
+    protocol's class has a method of that name.  Of what callbacks return only
+    eof_received()'s matters: if it is true, our direction stays open.  None may be
+    an async def: that counts as a TypeError that it raised.
+
+    The callbacks of a connection, from the factory's call on, run in a
+    contextvars.Context of its own, a copy of the one that start() was called in, and
+    the exception handler in that of the callback which failed.  As in asyncio, the
+    copies refer to the same values: what start()'s thread has as decimal.getcontext()
+    they share until they set another.
+
+    What a callback raises is told to the exception handler; the connection is reset,
+    and connection_lost() gets the exception.  Likewise, unlike in asyncio, where the
+    factory or connection_made() raises.  Of pause_writing() and resume_writing() it
+    is only told, as in asyncio: the connection goes on.
+
     Callbacks of one connection never overlap and come in stream order; those of
     different connections may run at the same time.  All methods may be called from
     any thread, also from callbacks, unless they say otherwise.
@@ -77,6 +99,8 @@ class Server:
         for name, value in (("exception_handler", exception_handler), ("trace", trace)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be callable or None, got {value!r}")
+            refuse_async(name, value)
+        refuse_async("protocol_factory", protocol_factory)
         if trace is not None and protocol_factory is Echo:
             raise ValueError(f"trace must be None with a native handler, got {trace!r}")
         if not isinstance(accept_receive, bool):
