@@ -32,6 +32,7 @@ from iocpx._runtime cimport WAIT_SLICE_MS, Runtime, address_tuple
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_free, buf_t, queue_t
 from iocpx._types cimport *
+from iocpx._winsock cimport DWORD
 
 import asyncio
 import collections.abc
@@ -434,8 +435,8 @@ cdef class Connection:
             while True:
                 with nogil:
                     now = now_ms()
-                    result = conn_wait_writable(
-                        conn, min(due_ms - now, <uint64_t>WAIT_SLICE_MS) if now < due_ms else 0)
+                    result = conn_wait_writable(conn, 0 if now >= due_ms else <DWORD>min(
+                        due_ms - now, <uint64_t>WAIT_SLICE_MS))
                 if result != WAIT_AGAIN or now >= due_ms:
                     return result == WAIT_WRITABLE
                 PyErr_CheckSignals()

@@ -193,7 +193,7 @@ cdef class Runtime:
             return exc
 
     def _listen(self, sock):
-        cdef int error
+        cdef int error = 0
         cdef int family = sock.family
         cdef size_t handle
         with self._sockets_lock:
@@ -281,7 +281,9 @@ cdef class Runtime:
         cdef bint stopped
         cdef unsigned long slice_ms
         while True:
-            slice_ms = WAIT_SLICE_MS if not 0 <= timeout_ms < WAIT_SLICE_MS else timeout_ms
+            slice_ms = WAIT_SLICE_MS
+            if 0 <= timeout_ms < WAIT_SLICE_MS:
+                slice_ms = <unsigned long>timeout_ms
             with nogil:
                 stopped = engine_wait_stopped(self.engine, slice_ms)
             if stopped:

@@ -65,7 +65,7 @@ ROOMS = {
     ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_runtime _engine _delivery _requests _sched _base _types _state"
+        "_runtime _engine _delivery _requests _sched _base _types _state _winsock"
         " _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
