@@ -39,7 +39,8 @@ cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil
 cdef bint conn_is_reading(conn_t *conn) noexcept nogil
 # Whether conn_take_news reports sent bytes.
 cdef void conn_tell_sent(conn_t *conn, bint tell) noexcept nogil
-# The handle, kept open until conn_return_handle; INVALID_SOCKET: it is closed already.
+# The handle, kept open until conn_return_handle; INVALID_SOCKET: it is closed already,
+# or the system refuses to make it a socket for the application.
 cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil
 # Only after a successful conn_borrow_handle.
 cdef void conn_return_handle(conn_t *conn) noexcept nogil

@@ -212,6 +212,10 @@ cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil:
     cdef SOCKET sock
     AcquireSRWLockExclusive(&conn.lock)
     sock = conn.sock
+    # An accepted socket inherits the listener's WSAEventSelect, and as long as that holds
+    # Windows refuses to make it blocking (WSAEINVAL), which socket.dup() does.
+    if sock != INVALID_SOCKET and WSAEventSelect(sock, NULL, 0) == SOCKET_ERROR:
+        sock = INVALID_SOCKET
     if sock != INVALID_SOCKET:
         conn.pending += 1   # like an op: the handle stays open
         conn.duplicated = True

@@ -46,6 +46,7 @@ cdef enum:
 
 cdef int ERROR_INVALID_PARAMETER = 87
 cdef int ERROR_OPERATION_ABORTED = 995
+cdef int WSAEOPNOTSUPP = 10045
 
 # Delivers to protocols; set by _core, the one place that takes the GIL.
 cdef deliver_fn deliver_to_python = NULL
@@ -129,6 +130,7 @@ cdef class Runtime:
         self.connections = set()
         memset(&config, 0, sizeof(config))
         config.workers = numbers["workers"]
+        config.backlog = numbers["backlog"]
         config.initial_accepts = numbers["initial_accepts"]
         config.max_accepts = numbers["max_accepts"]
         config.accept_receive = numbers["accept_receive"]
@@ -211,6 +213,10 @@ cdef class Runtime:
             raise os_error(error, "listen: the socket is on another completion port already "
                            "(to hand it to another process, socket.share() it before start())",
                            address_text(sock.getsockname()))
+        if error == WSAEOPNOTSUPP:
+            raise os_error(error, "listen: the socket's provider lacks what a completion port "
+                           "needs (`netsh winsock show catalog` lists the layered ones, such as "
+                           "old proxies and filters)", address_text(sock.getsockname()))
         if error != 0:
             raise os_error(error, "listen", address_text(sock.getsockname()))
 

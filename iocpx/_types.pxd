@@ -185,7 +185,6 @@ ctypedef struct listener_t:
     bint crowded                # FD_ACCEPT came since the last look at shrinking
     # Constant:
     int family
-    bint skips                  # sockets of this provider are real handles
     LPFN_ACCEPTEX AcceptEx
     LPFN_GETACCEPTEXSOCKADDRS GetAcceptExSockaddrs
 
@@ -195,7 +194,8 @@ ctypedef struct acceptor_t:
     link_t link                 # in listener.acceptors; listener.lock
     acceptor_t *next_starved    # in engine.starved; engine.lock
     bint pending                # listener.lock
-    bint cancelled              # by us, for shrinking; listener.lock
+    bint cancelled              # by us, for shrinking or…
+    bint silent                 # …because its client has said nothing for too long; listener.lock
     int failures                # in a row; its completion's
     SOCKET sock                 # owned: the socket that the next client gets; listener.lock
     # Lent while pending: what AcceptEx writes to.
@@ -227,6 +227,7 @@ ctypedef void (*deliver_fn)(worker_t *worker) noexcept nogil
 
 ctypedef struct config_t:
     int workers
+    int backlog
     int initial_accepts         # AcceptEx kept pending per listener…
     int max_accepts             # …while clients come faster than that
     bint accept_receive         # AcceptEx completes with the first data

@@ -38,7 +38,7 @@ from iocpx._state cimport (
 )
 from iocpx._winsock cimport (
     INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK, WSAENOBUFS, WSAETIMEDOUT,
-    AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
+    WSAEOPNOTSUPP, AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
 )
 
 cdef extern from * nogil:
@@ -480,6 +480,7 @@ cdef void meddle(int client) noexcept nogil:
     """A thread of the application does something to a connection."""
     cdef conn_t *conn = borrow(client)
     cdef uint32_t what = sim_random(15)
+    cdef SOCKET sock
     if conn == NULL:
         return
     if what < 4 and not marked(&protocols[client].paused):
@@ -488,9 +489,12 @@ cdef void meddle(int client) noexcept nogil:
         resume(client)
     elif what < 12:
         close_conn(client, conn, what < 11)
-    elif what == 12 and conn_borrow_handle(conn) != INVALID_SOCKET:
-        sim_point()
-        conn_return_handle(conn)
+    elif what == 12:
+        sock = conn_borrow_handle(conn)
+        if sock != INVALID_SOCKET:
+            sim_lend_socket(sock)
+            sim_point()
+            conn_return_handle(conn)
     elif what == 14:
         # As a thread does that cannot be told of a pause.
         if conn_wait_writable(conn, sim_random(200)) == WAIT_WRITABLE:
@@ -585,6 +589,8 @@ cdef void application_main(void *argument) noexcept nogil:
     cdef int client
     sim_passing()
     if not start():
+        if not the.late:
+            sim_faults(False)
         stop(0)
         return
     for _round in range(rounds):
@@ -617,6 +623,8 @@ cdef void listen() noexcept nogil:
         listen_error = engine_listen(the_engine, listeners[i], AF_INET6 if i > 0 else AF_INET)
         if listen_error != 0:
             break
+        if sim_backlog(listeners[i]) != the.config.backlog:
+            sim_fail("a backlog of %d became %d", the.config.backlog, sim_backlog(listeners[i]))
     mark(&listened, True)
 
 
@@ -628,6 +636,8 @@ cdef bint start() noexcept nogil:
     while not marked(&listened):
         sim_sleep(1)
     error = listen_error
+    if error == 0 and not the.sim.handles:
+        sim_fail("the server begins where CancelIoEx reaches nothing")
     if the.unborn > 0:
         error = WSAENOBUFS
         for _i in range(the.unborn):
@@ -680,10 +690,12 @@ cdef enum knob:
     K_FAULTS
     K_RESETS
     K_SHORTS
+    K_HANDLES
     K_SKIPS
     K_ROOM
     K_BYTES
     K_LISTENERS
+    K_BACKLOG
     K_UNBORN
     K_PROBE
     K_CALM
@@ -702,9 +714,9 @@ cdef enum knob:
     N_KNOBS
 
 KNOBS = ["echo", "profile", "clients", "workers", "preempt", "stalls", "faults", "resets",
-         "shorts", "skips", "room", "bytes", "listeners", "unborn", "probe", "calm", "late",
-         "accepts", "max_accepts", "accept_receive", "max_connections", "reads", "buffer", "idle",
-         "limits", "trace", "linger", "stop"]
+         "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog", "unborn", "probe",
+         "calm", "late", "accepts", "max_accepts", "accept_receive", "max_connections", "reads",
+         "buffer", "idle", "limits", "trace", "linger", "stop"]
 cdef long[N_KNOBS] knobs
 
 
@@ -725,11 +737,13 @@ cdef void configure() noexcept nogil:
     sim.faults = <int>turned(K_FAULTS, one_of(0, 0, 40, 200))
     sim.resets = <int>turned(K_RESETS, one_of(0, 0, 10, 50))
     sim.shorts = <int>turned(K_SHORTS, one_of(0, 0, 1, 5))
+    sim.handles = <int>turned(K_HANDLES, sim_random(100) != 0)
     sim.skips = <int>turned(K_SKIPS, sim_random(4) != 0)
     sim.send_room = <size_t>turned(K_ROOM, one_of(64, 1000, 8000, 70000))
     sim.bytes = <size_t>turned(K_BYTES, one_of(10, 500, 3000, 12000))
     config.workers = <int>turned(K_WORKERS, 1 + sim_random(MAX_WORKERS))
     the.listeners = <int>turned(K_LISTENERS, 1 + (sim_random(4) == 0))
+    config.backlog = <int>turned(K_BACKLOG, one_of(1, 200, 512, 65535))
     the.unborn = <int>turned(K_UNBORN, 1 if config.workers > 1 and sim_random(100) == 0 else 0)
     config.initial_accepts = <int>turned(K_ACCEPTS, 1 + sim_random(4))
     config.max_accepts = config.initial_accepts + <int>turned(K_MAX_ACCEPTS, one_of(0, 0, 3, 30))
@@ -817,6 +831,11 @@ cdef void check_ledger() noexcept nogil:
     same("accepts pending", pools.accepts_pending, 0)
     same("packets due", the_engine.packets_due, 0)
     same("buffers out", <LONG64>pools.buffers_out, 0)
+    if engine_count(the_engine, N_ACCEPT_ERRORS) < sim_unattached():
+        sim_fail("a client that could not be taken is not counted")
+    # Clients that go before they are accepted are no lack of anything.
+    if not disturbed() and (the_engine.trouble_due_ms != 0 or the_engine.starved_due_ms != 0):
+        sim_fail("the system refused nothing, and that was told")
 
 
 cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
@@ -836,7 +855,7 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     started = False
     start_error = 0
     for i in range(the.listeners):
-        listeners[i] = sim_listen(AF_INET6 if i > 0 else AF_INET)
+        listeners[i] = sim_bind(AF_INET6 if i > 0 else AF_INET)
     sim_configure(&the.sim)
     if the.probe:
         draw_probe()
@@ -854,10 +873,13 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     sim_run()
     sim_faults(False)
     if not started:
-        if not disturbed() and the.unborn == 0:
+        if not disturbed() and the.unborn == 0 and the.sim.handles:
             sim_fail("the start failed: %d", start_error)
         if start_error == 0:
             sim_fail("the start failed, and nobody knows why")
+        if not the.sim.handles:
+            # What fails before that comes first.
+            expected = 0 if disturbed() else WSAEOPNOTSUPP
         if expected != 0 and the.unborn == 0 and start_error != expected:
             sim_fail("the start failed with %d instead of %d", start_error, expected)
     if the_engine != NULL:
