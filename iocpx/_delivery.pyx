@@ -6,7 +6,7 @@ Called by the handler (`_core`, `_native`) on the worker that has the connection
 
 from libc.string cimport memset
 
-from iocpx._base cimport conn_drop_queue, conn_keep_buffer, recv_capacity
+from iocpx._base cimport conn_disarm_timer, conn_drop_queue, conn_keep_buffer, recv_capacity
 from iocpx._recv cimport recv_post
 from iocpx._state cimport (
     buf_free, buf_t, buf_wrap, queue_pop, queue_push_front, queue_t, STATE_OPEN,
@@ -30,10 +30,10 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
     memset(&conn.spent, 0, sizeof(queue_t))
     news.traces = conn.traces.head
     memset(&conn.traces, 0, sizeof(queue_t))
-    if not conn.made_told:
-        conn.made_told = True
+    if conn.due & DUE_MADE:
+        conn.due &= ~<int>DUE_MADE
         # Over before it began: nobody hears of it.
-        if conn.lost_due:
+        if conn.due & DUE_LOST:
             conn.lost_told = True
             conn.deaf = True
             conn_drop_queue(conn, &conn.inbox)
@@ -45,6 +45,12 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
         conn.pause_told = conn.marks.above
         news.sent = conn.sent_untold
         conn.sent_untold = 0
+        if conn.due & DUE_TIMERS:
+            conn.due &= ~<int>DUE_TIMERS
+            news.timers = True
+            # The handler looks at all of its timers and then asks for the first that is left:
+            # it is not woken twice for one of them.
+            conn_disarm_timer(conn)
     ReleaseSRWLockExclusive(&conn.lock)
 
 
@@ -103,10 +109,13 @@ cdef bint conn_take_eof(conn_t *conn) noexcept nogil:
 
 cdef bint conn_take_lost(conn_t *conn, int *error, bint *error_sending) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
-    cdef bint due = conn.lost_due and not conn.lost_told and not conn_news_before_lost(conn)
+    cdef bint due = (conn.due & DUE_LOST and not conn.lost_told
+                     and not conn_news_before_lost(conn))
     if due:
         conn.lost_told = True
         conn.deaf = True
+        conn.due &= ~<int>DUE_TIMERS
+        conn_disarm_timer(conn)
         conn_drop_queue(conn, &conn.inbox)
         error[0] = conn.error
         error_sending[0] = conn.error_sending

@@ -19,7 +19,7 @@ cdef void deliver_echo(worker_t *worker) noexcept nogil:
     cdef bint over
     while conn != NULL:
         AcquireSRWLockExclusive(&conn.lock)
-        conn.made_told = True
+        conn.due &= ~<int>DUE_MADE
         if conn.state != STATE_OPEN:
             # What is in the outbox by then is the last that goes out.
             conn_drop_queue(conn, &conn.inbox)
@@ -27,7 +27,7 @@ cdef void deliver_echo(worker_t *worker) noexcept nogil:
             queue_push(&conn.outbox, queue_pop(&conn.inbox))
         over = conn_eof_due(conn)
         conn.eof_told = conn.eof_told or over
-        conn.lost_told = conn.lost_due
+        conn.lost_told = (conn.due & DUE_LOST) != 0
         ReleaseSRWLockExclusive(&conn.lock)
         if over:
             conn_close(conn)

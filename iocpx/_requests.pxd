@@ -1,3 +1,5 @@
+from libc.stdint cimport uint64_t
+
 from iocpx._state cimport queue_t
 from iocpx._types cimport abort_reason, conn_t, engine_t
 from iocpx._winsock cimport SOCKET
@@ -38,6 +40,10 @@ cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil
 cdef void conn_return_handle(conn_t *conn) noexcept nogil
 cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noexcept nogil
 cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) noexcept nogil
+# Has the handler told (news_t.timers) at due_ms, 0: as soon as may be, in the connection's turn.
+# Of what is asked for before that the earliest counts.  Without effect once the connection is
+# over.
+cdef void conn_wake_at(conn_t *conn, uint64_t due_ms) noexcept nogil
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil
 cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil
 cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil

@@ -3,10 +3,12 @@
 Called by the layer above; calls `_conn`.
 """
 
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from iocpx._base cimport (
-    conn_arm, conn_drop_queue, conn_on_executor, conn_ref, count, now_ms, take_buffer, trace,
+    conn_arm, conn_drop_queue, conn_on_executor, conn_ref, count, keeper_wants, now_ms,
+    take_buffer, trace,
 )
 from iocpx._conn cimport conn_advance, conn_close_due
 from iocpx._life cimport conn_fail
@@ -15,6 +17,7 @@ from iocpx._send cimport SEND_BYTES
 from iocpx._state cimport (
     buf_t, buf_wrap, conn_next_state, EVENT_CLOSE, link_t, list_append, list_remove,
     marks_update, queue_extend, queue_move, queue_push, queue_t, STATE_OPEN,
+    timer_arm, timer_disarm,
 )
 from iocpx._types cimport *
 from iocpx._winsock cimport *
@@ -223,6 +226,22 @@ cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) no
     high_bytes[0] = conn.marks.high
     low_bytes[0] = conn.marks.low
     ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef void conn_wake_at(conn_t *conn, uint64_t due_ms) noexcept nogil:
+    cdef engine_t *engine = conn.engine
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.lost_told or conn.sock == INVALID_SOCKET:
+        pass        # nobody hears of it, and nothing would disarm the timer
+    elif due_ms == 0:
+        conn.due |= DUE_TIMERS
+    elif conn.timer.due == 0 or due_ms < conn.timer.due:
+        AcquireSRWLockExclusive(&engine.lock)
+        timer_disarm(&engine.timers, &conn.timer)
+        timer_arm(&engine.timers, &conn.timer, due_ms)
+        keeper_wants(engine, due_ms)
+        ReleaseSRWLockExclusive(&engine.lock)
+    conn_leave(NULL, conn)
 
 
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil:

@@ -11,6 +11,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from _kernel cimport *
+from _wakes cimport (
+    wakes_before, wakes_begin, wakes_cancel, wakes_check, wakes_set, wakes_t, wakes_told,
+)
 from iocpx._accept cimport engine_listen
 from iocpx._base cimport conn_ref, engine_connections
 from iocpx._delivery cimport (
@@ -78,6 +81,7 @@ ctypedef struct protocol_t:
     size_t written          # bytes, as far as the engine took them; lock
     bint tells              # it wants to be told what was sent
     size_t sent             # bytes, as far as it was told
+    wakes_t wakes
 
 # One run, apart from its seed.
 ctypedef struct run_t:
@@ -282,9 +286,13 @@ cdef void react(int client) noexcept nogil:
         conn_write_eof(conn)
     elif what < 67:
         conn_set_marks(conn, sim_random(2000), 0)
-    elif what < 72 or (the.fatal and what >= 85):
+    elif what < 72 or (the.fatal and what >= 90):
         meddle_with_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)),
                             what < 72)
+    elif what < 82:
+        wakes_set(&protocol.wakes, conn, client)
+    elif what < 84:
+        wakes_cancel(&protocol.wakes)
 
 
 cdef void deliver_scripted(worker_t *worker) noexcept nogil:
@@ -306,6 +314,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef int error = 0
     cdef bint error_sending = False
     cdef bint paused
+    cdef uint64_t before
     if protocol.inside:
         sim_fail("client %d: two callbacks at once", client)
     protocol.inside = True
@@ -314,6 +323,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     check_bounds(conn)
     ReleaseSRWLockExclusive(&conn.lock)
+    before = wakes_before(&protocol.wakes)
     conn_take_news(conn, &news)
     while news.spent != NULL:
         buf = news.spent
@@ -337,7 +347,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_atomic(False)
         if sim_random(3) == 0:
             react(client)
-    if protocol.lost and (news.resume or news.pause or news.sent > 0):
+    if protocol.lost and (news.resume or news.pause or news.sent > 0 or news.timers):
         sim_fail("client %d: a callback after connection_lost", client)
     if protocol.conn == NULL:
         # It was over before it began, or all is told.
@@ -381,6 +391,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         buf = conn_take_data(conn, &wanted)
     if wanted > 0 and sim_random(3) == 0:
         offer(conn, wanted)
+    if news.timers and wakes_told(&protocol.wakes, conn, client, before) > 0:
+        react(client)
     if conn_take_eof(conn):
         sim_note("eof_received", client, 0)
         if protocol.eof:
@@ -462,7 +474,7 @@ cdef void resume(int client) noexcept nogil:
 cdef void meddle(int client) noexcept nogil:
     """A thread of the application does something to a connection."""
     cdef conn_t *conn = borrow(client)
-    cdef uint32_t what = sim_random(14)
+    cdef uint32_t what = sim_random(17)
     if conn == NULL:
         return
     if what < 4 and not marked(&protocols[client].paused):
@@ -474,6 +486,8 @@ cdef void meddle(int client) noexcept nogil:
     elif what == 12 and conn_borrow_handle(conn) != INVALID_SOCKET:
         sim_point()
         conn_return_handle(conn)
+    elif what < 16:
+        wakes_set(&protocols[client].wakes, conn, client)
     else:
         look_at(conn)
     conn_unref(conn)
@@ -530,6 +544,8 @@ cdef void check_idle() noexcept nogil:
                 sim_fail("client %d: what was written waits, and nobody sends", client_of(conn))
             if conn.inbox.head != NULL and not conn.read_paused:
                 sim_fail("client %d: data waits, and nobody is told", client_of(conn))
+            if not conn.lost_told:
+                wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
         link = link.next
 
 
@@ -807,6 +823,8 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     sim_begin(seed)
     configure()
     memset(protocols, 0, sizeof(protocols))
+    for i in range(<int>MAX_CLIENTS):
+        wakes_begin(&protocols[i].wakes)
     listened = False
     listen_error = 0
     started = False
