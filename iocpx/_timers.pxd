@@ -23,7 +23,7 @@ cdef class Timers:
 
     # The caller has a reference to conn.  NULL: it is over by now, and `end` comes.
     cdef TimerHandle add(self, conn_t *conn, callback, tuple args, uint64_t delay_us)
-    cdef TimerHandle take(self, uint64_t due_us, uint64_t number, bint over)
+    cdef TimerHandle take(self, uint64_t now, bint over)
     # On news_t.timers: calls what is due.
     cdef void run(self, conn_t *conn, Runtime runtime, connection) noexcept
     # Cancels all that there are, and whatever is added from now on.

@@ -79,6 +79,9 @@ cdef class TimerHandle:
 
 @cython.final
 cdef class Timers:
+    # now_us is rounded down, as every clock: a timer has its time once that shows more than it
+    # was set for.  At the same reading it could be early by less than a microsecond.
+
     cdef TimerHandle add(self, conn_t *conn, callback, tuple args, uint64_t delay_us):
         cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
         cdef uint64_t due = 0
@@ -88,9 +91,9 @@ cdef class Timers:
         with cython.critical_section(self):
             handle.was_cancelled = self.over
             if not self.over:
-                # Here, so that whoever takes the time in this section knows which there are.
-                # now_us is rounded down: without the added 1 a delay could end that much early.
-                due = now_us() + delay_us + (delay_us > 0)
+                # In this section, so that what is added after `run` has looked at the clock is
+                # due no earlier.
+                due = now_us() + delay_us
                 timer_arm(&self.heap, &handle.timer, due)
                 first = self.heap.first == &handle.timer
                 handle.callback = callback
@@ -101,14 +104,13 @@ cdef class Timers:
             ask(conn, due, delay_us == 0)
         return handle
 
-    cdef TimerHandle take(self, uint64_t due_us, uint64_t number, bint over):
-        """The first, if it is due by then and none that was added after `number`; None: there
-        is no such.  over: nothing comes after it, and it is cancelled."""
+    cdef TimerHandle take(self, uint64_t now, bint over):
+        """The first, if its time has passed; None: there is none such.  over: it is cancelled,
+        and no other is added."""
         cdef TimerHandle handle = None
         with cython.critical_section(self):
             self.over = self.over or over
-            if (self.heap.first != NULL and self.heap.first.due <= due_us
-                    and self.heap.first.number <= number):
+            if self.heap.first != NULL and self.heap.first.due < now:
                 handle = <TimerHandle>self.heap.first.owner
                 timer_disarm(&self.heap, &handle.timer)
                 handle.was_cancelled = over
@@ -117,14 +119,13 @@ cdef class Timers:
         return handle
 
     cdef void run(self, conn_t *conn, Runtime runtime, connection) noexcept:
-        cdef uint64_t now, number
+        cdef uint64_t now
         cdef uint64_t next_us = NEVER
         cdef TimerHandle handle
-        # What its callbacks add has its turn later, or a chain of them would never end.
+        # For all: what its callbacks add has its turn later, or a chain of them would never end.
         with cython.critical_section(self):
             now = now_us()
-            number = self.heap.number
-        handle = self.take(now, number, False)
+        handle = self.take(now, False)
         while handle is not None:
             callback = handle.callback
             args = handle.args
@@ -136,7 +137,7 @@ cdef class Timers:
                 runtime.report("the callback of a timer raised, the connection goes on as if it "
                                "had not", exc, connection.get_protocol(), connection)
             callback = args = None
-            handle = self.take(now, number, False)
+            handle = self.take(now, False)
         with cython.critical_section(self):
             if self.heap.first != NULL:
                 next_us = self.heap.first.due
@@ -144,17 +145,17 @@ cdef class Timers:
             ask(conn, next_us, next_us <= now_us())
 
     cdef void end(self) noexcept:
-        cdef TimerHandle handle = self.take(NEVER, NEVER, True)
+        cdef TimerHandle handle = self.take(NEVER, True)
         while handle is not None:
             handle.callback = None
             handle.args = None
-            handle = self.take(NEVER, NEVER, True)
+            handle = self.take(NEVER, True)
 
 
 cdef void ask(conn_t *conn, uint64_t due_us, bint now) noexcept:
     # With the GIL: what may be asked per message is done before another thread could have it,
     # and the engine's locks are never held while the GIL is awaited.
-    conn_wake_at(conn, 0 if now else (due_us + 999) // 1000)
+    conn_wake_at(conn, 0 if now else due_us // 1000 + 1)
 
 
 cdef uint64_t microseconds(delay_s) except? 0:
