@@ -32,8 +32,8 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         prog="iocpx bench",
         description="Benchmark: the same load on iocpx, asyncio, threads and, where installed, "
-        "winloop, blazio and zuvloop. Every byte is checked; the exit status is 1 if one was "
-        "wrong or a server failed.",
+        "winloop, blazio, zuvloop and cadeloop. Every byte is checked; the exit status is 1 if "
+        "one was wrong or a server failed.",
     )
     number = positive(int)
     extent = parser.add_mutually_exclusive_group()

@@ -336,7 +336,7 @@ PROTOCOLS = {"echo": Echo, "sink": Sink, "source": Source}
 STREAMS = {"echo": echo_stream, "sink": sink_stream, "source": source_stream}
 SOCKETS = {"echo": echo_socket, "sink": sink_socket, "source": source_socket}
 # Those may be absent: comparing with them is a service, not a need.
-OTHER_LOOPS = ("winloop", "blazio", "zuvloop")
+OTHER_LOOPS = ("winloop", "blazio", "zuvloop", "cadeloop")
 # How each is run, and what it runs in which role.
 SERVERS = {
     "iocpx-native": (run_iocpx_native, {"echo": "Echo"}),
