@@ -23,7 +23,7 @@ if sys.platform != "win32":
     )
 
 # After the check, which says better what is wrong than the missing extension would.
-from iocpx import native
+from iocpx import _imports, native  # noqa: F401 - _imports is for freezers
 from iocpx._core import Connection, Server
 
 __all__ = ["Connection", "Server", "__version__", "native"]

@@ -17,13 +17,16 @@ from iocpx.bench.servers import Echo, platform_facts
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status. Main thread only, as it handles Ctrl+C."""
+    """Run one command, or none: print the help; returns the exit status.
+
+    Main thread only, as it handles Ctrl+C.
+    """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="iocpx", description=iocpx.__doc__.splitlines()[0] if iocpx.__doc__ else None
     )
     parser.add_argument("--version", action="version", version=f"iocpx {iocpx.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     echo = commands.add_parser(
         "echo", help="an echo server", description="Serve echo until Ctrl+C or the stop event."
     )
@@ -51,6 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         status: int = bench_main(argv[1:])
         return status
     args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
     if args.command == "info":
         return info()
     try:

@@ -1,5 +1,6 @@
 """Checks of what callers pass: a number in its range, or an error that names the argument."""
 
+import inspect
 import math
 import operator
 
@@ -18,6 +19,17 @@ def integer_between(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
+def byte_count(name: str, value: object) -> int:
+    """Also of a float, as asyncio's marks may be: the whole bytes in it."""
+    if isinstance(value, float):
+        number = int(min(value, 2.0**63)) if value >= 0 else -1  # no infinity, no NaN
+    else:
+        number = integer(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be 0 or more bytes, got {value!r}")
+    return number
+
+
 def seconds(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, got {value!r}")
@@ -33,3 +45,13 @@ def milliseconds(name: str, value: object, low: float, high: float) -> int:
 def limit(name: str, value: object, high: int) -> int:
     """0 stands for no limit."""
     return 0 if value is None else integer_between(name, value, 1, high)
+
+
+def refuse_async(name: str, function: object) -> None:
+    """What is called without being awaited would do nothing, and say nothing of it."""
+    try:
+        is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+    except Exception:
+        return  # no function, then: an object that raises when it is asked
+    if is_async:
+        raise TypeError(f"{name} must be callable without await, no async def, got {function!r}")

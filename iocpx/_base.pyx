@@ -21,6 +21,7 @@ from iocpx._winsock cimport *
 cdef enum:
     TROUBLE_MS = 10000      # between two reports of it
     TRACE_BYTES = 120       # one line
+    TRACE_LINES = 1000      # of one connection, that wait to be told
 
 
 cdef uint64_t now_ms() noexcept nogil:
@@ -146,8 +147,16 @@ cdef void conn_drop_spare(conn_t *conn) noexcept nogil:
 cdef void trace_line(conn_t *conn, const char *what, LONG64 detail) noexcept nogil:
     """One line of the connection's life.  Precondition: conn.lock held."""
     cdef buf_t *line
+    if conn.traces.writes >= TRACE_LINES:
+        # A callback lasts, and others go on: the last line counts them, and memory does not grow.
+        conn.untraced += 1
+        line = conn.traces.tail
+        line.size = <size_t>snprintf(line.data, TRACE_BYTES, "#%lld %lld lines left out",
+                                     conn.number, conn.untraced)
+        return
     line = buf_new(TRACE_BYTES)
     if line != NULL:
+        line.writes = 1
         line.size = <size_t>snprintf(line.data, TRACE_BYTES, "#%lld %s %lld",
                                      conn.number, what, detail)
         queue_push(&conn.traces, line)

@@ -11,7 +11,7 @@ from iocpx._base cimport conn_arm, conn_on_executor, count, now_ms, op_error
 from iocpx._life cimport conn_cancel, conn_close_handle, conn_fail, conn_shut
 from iocpx._recv cimport recv_done, recv_post
 from iocpx._sched cimport conn_leave, conn_to_worker, conn_unref, ready_append
-from iocpx._send cimport send_defer, send_done, send_post
+from iocpx._send cimport send_defer, send_done, send_fit, send_post
 from iocpx._state cimport (
     conn_next_state, EVENT_DEADLINE, marks_update, STATE_ABORTING, STATE_DRAINING, STATE_ENDING,
     STATE_FLUSHING, STATE_OPEN,
@@ -26,6 +26,19 @@ cdef enum:
     # throughput and half as much again of p99; without a bound the busiest connection
     # gets nearly everything.
     INLINE_BUDGET = 2
+    LONG_SEND_TIMES = 4     # close_timeout_ms, for a long send that was under way
+    DRAIN_TIMES = 12        # … for a peer that goes on sending after our end
+
+
+cdef void conn_mark(worker_t *worker, conn_t *conn) noexcept nogil:
+    """The marks follow the outbox.  Precondition: conn.lock held."""
+    cdef bint above = conn.marks.above
+    marks_update(&conn.marks, conn.outbox.nbytes)
+    if conn.marks.above and not above:
+        count(conn.engine, worker, N_WRITE_PAUSES, 1)
+        # Told also where the queue drains before: whoever has seen it above the mark may be
+        # waiting for resume_writing.
+        conn.passed = not conn.pause_told
 
 
 cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept nogil:
@@ -40,7 +53,6 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     cdef bint own = turn or worker != NULL      # the thread is the engine's
     cdef int sends = conn.inline_run if turn else 0
     cdef bint first = True
-    cdef bint above
     cdef bint closed = False
     while sends < INLINE_BUDGET and conn_may_send(conn) and send_post(worker, conn, own):
         if turn:
@@ -48,10 +60,8 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
         sends += 1
     if not turn and conn.scheduled and conn_may_send(conn):
         send_defer(conn)
-    above = conn.marks.above
-    marks_update(&conn.marks, conn.outbox.nbytes)
-    if conn.marks.above and not above:
-        count(conn.engine, worker, N_WRITE_PAUSES, 1)
+    if conn.marks.above or conn.outbox.nbytes > conn.marks.high:
+        conn_mark(worker, conn)
     if conn.write_eof:
         conn_shut(conn)
     # Bounded also where what comes is discarded at once: a peer that keeps sending
@@ -78,6 +88,12 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     conn.executor = 0
     conn_advance(worker, conn, True)
     AcquireSRWLockExclusive(&conn.lock)
+    if conn.turn_writes != 0:
+        # From here on what the turn has written counts, unless it was what passed the mark.
+        if conn.turn_told:
+            conn.over_bytes = min(conn.over_bytes + conn.turn_bytes, conn.outbox.nbytes)
+        conn.turn_bytes = 0
+        conn.turn_writes = 0
     conn.deliver = conn_has_news(conn)
     if not conn.deliver and not conn_has_work(conn):
         conn.scheduled = False
@@ -107,22 +123,31 @@ cdef void on_recv_complete(worker_t *worker, recv_t *recv, DWORD nbytes) noexcep
 cdef void on_send_complete(worker_t *worker, conn_t *conn, DWORD nbytes) noexcept nogil:
     cdef int error = op_error(&conn.send, conn.sock)
     AcquireSRWLockExclusive(&conn.lock)
+    send_fit(conn, nbytes)
     send_done(worker, conn, error, nbytes)
     conn_advance(worker, conn, False)
     conn_unref(conn)
 
 
 cdef void conn_close_due(conn_t *conn, bint stop) noexcept nogil:
-    """A closing connection has had its time.  It gets more while bytes still leave,
+    """A closing connection has had its time.  It gets more while the peer shows life,
     unless the server's own time is over (stop)."""
     cdef engine_t *engine = conn.engine
+    cdef uint64_t patience_ms = engine.config.close_timeout_ms
     cdef uint64_t now = now_ms()
     AcquireSRWLockExclusive(&conn.lock)
     if conn.state == STATE_FLUSHING:
-        if not stop and now < conn.progress_ms + engine.config.close_timeout_ms:
+        if conn.sending and conn.send_lent > SLOW_SEND_BYTES:
+            # A slow peer needs longer for so much, and only the whole of it shows.
+            patience_ms *= LONG_SEND_TIMES
+        if not stop and now < conn.progress_ms + patience_ms:
             conn_arm(conn, &engine.closing, &conn.closing)
         else:
             conn_fail(conn, ABORT_STOP if stop else ABORT_CLOSE_TIMEOUT, WSAETIMEDOUT, True)
+    elif conn.state == STATE_DRAINING and not stop and now < min(
+            conn.progress_ms + patience_ms, conn.flushed_ms + DRAIN_TIMES * patience_ms):
+        # It still sends: closing now would reset it, and what it has not read yet be lost.
+        conn_arm(conn, &engine.closing, &conn.closing)
     elif conn.state == STATE_DRAINING:
         # All was sent; the peer just does not end its side.
         conn.state = conn_next_state(conn.state, EVENT_DEADLINE)

@@ -1,6 +1,7 @@
-from iocpx._types cimport ADDRESS_BYTES, conn_t
+from iocpx._delivery cimport lost_t
 from iocpx._runtime cimport Runtime
 from iocpx._state cimport buf_t, queue_t
+from iocpx._types cimport ADDRESS_BYTES, conn_t
 
 
 cdef class Connection:
@@ -11,24 +12,34 @@ cdef class Connection:
     cdef bint _eof_written
     cdef object _socket             # what get_extra_info("socket") made
     cdef object _raised             # what a callback raised, for connection_lost
+    cdef object _context            # its callbacks', until connection_lost; the executor's
+    cdef object __weakref__
     # Critical section: set_protocol changes them.
     cdef object _protocol
-    cdef object _data_received      # bound once: looked up per event they cost more than the call
-    cdef object _get_buffer         # of a BufferedProtocol, else None
-    cdef object _buffer_updated
+    cdef bint _buffered             # … takes its data as a BufferedProtocol
 
-    cdef void _attach(self, Runtime runtime, conn_t *conn) noexcept
+    cdef void _attach(self, Runtime runtime, conn_t *conn, context) noexcept
     cdef void _detach(self) noexcept
     cdef conn_t *_enter(self) noexcept
     cdef _bind(self, protocol)
     cdef void _failed(self, str name, exc) noexcept
-    cdef bint _call(self, str name, argument=*) noexcept
+    cdef object _run(self, str name, tuple arguments=*)
+    cdef void _call(self, str name, tuple arguments=*) noexcept
+    cdef void _tell_marks(self, str name) noexcept
+    cdef bint _keeps_open(self) noexcept
     cdef bint _takes_bytes(self) noexcept
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept
-    cdef void _lost(self, int error, bint error_sending) noexcept
+    cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
     cdef int _queue(self, conn_t *conn, queue_t *parts, data) except -1
+    cdef int _after_write(self, conn_t *conn, int result) except -1
     cdef _flush(self, conn_t *conn)
     cdef _pause(self, bint paused)
     cdef object _socket_for_options(self, default)
     cdef object _duplicate(self)
+
+
+# Lets go of what has been sent: an owned chain of conn_take_news or conn_take_spent.
+cdef void release_spent(buf_t *spent) noexcept
+# TypeError if `result`, of a call of `name`, is what only an `async def` returns.
+cdef int refuse_coroutine(str name, result) except -1

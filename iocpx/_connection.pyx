@@ -1,9 +1,9 @@
 """Connection: the transport that a protocol gets, and how its callbacks are called.
 
 Free-threaded builds: what several threads may reach at once lies in the conn_t
-under its lock; of a Connection's own fields those that change (the protocol and
-its bound methods, the pointer to the conn_t) are read and written in critical
-sections, which cost nothing where there is a GIL.
+under its lock; of a Connection's own fields those that change (the protocol, the
+pointer to the conn_t) are read and written in critical sections, which cost nothing
+where there is a GIL.
 """
 
 cimport cython
@@ -13,28 +13,35 @@ from cpython.buffer cimport (
 from cpython.bytes cimport (
     _PyBytes_Resize, PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
-from iocpx._base cimport conn_ref
-from iocpx._delivery cimport conn_is_reading_on
+from iocpx._base cimport NEVER, conn_ref, now_ms
+from iocpx._delivery cimport conn_is_reading_on, lost_t
+from iocpx._engine cimport engine_on_worker
 from iocpx._requests cimport (
-    conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_gather, conn_get_marks,
-    conn_is_closing, conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks,
-    conn_tell_sent, conn_write, conn_write_buffer_size, conn_write_eof, conn_write_parts,
-    WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY,
+    WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY, WRITE_SPENT, conn_abort,
+    conn_borrow_handle, conn_close, conn_flush, conn_gather, conn_get_marks, conn_is_closing,
+    conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
+    conn_tell_sent, conn_wait_writable, conn_write, conn_write_buffer_size, conn_write_eof,
+    conn_write_parts, wait_result,
 )
+from iocpx._runtime cimport WAIT_SLICE_MS, Runtime, address_tuple
 from iocpx._sched cimport conn_unref
+from iocpx._state cimport buf_free, buf_t, queue_t
 from iocpx._types cimport *
-from iocpx._runtime cimport Runtime, address_tuple
-from iocpx._state cimport buf_t, queue_t
+from iocpx._winsock cimport DWORD
 
 import asyncio
+import collections.abc
 import socket
 import sys
+import threading
 
 from iocpx._addresses import address_text
-from iocpx._arguments import integer
+from iocpx._arguments import byte_count, milliseconds
 from iocpx._errors import os_error
 
 cdef enum:
@@ -62,21 +69,79 @@ cdef bytes take_bytes(buf_t *buf):
     return data
 
 
+cdef int refuse_coroutine(str name, result) except -1:
+    try:
+        # Asked of its type: what a callback returns has no say in this.
+        is_async = issubclass(type(result), (collections.abc.Coroutine,
+                                             collections.abc.AsyncGenerator))
+    except Exception:
+        return 0    # a metaclass that cannot even be asked
+    if not is_async:
+        return 0
+    if hasattr(result, "close"):
+        result.close()      # or "was never awaited" would be told as well
+    raise TypeError(f"{name}() must not be async def: the server's workers have no event loop "
+                    "that would run it")
+
+
+cdef object method_of(protocol, str name):
+    """Its method, or None.  An object that stands for another one may raise whatever it likes
+    when it is asked, which means no."""
+    try:
+        method = getattr(protocol, name, None)
+    except Exception:
+        return None
+    return method if callable(method) else None
+
+
+cdef bint is_buffered(protocol) except -1:
+    """Does it take its data as a BufferedProtocol?  TypeError: in no way."""
+    cdef bint derived = False
+    try:
+        derived = isinstance(protocol, asyncio.BufferedProtocol)
+    except Exception:
+        pass        # of its __class__, likewise
+    if not derived and method_of(protocol, "data_received") is not None:
+        return False
+    if (method_of(protocol, "get_buffer") is not None
+            and method_of(protocol, "buffer_updated") is not None):
+        return True
+    try:
+        got = repr(protocol)
+    except Exception:
+        got = f"an object of type {type(protocol).__name__}"
+    raise TypeError("protocol must be an object with a method data_received(), or with "
+                    f"get_buffer() and buffer_updated(), got {got}")
+
+
+cdef bint defines_data_sent(protocol) noexcept:
+    """Is data_sent() a method of its class?
+
+    Of the class, and not of what the object or a metaclass answers: asyncio knows no such
+    callback, so a protocol may have a counter of that name, or answer for every name.
+    """
+    try:
+        return callable(type.__getattribute__(type(protocol), "data_sent"))
+    except Exception:
+        return False
+
+
 @cython.final
-@cython.no_gc_clear     # _detach needs _runtime, which keeps the engine's memory
 cdef class Connection:
     """One connection of a server, with the interface of asyncio.Transport.
 
     Made by the server and given to the protocol's connection_made().  Every
-    method may be called from any thread, at any time; once the connection is
-    closed they have no effect.
+    method may be called from any thread, at any time.  Once the connection
+    closes they have no effect, and raise nothing but a TypeError or ValueError
+    for a wrong argument.
+
+    It has all methods of asyncio.Transport but is no instance of it: a compiled
+    class cannot derive from it, and it is no abstract class that others can be
+    registered with.  A Connection can be referenced weakly.
     """
 
     def __init__(self):
         raise TypeError("Connection objects are made by iocpx.Server only")
-
-    def __dealloc__(self):
-        self._detach()
 
     def __repr__(self):
         state = "closed"
@@ -84,12 +149,17 @@ cdef class Connection:
             state = "closing" if self.is_closing() else "open"
         return f"<iocpx.Connection {address_text(self.get_extra_info('peername'))} {state}>"
 
+    def __reduce__(self):
+        raise TypeError("a Connection cannot be copied or pickled: it belongs to its server")
+
     # From here to _feed: called by the engine's side only.
 
-    cdef void _attach(self, Runtime runtime, conn_t *conn) noexcept:
+    cdef void _attach(self, Runtime runtime, conn_t *conn, context) noexcept:
+        """Until _detach the engine refers to this object, or its maker does."""
         memcpy(self._local, conn.local, ADDRESS_BYTES)
         memcpy(self._remote, conn.remote, ADDRESS_BYTES)
         self._runtime = runtime
+        self._context = context
         conn_ref(conn)                  # dropped by _detach
         self._conn = conn
 
@@ -111,20 +181,11 @@ cdef class Connection:
         return conn
 
     cdef _bind(self, protocol):
-        buffered = isinstance(protocol, asyncio.BufferedProtocol)
-        for name in (("get_buffer", "buffer_updated") if buffered else ("data_received",)):
-            if not callable(getattr(protocol, name, None)):
-                raise TypeError(
-                    f"protocol must be an object with a method {name}(), got {protocol!r}")
-        get_buffer = protocol.get_buffer if buffered else None
-        buffer_updated = protocol.buffer_updated if buffered else None
-        data_received = None if buffered else protocol.data_received
+        cdef bint buffered = is_buffered(protocol)
+        cdef bint tell_sent = defines_data_sent(protocol)
         with cython.critical_section(self):
             self._protocol = protocol
-            self._data_received = data_received
-            self._get_buffer = get_buffer
-            self._buffer_updated = buffer_updated
-        tell_sent = hasattr(protocol, "data_sent")
+            self._buffered = buffered
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             conn_tell_sent(conn, tell_sent)
@@ -132,41 +193,73 @@ cdef class Connection:
 
     cdef void _failed(self, str name, exc) noexcept:
         """A callback raised: its connection is reset, and no other."""
+        cdef bint closing = True
         if self._raised is None:
             self._raised = exc
         cdef conn_t *conn = self._enter()
         if conn != NULL:
+            # One that is closing may be beyond a reset: then none happens, and none is counted.
+            closing = conn_is_closing(conn)
             conn_abort(conn, ABORT_CALLBACK)
             conn_unref(conn)
-        self._runtime.report(f"{name}() raised, the connection is reset", exc,
-                             self.get_protocol(), self)
+        self._runtime.report(
+            f"{name}() raised, the connection was closing already" if closing
+            else f"{name}() raised, the connection is reset", exc, self.get_protocol(), self)
 
-    cdef bint _call(self, str name, argument=None) noexcept:
-        """One callback of the protocol, where it has it; the truth of what it returned."""
+    cdef object _run(self, str name, tuple arguments=()):
+        """One callback of the protocol, where it has it.  It is looked up each time, as asyncio
+        does it, since a protocol may replace its own."""
+        callback = getattr(self.get_protocol(), name, None)
+        if callback is None:
+            return None
+        result = callback(*arguments)
+        if result is not None:
+            refuse_coroutine(name, result)
+        return result
+
+    cdef void _call(self, str name, tuple arguments=()) noexcept:
         try:
-            callback = getattr(self.get_protocol(), name, None)
-            if callback is None:
-                return False
-            return bool(callback() if argument is None else callback(argument))
+            self._run(name, arguments)
         except BaseException as exc:
             self._failed(name, exc)
+
+    cdef void _tell_marks(self, str name) noexcept:
+        """pause_writing or resume_writing.  One that raises is told of and has no other effect,
+        as with asyncio: it has missed advice, and no byte."""
+        try:
+            self._run(name)
+        except BaseException as exc:
+            self._runtime.report(f"{name}() raised, the connection goes on as if it had not", exc,
+                                 self.get_protocol(), self)
+
+    cdef bint _keeps_open(self) noexcept:
+        """eof_received: does the protocol want to go on sending?"""
+        try:
+            return bool(self._run("eof_received"))
+        except BaseException as exc:
+            self._failed("eof_received", exc)
             return False
 
     cdef bint _takes_bytes(self) noexcept:
         """Is its protocol none that has buffers of its own?"""
         with cython.critical_section(self):
-            takes = self._data_received is not None
-        return takes
+            buffered = self._buffered
+        return not buffered
 
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
         """Deliver one received buffer."""
+        cdef bint buffered
         with cython.critical_section(self):
-            data_received = self._data_received
-        if data_received is None:
+            protocol = self._protocol
+            buffered = self._buffered
+        if buffered:
             self._feed_buffers(conn, buf)
             return
         try:
-            data_received(take_bytes(buf))
+            # Called where it is looked up: that makes no bound method.
+            result = protocol.data_received(take_bytes(buf))
+            if result is not None:
+                refuse_coroutine("data_received", result)
         except BaseException as exc:
             self._failed("data_received", exc)
 
@@ -180,17 +273,22 @@ cdef class Connection:
         """
         cdef Py_buffer view
         cdef size_t part
+        cdef bint buffered
         while buf.size > 0 and conn_is_reading_on(conn):
             with cython.critical_section(self):
-                get_buffer = self._get_buffer
-                buffer_updated = self._buffer_updated
-            if get_buffer is None:
+                protocol = self._protocol
+                buffered = self._buffered
+            if not buffered:
                 # set_protocol() in between: the rest is for the new one.
                 self._feed(conn, buf)
                 return
             name = "get_buffer"
             try:
-                PyObject_GetBuffer(get_buffer(<Py_ssize_t>buf.size), &view, PyBUF_WRITABLE)
+                lent = protocol.get_buffer(<Py_ssize_t>buf.size)
+                if not PyObject_CheckBuffer(lent):
+                    refuse_coroutine(name, lent)
+                PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
+                lent = None                 # a memoryview would keep the protocol's buffer locked
                 part = min(<size_t>view.len, buf.size)
                 memcpy(view.buf, buf.data, part)
                 PyBuffer_Release(&view)     # the protocol may resize it now
@@ -199,12 +297,13 @@ cdef class Connection:
                 buf.data += part
                 buf.size -= part
                 name = "buffer_updated"
-                buffer_updated(<Py_ssize_t>part)
+                result = protocol.buffer_updated(<Py_ssize_t>part)
+                if result is not None:
+                    refuse_coroutine(name, result)
             except BaseException as exc:
                 self._failed(name, exc)
 
-    cdef void _lost(self, int error, bint error_sending) noexcept:
-        protocol = self.get_protocol()
+    cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
         self._runtime.connections.discard(self)
         # First the end of get_extra_info("socket"): what it has made by then is closed
         # before connection_lost, so that the peer sees the end.
@@ -216,19 +315,15 @@ cdef class Connection:
             if sock is not None:
                 sock.close()
             exc = self._raised
-            if error != 0 and exc is None:
-                exc = os_error(error, "send" if error_sending else "receive",
-                               address_text(self.get_extra_info("peername")))
-            callback = getattr(protocol, "connection_lost", None)
-            if callback is not None:
-                callback(exc)
+            if lost.error != 0 and exc is None:
+                exc = os_error(lost.error, "send" if lost.sending else "receive",
+                               address_text(self.get_extra_info("peername")),
+                               limit_text(lost, &conn.engine.config))
+            self._run("connection_lost", (exc,))
         except BaseException as raised:
-            self._runtime.report("connection_lost() raised", raised, protocol, self)
+            self._runtime.report("connection_lost() raised", raised, self.get_protocol(), self)
         self._raised = None
-        with cython.critical_section(self):
-            self._data_received = None
-            self._get_buffer = None
-            self._buffer_updated = None
+        self._context = None
 
     # -- asyncio.Transport ---------------------------------------------------------
 
@@ -238,17 +333,17 @@ cdef class Connection:
         Any thread.  A callback's writes leave together when it returns, others
         at once.  bytes longer than 16 KiB are sent from where they are, all else
         is copied.  Without effect once the connection closes.  Raises TypeError
-        for anything but a bytes-like object, RuntimeError after write_eof().
+        for anything but a bytes-like object, RuntimeError after write_eof()
+        while the connection is open.
         """
         check_data(data)
-        if self._eof_written:
+        if self._eof_written and not self.is_closing():
             raise RuntimeError("cannot call write() after write_eof()")
         cdef conn_t *conn = self._enter()
         if conn == NULL:
             return
         try:
-            if self._queue(conn, NULL, data) & WRITE_FLUSH:
-                self._flush(conn)
+            self._after_write(conn, self._queue(conn, NULL, data))
         finally:
             conn_unref(conn)
 
@@ -260,7 +355,7 @@ cdef class Connection:
         items = list(list_of_data)
         for data in items:
             check_data(data)
-        if self._eof_written:
+        if self._eof_written and not self.is_closing():
             raise RuntimeError("cannot call writelines() after write_eof()")
         cdef conn_t *conn = self._enter()
         if conn == NULL:
@@ -274,8 +369,7 @@ cdef class Connection:
                 # Also if one raised, as a released memoryview does: those before it go.
                 if parts.head != NULL:
                     result = conn_write_parts(conn, &parts)
-            if result & WRITE_FLUSH:
-                self._flush(conn)
+            self._after_write(conn, result)
         finally:
             conn_unref(conn)
 
@@ -306,12 +400,55 @@ cdef class Connection:
             raise MemoryError
         return result
 
+    cdef int _after_write(self, conn_t *conn, int result) except -1:
+        if result & WRITE_FLUSH:
+            self._flush(conn)
+        if result & (WRITE_FLUSH | WRITE_SPENT):
+            # By whoever has the GIL: the connection's own turn may have to wait for a callback
+            # that takes long, while others write on.
+            release_spent(conn_take_spent(conn))
+        return 0
+
+    def wait_writable(self, timeout=None):
+        """Wait until the connection can be written to: its queue is not above the high mark,
+        or down to the low one after it was, and max_sends leaves room.  For threads, to
+        which pause_writing() cannot be told.
+
+        timeout: seconds, None: for ever.  True: write; False: the time is over, or the
+        connection is closing (is_closing()), so that nothing can be written any more.
+        Any thread but a worker's: RuntimeError in a callback, which would wait for itself.
+        """
+        cdef wait_result result
+        cdef uint64_t now
+        cdef uint64_t due_ms = NEVER
+        if timeout is not None:
+            # The added 1: the clock is rounded down.
+            due_ms = now_ms() + 1 + <uint64_t>milliseconds(
+                "timeout", timeout, 0, threading.TIMEOUT_MAX)
+        cdef conn_t *conn = self._enter()
+        if conn == NULL:
+            return False
+        try:
+            if engine_on_worker(conn.engine):
+                raise RuntimeError("wait_writable() must not be called from a callback: "
+                                   "use pause_writing() and resume_writing()")
+            while True:
+                with nogil:
+                    now = now_ms()
+                    result = conn_wait_writable(conn, 0 if now >= due_ms else <DWORD>min(
+                        due_ms - now, <uint64_t>WAIT_SLICE_MS))
+                if result != WAIT_AGAIN or now >= due_ms:
+                    return result == WAIT_WRITABLE
+                PyErr_CheckSignals()
+        finally:
+            conn_unref(conn)
+
     cdef _flush(self, conn_t *conn):
         cdef bint pause
         with nogil:
             pause = conn_flush(conn)
         if pause:
-            self._call("pause_writing")
+            self._tell_marks("pause_writing")
 
     def can_write_eof(self):
         """True.  asyncio.WriteTransport.can_write_eof()."""
@@ -331,8 +468,8 @@ cdef class Connection:
         """Close gracefully: what is queued is sent, nothing more is received, then
         connection_lost(None).  asyncio.BaseTransport.close().  Any thread.
 
-        A peer that takes nothing for the server's close_timeout_s gets a reset, and
-        connection_lost a TimeoutError.
+        A peer that takes nothing for the server's close_timeout_s (see there) gets a reset,
+        and connection_lost a TimeoutError.
         """
         cdef conn_t *conn = self._enter()
         if conn != NULL:
@@ -387,16 +524,18 @@ cdef class Connection:
     def set_write_buffer_limits(self, high=None, low=None):
         """Set the marks (bytes) for pause_writing() and resume_writing().
         asyncio.WriteTransport.set_write_buffer_limits(), with its defaults: high 64 KiB
-        or four times low, low a quarter of high.  Any thread."""
+        or four times low, low a quarter of high.  int or float, rounded down; infinity: no
+        mark.  Any thread.  TypeError for anything else, ValueError for marks that are
+        negative, not a number, or the wrong way round."""
         if low is not None:
-            low = integer("low", low)
+            low = byte_count("low", low)
         if high is None:
             high = HIGH_WATER_BYTES if low is None else 4 * low
-        high = integer("high", high)
+        high = byte_count("high", high)
         if low is None:
             low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        if not high >= low:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r})")
         cdef size_t high_bytes = min(high, MAX_BYTES)
         cdef size_t low_bytes = min(low, MAX_BYTES)
         cdef conn_t *conn = self._enter()
@@ -445,8 +584,9 @@ cdef class Connection:
 
     def set_protocol(self, protocol):
         """Hand the connection to another protocol.  asyncio.BaseTransport.set_protocol().
-        Any thread; a callback that has begun goes on with the old one.  TypeError where
-        the protocol lacks data_received()."""
+        Any thread; a callback that has begun goes on with the old one.  TypeError for an
+        object without data_received(), or get_buffer() and buffer_updated(): nothing is
+        changed then."""
         self._bind(protocol)
 
     def get_extra_info(self, name, default=None):
@@ -487,6 +627,9 @@ cdef class Connection:
         borrowed = None
         try:
             borrowed = socket.socket(fileno=handle)
+            # dup() gives the copy the mode of the original, and the mode is the connection's,
+            # not the handle's: a blocking one would make the writes of threads wait.
+            borrowed.setblocking(False)
             return borrowed.dup()
         finally:
             if borrowed is not None:
@@ -494,6 +637,33 @@ cdef class Connection:
             with nogil:
                 conn_return_handle(conn)
                 conn_unref(conn)
+
+
+cdef void release_spent(buf_t *spent) noexcept:
+    """Let go of what has been sent: an owned chain."""
+    cdef buf_t *buf
+    while spent != NULL:
+        buf = spent
+        spent = buf.next
+        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue or offer_bytes
+        buf_free(buf)
+
+
+cdef str limit_text(lost_t *lost, config_t *config):
+    """What a limit of ours says that has ended a connection; None: it was none."""
+    unsent = f"{lost.unsent_bytes:,} bytes of {lost.unsent_writes:,} writes were not sent"
+    if lost.reason == ABORT_WRITE_LIMIT:
+        return (f"the peer does not take what is written: {unsent}, and the limit is "
+                f"max_write_buffer={config.max_write_buffer or None}, "
+                f"max_sends={config.max_sends or None}")
+    if lost.reason == ABORT_IDLE:
+        return f"nothing came or left for idle_timeout_s={config.idle_timeout_ms / 1000.0:g}"
+    if lost.reason == ABORT_CLOSE_TIMEOUT:
+        return (f"closing, the peer took nothing for close_timeout_s="
+                f"{config.close_timeout_ms / 1000.0:g}: {unsent}")
+    if lost.reason == ABORT_STOP:
+        return f"the server stops, and its time for that is over: {unsent}"
+    return None
 
 
 cdef int check_data(data) except -1:

@@ -5,13 +5,15 @@ that a worker found ready, whatever the number of their events.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 # Under another name: a cimported one is none that Python could import from here.
 from iocpx._connection cimport Connection as ConnectionObject
+from iocpx._connection cimport refuse_coroutine, release_spent
 from iocpx._delivery cimport (
     conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
-    news_t,
+    lost_t, news_t,
 )
 from iocpx._requests cimport conn_abort, conn_close
 from iocpx._sched cimport worker_delivered, worker_next
@@ -42,27 +44,43 @@ cdef void deliver_batch(worker_t *worker) noexcept nogil:
 
 
 cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
+    """Tell one connection's protocol all its news, in the context that its callbacks share."""
+    cdef bint entered = False
+    context = None
+    try:
+        # A copy becomes the new connection's own, or serves for what the trace has to say of
+        # one that is over.
+        context = (PyContext_Copy(runtime.context) if conn.py == NULL
+                   else (<ConnectionObject>conn.py)._context)
+        PyContext_Enter(context)
+        entered = True
+    except BaseException as exc:
+        runtime.report("a connection is served outside of its context", exc, None, None)
+    tell(runtime, conn, context)
+    if entered:
+        try:
+            PyContext_Exit(context)
+        except BaseException as exc:
+            # C code among the callbacks has entered one of its own and stayed there.
+            runtime.report("a callback returned in another context", exc, None, None)
+
+
+cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
     """Tell one connection's protocol all its news, in order."""
     cdef news_t news
     cdef buf_t *buf
     cdef size_t wanted
-    cdef bint keep_open
-    cdef int error = 0
-    cdef bint error_sending = False
+    cdef lost_t lost
     cdef ConnectionObject connection
     conn_take_news(conn, &news)
-    while news.spent != NULL:
-        buf = news.spent
-        news.spent = buf.next
-        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue or offer_bytes
-        buf_free(buf)
+    release_spent(news.spent)
     while news.traces != NULL:
         buf = news.traces
         news.traces = buf.next
         runtime.tell_trace(conn, buf.data)
         buf_free(buf)
     if news.made:
-        make_connection(runtime, conn)
+        make_connection(runtime, conn, context)
     if conn.py == NULL:
         # There is no protocol: the factory raised, or all is told.
         buf = conn_take_data(conn, &wanted)
@@ -70,17 +88,18 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
             buf.size = 0
             conn_give_buffer(conn, buf)
             buf = conn_take_data(conn, &wanted)
-        conn_take_lost(conn, &error, &error_sending)
+        conn_take_lost(conn, &lost)
         return
     connection = <ConnectionObject>conn.py
     if news.made:
-        connection._call("connection_made", connection)
-    if news.resume:
-        connection._call("resume_writing")
+        connection._call("connection_made", (connection,))
+    # Both: the queue was above its high mark and is below the low one by now.
     if news.pause:
-        connection._call("pause_writing")
+        connection._tell_marks("pause_writing")
+    if news.resume:
+        connection._tell_marks("resume_writing")
     if news.sent > 0:
-        connection._call("data_sent", news.sent)
+        connection._call("data_sent", (news.sent,))
     buf = conn_take_data(conn, &wanted)
     while buf != NULL:
         connection._feed(conn, buf)
@@ -88,28 +107,30 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
         buf = conn_take_data(conn, &wanted)
     if wanted > COPY_BYTES and not frees_late and connection._takes_bytes():
         offer_bytes(conn, wanted)
-    if conn_take_eof(conn):
-        keep_open = connection._call("eof_received")
-        if not keep_open:
-            conn_close(conn)
-    if conn_take_lost(conn, &error, &error_sending):
-        connection._lost(error, error_sending)
+    if conn_take_eof(conn) and not connection._keeps_open():
+        conn_close(conn)
+    if conn_take_lost(conn, &lost):
+        connection._lost(conn, &lost)
         conn.py = NULL
         Py_DECREF(connection)           # of the INCREF in make_connection
 
 
-cdef void make_connection(Runtime runtime, conn_t *conn) noexcept:
+cdef void make_connection(Runtime runtime, conn_t *conn, context) noexcept:
     """Ask the factory for a protocol; conn.py becomes the Connection, or stays NULL."""
     cdef ConnectionObject connection = None
+    fault = "raised"
     try:
         connection = ConnectionObject.__new__(ConnectionObject)
-        connection._attach(runtime, conn)
-        connection._bind(runtime.factory())
+        connection._attach(runtime, conn, context)
+        protocol = runtime.factory()
+        fault = "returned no protocol"
+        refuse_coroutine("protocol_factory", protocol)
+        connection._bind(protocol)
         runtime.connections.add(connection)
     except BaseException as exc:
         if connection is not None:
             connection._detach()
-        runtime.report("protocol_factory raised, the connection is reset", exc, None, None)
+        runtime.report(f"protocol_factory {fault}, the connection is reset", exc, None, None)
         conn_abort(conn, ABORT_CALLBACK)
         return
     Py_INCREF(connection)               # for conn.py

@@ -9,6 +9,13 @@ ctypedef struct news_t:
     buf_t *traces       # owned chain of lines; the caller frees each with buf_free
     buf_t *spent        # owned chain; the caller releases each owner, then buf_free
 
+ctypedef struct lost_t:
+    int error               # Windows code; 0: an end without one
+    bint sending            # it was a send that failed
+    int reason              # abort_reason; -1: closed, and all was sent
+    size_t unsent_bytes     # that were queued when it was aborted…
+    int unsent_writes       # … in so many writes
+
 # All only by the worker that has the connection, inside its handler.
 cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil
 # The next received buffer, owned, to be given back by conn_give_buffer; NULL: none for now, and
@@ -25,4 +32,6 @@ cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil
 cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil
 cdef bint conn_take_eof(conn_t *conn) noexcept nogil
 # True, once, when connection_lost is due and nothing comes before it.
-cdef bint conn_take_lost(conn_t *conn, int *error, bint *error_sending) noexcept nogil
+cdef bint conn_take_lost(conn_t *conn, lost_t *lost) noexcept nogil
+# Likewise for a handler that hears of no end.  Precondition: conn.lock held.
+cdef void conn_tell_lost(conn_t *conn) noexcept nogil

@@ -7,12 +7,16 @@ Called by the handler (`_core`, `_native`) on the worker that has the connection
 from libc.string cimport memset
 
 from iocpx._base cimport conn_drop_queue, conn_keep_buffer, recv_capacity
+from iocpx._life cimport conn_cancel
 from iocpx._recv cimport recv_post
 from iocpx._state cimport (
-    buf_free, buf_t, buf_wrap, queue_pop, queue_push_front, queue_t, STATE_OPEN,
+    buf_free, buf_t, buf_wrap, conn_next_state, EVENT_DEADLINE, queue_pop, queue_push_front,
+    queue_t, STATE_DRAINING, STATE_OPEN,
 )
 from iocpx._types cimport *
-from iocpx._wants cimport conn_eof_due, conn_news_before_lost, conn_readable, conn_wants_recv
+from iocpx._wants cimport (
+    conn_eof_due, conn_limit_counts, conn_news_before_lost, conn_readable, conn_wants_recv,
+)
 from iocpx._winsock cimport *
 
 
@@ -26,23 +30,26 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
             recv_post(NULL, conn)
     conn.executor = GetCurrentThreadId()
     conn.delivering = True
+    conn.turn_told = conn_limit_counts(conn)
     news.spent = conn.spent.head
     memset(&conn.spent, 0, sizeof(queue_t))
     news.traces = conn.traces.head
     memset(&conn.traces, 0, sizeof(queue_t))
+    conn.untraced = 0
     if not conn.made_told:
         conn.made_told = True
         # Over before it began: nobody hears of it.
         if conn.lost_due:
-            conn.lost_told = True
-            conn.deaf = True
-            conn_drop_queue(conn, &conn.inbox)
+            conn_tell_lost(conn)
         else:
             news.made = True
     if not conn.lost_told:
-        news.pause = conn.marks.above and not conn.pause_told
-        news.resume = conn.pause_told and not conn.marks.above
+        news.pause = (conn.marks.above or conn.passed) and not conn.pause_told
+        news.resume = (conn.pause_told or news.pause) and not conn.marks.above
         conn.pause_told = conn.marks.above
+        conn.passed = False
+        if news.resume:
+            conn.over_bytes = 0
         news.sent = conn.sent_untold
         conn.sent_untold = 0
     ReleaseSRWLockExclusive(&conn.lock)
@@ -101,14 +108,32 @@ cdef bint conn_take_eof(conn_t *conn) noexcept nogil:
     return due
 
 
-cdef bint conn_take_lost(conn_t *conn, int *error, bint *error_sending) noexcept nogil:
+cdef void conn_tell_lost(conn_t *conn) noexcept nogil:
+    """From here on the handler knows of it no more.  Precondition: conn.lock held."""
+    cdef engine_t *engine = conn.engine
+    cdef LONG64 draining
+    conn.lost_told = True
+    conn.deaf = True
+    conn_drop_queue(conn, &conn.inbox)
+    if conn.sock == INVALID_SOCKET:
+        return
+    # What drains has no part in max_connections any more; as many again may.
+    draining = InterlockedExchangeAdd64(&engine.draining, 1) + 1
+    if (conn.state == STATE_DRAINING and engine.config.max_connections != 0
+            and draining > engine.config.max_connections):
+        conn.state = conn_next_state(conn.state, EVENT_DEADLINE)
+        conn_cancel(conn)
+
+
+cdef bint conn_take_lost(conn_t *conn, lost_t *lost) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     cdef bint due = conn.lost_due and not conn.lost_told and not conn_news_before_lost(conn)
     if due:
-        conn.lost_told = True
-        conn.deaf = True
-        conn_drop_queue(conn, &conn.inbox)
-        error[0] = conn.error
-        error_sending[0] = conn.error_sending
+        lost.error = conn.error
+        lost.sending = conn.error_sending
+        lost.reason = conn.reason
+        lost.unsent_bytes = conn.unsent_bytes
+        lost.unsent_writes = conn.unsent_writes
+        conn_tell_lost(conn)
     ReleaseSRWLockExclusive(&conn.lock)
     return due

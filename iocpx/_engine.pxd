@@ -5,6 +5,7 @@ from iocpx._winsock cimport DWORD, LONG64
 ctypedef struct pools_t:
     LONG64 accepts_pending
     LONG64 connections_peak
+    LONG64 connections_draining
     size_t buffers_out
     size_t buffers_peak
     size_t buffers_free

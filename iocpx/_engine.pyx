@@ -239,6 +239,7 @@ cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil:
     cdef const pool_t *pool
     cdef int i
     pools.accepts_pending = InterlockedExchangeAdd64(&engine.accepts_pending, 0)
+    pools.connections_draining = InterlockedExchangeAdd64(&engine.draining, 0)
     AcquireSRWLockExclusive(&engine.lock)
     pools.connections_peak = engine.connections_peak
     for i in range(<int>ACCEPT_ERROR_CODES):

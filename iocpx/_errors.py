@@ -72,16 +72,18 @@ _TABLE: dict[int, tuple[type[OSError], int, str]] = {
 }
 
 
-def os_error(code: int, operation: str, peer: str | None = None) -> OSError:
+def os_error(
+    code: int, operation: str, peer: str | None = None, text: str | None = None
+) -> OSError:
     """The exception for a failed Windows call.
 
     code: Winsock or Win32 error code.  operation: what failed, as "send".
-    peer: whom it concerned, as "127.0.0.1:5000".  Any thread.  The result has
-    `.winerror` set to `code`.
+    peer: whom it concerned, as "127.0.0.1:5000".  text: what to say in place of the
+    table's.  Any thread.  The result has `.winerror` set to `code`.
     """
-    kind, number, text = _TABLE.get(code, (OSError, None, "the call failed"))
+    kind, number, known = _TABLE.get(code, (OSError, None, "the call failed"))
     with_peer = f" ({peer})" if peer else ""
-    error = kind(0, f"{operation}: {text}{with_peer}", None, code)
+    error = kind(0, f"{operation}: {text or known}{with_peer}", None, code)
     if number is not None:
         error.errno = number
     return error

@@ -82,6 +82,8 @@ cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *
     conn.idling.link.owner = conn
     InitializeSRWLock(&conn.lock)
     conn.state = STATE_OPEN
+    conn.reason = -1
+    conn.send_bytes = SEND_BYTES
     conn.skips = SetFileCompletionNotificationModes(
         <HANDLE>sock, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)
     conn.marks.high = engine.config.high_water_bytes
@@ -102,7 +104,8 @@ cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *
     # closes, and nothing comes after.
     running = engine.phase == PHASE_RUNNING
     now = engine_connections(engine)
-    room = engine.config.max_connections == 0 or now < engine.config.max_connections
+    room = engine.config.max_connections == 0 or (
+        now - InterlockedExchangeAdd64(&engine.draining, 0) < engine.config.max_connections)
     if running and room:
         list_append(&engine.connections, &conn.link)
         InterlockedIncrement(&engine.live)
@@ -172,6 +175,9 @@ cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) 
         return
     trace(conn, "abort, error", error)
     if conn.state != STATE_DRAINING:
+        conn.reason = reason
+        conn.unsent_bytes = conn.outbox.nbytes
+        conn.unsent_writes = conn.outbox.writes
         # When draining, all was sent and connection_lost(None) is on its way.
         count(conn.engine, NULL, N_ABORTS + reason, 1)
         conn.error = error
@@ -220,6 +226,10 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
     if conn.state == STATE_FLUSHING:
         conn.state = conn_next_state(conn.state, EVENT_FLUSHED)
         conn.lost_due = True
+        # What has been sent has yet to arrive: the peer's time begins anew.
+        conn.flushed_ms = now_ms()
+        conn.progress_ms = conn.flushed_ms
+        conn_arm(conn, &conn.engine.closing, &conn.closing)
         if conn.eof_seen:
             conn.state = conn_next_state(conn.state, EVENT_EOF)
 
@@ -229,6 +239,12 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     the lock held again, connection_lost due."""
     cdef engine_t *engine = conn.engine
     cdef SOCKET sock = conn.sock
+    if conn.duplicated and conn.state == STATE_ABORTING:
+        # The application's own handle keeps the connection open, so closesocket does not reset
+        # it: the peer shall see an end at least.
+        shutdown(sock, SD_BOTH)
+    if conn.lost_told:
+        InterlockedExchangeAdd64(&engine.draining, -1)
     conn.state = conn_next_state(conn.state, EVENT_QUIET)
     conn.sock = INVALID_SOCKET
     conn_drop_queue(conn, &conn.outbox)

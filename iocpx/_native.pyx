@@ -5,6 +5,7 @@ Called by the workers in the place of Python's `deliver`; calls `_delivery`'s ne
 """
 
 from iocpx._base cimport conn_drop_queue
+from iocpx._delivery cimport conn_tell_lost
 from iocpx._requests cimport conn_close
 from iocpx._sched cimport worker_delivered, worker_next
 from iocpx._state cimport queue_pop, queue_push, STATE_OPEN
@@ -27,7 +28,8 @@ cdef void deliver_echo(worker_t *worker) noexcept nogil:
             queue_push(&conn.outbox, queue_pop(&conn.inbox))
         over = conn_eof_due(conn)
         conn.eof_told = conn.eof_told or over
-        conn.lost_told = conn.lost_due
+        if conn.lost_due and not conn.lost_told:
+            conn_tell_lost(conn)
         ReleaseSRWLockExclusive(&conn.lock)
         if over:
             conn_close(conn)

@@ -5,10 +5,14 @@ Called by `_conn` for the connection whose turn it is; calls `_life`.
 
 from libc.string cimport memset
 
-from iocpx._base cimport conn_keep_buffer, conn_ref, count, recv_capacity, take_buffer, trace
+from iocpx._base cimport (
+    conn_keep_buffer, conn_ref, count, now_ms, recv_capacity, take_buffer, trace,
+)
 from iocpx._life cimport conn_active, conn_end_of_stream, conn_fail, op_pended
 from iocpx._sched cimport conn_unref
-from iocpx._state cimport buf_t, queue_push, STATE_OPEN, window_add, window_drop
+from iocpx._state cimport (
+    buf_t, queue_push, STATE_DRAINING, STATE_OPEN, window_add, window_drop,
+)
 from iocpx._types cimport *
 from iocpx._winsock cimport *
 
@@ -108,6 +112,8 @@ cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
     elif recv.nbytes > 0:
         trace(conn, "received", recv.nbytes)
         conn_active(conn)
+        if conn.state == STATE_DRAINING:
+            conn.progress_ms = now_ms()
         recv_fit(conn, recv.nbytes, buf.capacity)
         if not conn.deaf:
             buf.data = buf.base

@@ -1,6 +1,6 @@
-from iocpx._state cimport queue_t
+from iocpx._state cimport buf_t, queue_t
 from iocpx._types cimport abort_reason, conn_t, engine_t
-from iocpx._winsock cimport SOCKET
+from iocpx._winsock cimport DWORD, SOCKET
 
 cdef enum each_action:
     EACH_CLOSE
@@ -8,10 +8,17 @@ cdef enum each_action:
     EACH_STOP
 
 cdef enum write_result:
-    WRITE_KEPT = 1      # `owner` is referenced until conn_take_news hands it back
+    # `owner` is referenced until conn_take_news or conn_take_spent hands it back
+    WRITE_KEPT = 1
     WRITE_FLUSH = 2     # conn_flush has to be called
     WRITE_CLOSED = 4    # not taken: closing or write_eof
     WRITE_NO_MEMORY = 8  # not taken
+    WRITE_SPENT = 16    # conn_take_spent has something
+
+cdef enum wait_result:
+    WAIT_AGAIN          # not yet, or woken for nothing
+    WAIT_WRITABLE
+    WAIT_CLOSED         # nothing can be written any more
 
 # The caller has a reference to the connection.
 # The same for a write of several parts: first each is put into a queue of the caller's…
@@ -39,6 +46,13 @@ cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil
 cdef void conn_return_handle(conn_t *conn) noexcept nogil
 cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noexcept nogil
 cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) noexcept nogil
+# Sleeps until the queue is not above its high mark (or no longer above it after it was, at its
+# low one) and has room for a write, for so long at most.  Not on a worker: it might wait for
+# itself.
+cdef wait_result conn_wait_writable(conn_t *conn, DWORD timeout_ms) noexcept nogil
+# What has been sent and has an owner: an owned chain; the caller releases each owner, then
+# buf_free.  GIL held, for that.
+cdef buf_t *conn_take_spent(conn_t *conn) noexcept nogil
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil
 cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil
 cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil

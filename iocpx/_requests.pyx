@@ -3,26 +3,25 @@
 Called by the layer above; calls `_conn`.
 """
 
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
     conn_arm, conn_drop_queue, conn_on_executor, conn_ref, count, now_ms, take_buffer, trace,
 )
-from iocpx._conn cimport conn_advance, conn_close_due
+from iocpx._conn cimport conn_advance, conn_close_due, conn_mark
 from iocpx._life cimport conn_fail
 from iocpx._sched cimport conn_leave, conn_unref
-from iocpx._send cimport SEND_BYTES
 from iocpx._state cimport (
     buf_t, buf_wrap, conn_next_state, EVENT_CLOSE, link_t, list_append, list_remove,
-    marks_update, queue_extend, queue_move, queue_push, queue_t, STATE_OPEN,
+    queue_extend, queue_move, queue_push, queue_t, STATE_OPEN,
 )
 from iocpx._types cimport *
+from iocpx._wants cimport conn_limit_counts
 from iocpx._winsock cimport *
 
 cdef enum:
     GATHER_BYTES = 65536    # the largest buffer that small writes are gathered in
     PATIENCE = 4            # high marks that a callback may write before they are sent
-    AMPLE_BYTES = 16 * SEND_BYTES   # a max_write_buffer of which such writes are a small part
 
 
 cdef void conn_request_done(conn_t *conn) noexcept nogil:
@@ -33,40 +32,55 @@ cdef void conn_request_done(conn_t *conn) noexcept nogil:
         conn_advance(NULL, conn, False)
 
 
+cdef bint conn_in_callback(conn_t *conn) noexcept nogil:
+    """Is this thread in one of the connection's callbacks?  Precondition: conn.lock held."""
+    return conn.delivering and conn_on_executor(conn)
+
+
 cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
     """0, or what speaks against one more write.  Precondition: conn.lock held."""
     cdef config_t *config = &conn.engine.config
+    cdef bint over = False
     if conn.state != STATE_OPEN or conn.write_eof:
         return WRITE_CLOSED
-    # An empty queue takes a write of any size: its memory is the caller's already.
-    if conn.outbox.head != NULL and (
-            (config.max_write_buffer != 0
-             and conn.outbox.nbytes + nbytes > config.max_write_buffer)
-            or (config.max_sends != 0 and conn.outbox.writes >= config.max_sends)):
+    # An empty queue takes a write of any size: its memory is the caller's already.  What a
+    # callback writes counts from the end of its turn: until then nobody has tried to send it.
+    if config.max_sends != 0:
+        over = conn.outbox.writes - conn.turn_writes >= config.max_sends
+    if config.max_write_buffer != 0:
+        if conn_in_callback(conn):
+            over = over or conn.over_bytes > config.max_write_buffer
+        elif conn_limit_counts(conn):
+            over = over or conn.over_bytes + nbytes > config.max_write_buffer
+    if over and conn.outbox.head != NULL:
         conn_fail(conn, ABORT_WRITE_LIMIT, WSAENOBUFS, True)
         return WRITE_CLOSED | WRITE_FLUSH
     return 0
 
 
-cdef int conn_written(conn_t *conn) noexcept nogil:
-    """What has to follow a write.  Precondition: conn.lock held."""
+cdef int conn_written(conn_t *conn, size_t nbytes) noexcept nogil:
+    """Count a write that was queued.  What has to follow it: write_result's.
+    Precondition: conn.lock held."""
+    cdef int result = WRITE_SPENT if conn.spent.head != NULL else 0
+    if conn_in_callback(conn):
+        conn.turn_bytes += nbytes
+        conn.turn_writes += 1
+    elif conn_limit_counts(conn):
+        conn.over_bytes += nbytes
     # The executor sends when the callback is over, unless it writes so much that it has to
     # learn whether the peer takes it.
     if not conn_on_executor(conn) or (
             conn.outbox.nbytes > conn.marks.high and conn.outbox.nbytes >= conn_patience(conn)):
-        return WRITE_FLUSH
-    return 0
+        return result | WRITE_FLUSH
+    return result
 
 
 cdef size_t conn_patience(conn_t *conn) noexcept nogil:
     """Bytes that a callback may write before they are sent, if they are above the high mark: as
     many as one send takes, so that it is worth its call, but not many times the mark.
     Precondition: conn.lock held."""
-    cdef config_t *config = &conn.engine.config
     if conn.sending:
         return 0    # what has to wait already need not become more
-    if config.max_sends != 0 or 0 < config.max_write_buffer < AMPLE_BYTES:
-        return 0    # a limit so tight counts what the peer has not taken, not what waits here
     return min(PATIENCE * min(conn.marks.high, <size_t>SEND_BYTES), <size_t>SEND_BYTES)
 
 
@@ -103,20 +117,21 @@ cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) 
         if not result & WRITE_NO_MEMORY:
             conn.outbox.tail.writes += 1
             conn.outbox.writes += 1
-            result |= conn_written(conn)
+            result |= conn_written(conn, nbytes)
     ReleaseSRWLockExclusive(&conn.lock)
     return result
 
 
 cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil:
     cdef int result
+    cdef size_t nbytes = parts.nbytes
     AcquireSRWLockExclusive(&conn.lock)
-    result = conn_may_write(conn, parts.nbytes)
+    result = conn_may_write(conn, nbytes)
     if result == 0:
         parts.tail.writes += 1
         parts.writes += 1
         queue_move(parts, &conn.outbox)
-        result = conn_written(conn)
+        result = conn_written(conn, nbytes)
     else:
         conn_drop_queue(conn, parts)
     conn_leave(NULL, conn)
@@ -129,9 +144,9 @@ cdef bint conn_flush(conn_t *conn) noexcept nogil:
     conn_advance(NULL, conn, False)
     AcquireSRWLockExclusive(&conn.lock)
     # Elsewhere the pause comes as news, in its turn.
-    if (conn_on_executor(conn) and conn.delivering and conn.marks.above
-            and not conn.pause_told):
+    if conn_in_callback(conn) and conn.marks.above and not conn.pause_told:
         conn.pause_told = True
+        conn.passed = False
         pause = True
     ReleaseSRWLockExclusive(&conn.lock)
     return pause
@@ -218,7 +233,7 @@ cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noex
     AcquireSRWLockExclusive(&conn.lock)
     conn.marks.high = high_bytes
     conn.marks.low = low_bytes
-    marks_update(&conn.marks, conn.outbox.nbytes)
+    conn_mark(NULL, conn)
     conn_leave(NULL, conn)
 
 
@@ -227,6 +242,34 @@ cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) no
     high_bytes[0] = conn.marks.high
     low_bytes[0] = conn.marks.low
     ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef wait_result conn_wait_writable(conn_t *conn, DWORD timeout_ms) noexcept nogil:
+    cdef config_t *config = &conn.engine.config
+    cdef wait_result result = WAIT_AGAIN
+    AcquireSRWLockExclusive(&conn.lock)
+    for _ in range(2):
+        if conn.state != STATE_OPEN or conn.write_eof:
+            result = WAIT_CLOSED
+        elif not conn.marks.above and (
+                config.max_sends == 0 or conn.outbox.writes < config.max_sends):
+            result = WAIT_WRITABLE
+        if result != WAIT_AGAIN or timeout_ms == 0:
+            break
+        conn.waiters += 1
+        SleepConditionVariableSRW(&conn.writable, &conn.lock, timeout_ms, 0)
+        conn.waiters -= 1
+        timeout_ms = 0
+    ReleaseSRWLockExclusive(&conn.lock)
+    return result
+
+
+cdef buf_t *conn_take_spent(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef buf_t *spent = conn.spent.head
+    memset(&conn.spent, 0, sizeof(queue_t))
+    ReleaseSRWLockExclusive(&conn.lock)
+    return spent
 
 
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil:

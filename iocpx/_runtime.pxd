@@ -1,5 +1,8 @@
 from iocpx._types cimport conn_t, deliver_fn, engine_t
 
+cdef enum:
+    WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
+
 
 cdef class Runtime:
     cdef engine_t *engine           # owned
@@ -13,6 +16,7 @@ cdef class Runtime:
     cdef object _listened           # what _listen_to_all returns
     cdef object _sockets_lock       # a listening handle is used, or closed
     cdef readonly object trace
+    cdef readonly object context    # of the thread that called start(): connections copy it
     cdef readonly set connections
 
     cdef void tell_trace(self, conn_t *conn, const char *line) noexcept

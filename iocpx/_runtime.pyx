@@ -5,6 +5,7 @@ what callbacks raise.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
@@ -24,9 +25,11 @@ from iocpx._worker cimport engine_forgo_worker, engine_run_worker
 
 import atexit
 import logging
-import queue
 import socket
 import threading
+# From where queue has it: queue's name may have been replaced, by one that wakes greenlets of
+# one thread only.
+from _queue import SimpleQueue
 
 from iocpx._addresses import address_text
 from iocpx._errors import os_error
@@ -37,7 +40,6 @@ logger = logging.getLogger("iocpx")
 cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's defaults
     LOW_WATER_BYTES = 16384
-    WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
     KEEPER = -1                     # among the indexes of the workers' threads
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
     EXIT_PATIENCE_MS = 5000         # … and callbacks
@@ -118,11 +120,12 @@ cdef class Runtime:
         self.factory = factory
         self.exception_handler = exception_handler
         self.trace = trace
+        self.context = PyContext_CopyCurrent()
         self.sockets = ()
         self.threads = []
         self._to_begin = set()
-        self._may_listen = queue.SimpleQueue()
-        self._listened = queue.SimpleQueue()
+        self._may_listen = SimpleQueue()
+        self._listened = SimpleQueue()
         self._sockets_lock = threading.RLock()  # a signal handler may close in close()
         self.connections = set()
         memset(&config, 0, sizeof(config))
@@ -192,7 +195,7 @@ cdef class Runtime:
             return exc
 
     def _listen(self, sock):
-        cdef int error
+        cdef int error = 0
         cdef int family = sock.family
         cdef size_t handle
         with self._sockets_lock:
@@ -284,7 +287,9 @@ cdef class Runtime:
         cdef bint stopped
         cdef unsigned long slice_ms
         while True:
-            slice_ms = WAIT_SLICE_MS if not 0 <= timeout_ms < WAIT_SLICE_MS else timeout_ms
+            slice_ms = WAIT_SLICE_MS
+            if 0 <= timeout_ms < WAIT_SLICE_MS:
+                slice_ms = <unsigned long>timeout_ms
             with nogil:
                 stopped = engine_wait_stopped(self.engine, slice_ms)
             if stopped:
@@ -318,6 +323,7 @@ cdef class Runtime:
         stats.update(
             connections_now=engine_connections(self.engine),
             connections_peak=pools.connections_peak,
+            connections_draining=pools.connections_draining,
             connections_free=pools.connections_free,
             connection_hits=pools.connection_hits,
             connection_misses=pools.connection_misses,

@@ -43,12 +43,16 @@ cdef void conn_leave(worker_t *worker, conn_t *conn) noexcept nogil:
 
     Every change of a connection's state ends here.
     """
-    cdef bint news = conn_has_news(conn)
-    cdef bint wake = not conn.scheduled and (news or conn_has_work(conn))
-    if wake:
-        conn.scheduled = True
-        conn.deliver = news
-        conn_ref(conn)
+    cdef bint wake = False
+    if conn.waiters != 0:
+        WakeAllConditionVariable(&conn.writable)
+    # Whoever serves a scheduled one looks again before giving it up.
+    if not conn.scheduled:
+        conn.deliver = conn_has_news(conn)
+        wake = conn.deliver or conn_has_work(conn)
+        if wake:
+            conn.scheduled = True
+            conn_ref(conn)
     ReleaseSRWLockExclusive(&conn.lock)
     if wake:
         conn_to_worker(worker, conn)

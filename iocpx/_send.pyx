@@ -3,6 +3,7 @@
 Called by `_conn`; calls `_life`.
 """
 
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from iocpx._base cimport conn_drop_queue, conn_ref, count, now_ms, packet_post, trace
@@ -34,10 +35,11 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
     cdef WSABUF[SEND_BUFFERS] wsabufs
     cdef DWORD n = 0
     cdef DWORD nbytes = 0
-    cdef size_t room = SEND_BYTES
+    cdef size_t room = conn.send_bytes
     cdef buf_t *buf = conn.outbox.head
     cdef int error = 0
-    if not overlapped and not conn_make_nonblocking(conn):
+    # Where somebody else has the socket as well it may block at any moment, whatever we make it.
+    if not overlapped and (conn.duplicated or not conn_make_nonblocking(conn)):
         return False
     while buf != NULL and n < SEND_BUFFERS and room > 0:
         wsabufs[n].buf = buf.data
@@ -45,6 +47,7 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
         room -= wsabufs[n].len
         n += 1
         buf = buf.next
+    conn.send_lent = conn.send_bytes - room
     conn.sending = True
     conn.pending += 1
     conn_ref(conn)
@@ -56,6 +59,7 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
         error = WSAGetLastError()
     AcquireSRWLockExclusive(&conn.lock)
     if overlapped and (error == ERROR_IO_PENDING or (error == 0 and not conn.skips)):
+        conn.send_ms = now_ms()
         op_pended(conn, NULL)
         return False
     count(engine, worker, N_OPS_COMPLETED, 1)
@@ -77,12 +81,22 @@ cdef void send_defer(conn_t *conn) noexcept nogil:
     very data to leave.  Precondition: conn.lock held, the connection is scheduled.
     """
     conn_ref(conn)
+    conn.send_lent = 0
     if packet_post(conn.engine, &conn.send):
         conn.sending = True
         conn.pending += 1
     else:
         # Whoever serves it sends.
         conn_unref(conn)    # never the last one: the caller has its own
+
+
+cdef void send_fit(conn_t *conn, DWORD nbytes) noexcept nogil:
+    """After a send that was pending: the next takes what the peer has taken in a second, so that
+    one that reads slowly shows that it does.  Precondition: conn.lock held."""
+    cdef uint64_t took_ms = max(now_ms() - conn.send_ms, <uint64_t>1)
+    if nbytes > 0:
+        conn.send_bytes = <size_t>min(max(<uint64_t>nbytes * 1000 // took_ms,
+                                          <uint64_t>SLOW_SEND_BYTES), <uint64_t>SEND_BYTES)
 
 
 cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
@@ -97,6 +111,7 @@ cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
     conn.pending -= 1
     queue_consume(&conn.outbox, nbytes, &emptied)
     conn_drop_queue(conn, &emptied)
+    conn.over_bytes = min(conn.over_bytes, conn.outbox.nbytes)
     if conn.tell_sent:
         conn.sent_untold += nbytes
     if error != 0:

@@ -7,9 +7,10 @@ import threading
 import warnings
 
 from iocpx._addresses import address_text
-from iocpx._arguments import integer_between, limit, milliseconds
+from iocpx._arguments import integer_between, limit, milliseconds, refuse_async
 from iocpx._listening import bind, given_sockets, host_names
 from iocpx._runtime import Runtime
+from iocpx._threads import require_system_threads
 from iocpx.native import Echo
 
 cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -18,8 +19,9 @@ cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 class Server:
     """A TCP server whose callbacks run on the engine's worker threads.
 
-    protocol_factory: callable without arguments that returns an asyncio.Protocol
-        or BufferedProtocol (or anything with their methods), or iocpx.native.Echo.
+    protocol_factory: callable without arguments that returns a protocol: an
+        asyncio.Protocol or BufferedProtocol, or what else has their methods (see
+        below).  Or iocpx.native.Echo.
     host: str, sequence of str, or None for all interfaces.
     port: int, 0 to 65535; 0 takes a free one, see `address`.
     sock: a bound TCP socket.socket, or a sequence of them, instead of host and port:
@@ -34,17 +36,22 @@ class Server:
         shrinks again.
     accept_receive: bool; accept a client with its first data only.  A silent client
         holds a slot of the accept pool, for accept_timeout_s seconds (1 to 86400).
-    max_connections: int, or None for no limit; the next client gets a reset.
+    max_connections: int, or None for no limit; the next client gets a reset.  One
+        whose connection_lost was told counts no more; as many may drain beside them.
     initial_reads: receives kept pending per connection, 1 to 64.
     buffer_size: bytes of the largest receive buffer, 1 to 16 MiB; short messages get
         smaller ones.
     idle_timeout_s: seconds without a byte in either direction before a reset,
         up to 86400; None: never.
-    max_sends, max_write_buffer: writes, and bytes, that a connection may have queued;
-        None: no limit.  A write beyond resets the connection; an empty queue takes a
-        write of any size.
-    close_timeout_s: seconds that a closing connection, and the stop, may take
-        before a reset, 0 to 86400.
+    max_sends: writes that a connection may have queued; None: no limit.
+    max_write_buffer: bytes that may be queued although pause_writing() was told, or at
+        all where the high mark is not below that; None: no limit.  A write beyond either
+        resets the connection.  What a callback writes counts from its end, and an empty
+        queue takes a write of any size.
+    close_timeout_s: seconds that the peer of a closing connection may show no life, and
+        that the stop may take, before a reset, 0 to 86400.  Four times as long for a send
+        of more than 16 KiB that is under way, and at most twelve times for a peer that
+        goes on sending after our end.
     keepalive_idle_s, keepalive_interval_s: TCP keep-alive, seconds; None: off.
     max_free_buffers, max_free_connections: how many of each are kept for reuse.
     exception_handler: callable with asyncio's context dict ("message", "exception",
@@ -52,6 +59,27 @@ class Server:
         logged under "iocpx".
     trace: callable with a str, called on a worker for every step of every
         connection; slow.  None: off.
+
+    A protocol is an object with data_received(), or with get_buffer() and
+    buffer_updated(): these two are used if it is an asyncio.BufferedProtocol (by
+    isinstance(), as in asyncio), or if it has no data_received().  What else it
+    lacks is not called.  Its callbacks are looked up at each call, so it may replace
+    its own.  data_sent(nbytes) is not asyncio's: it tells how many bytes the system
+    has taken from the connection since the last time, and is called only where the
+    protocol's class has a method of that name.  Of what callbacks return only
+    eof_received()'s matters: if it is true, our direction stays open.  None may be
+    an async def: that counts as a TypeError that it raised.
+
+    The callbacks of a connection, from the factory's call on, run in a
+    contextvars.Context of its own, a copy of the one that start() was called in, and
+    the exception handler in that of the callback which failed.  As in asyncio, the
+    copies refer to the same values: what start()'s thread has as decimal.getcontext()
+    they share until they set another.
+
+    What a callback raises is told to the exception handler; the connection is reset,
+    and connection_lost() gets the exception.  Likewise, unlike in asyncio, where the
+    factory or connection_made() raises.  Of pause_writing() and resume_writing() it
+    is only told, as in asyncio: the connection goes on.
 
     Callbacks of one connection never overlap and come in stream order; those of
     different connections may run at the same time.  All methods may be called from
@@ -72,6 +100,8 @@ class Server:
         for name, value in (("exception_handler", exception_handler), ("trace", trace)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be callable or None, got {value!r}")
+            refuse_async(name, value)
+        refuse_async("protocol_factory", protocol_factory)
         if trace is not None and protocol_factory is Echo:
             raise ValueError(f"trace must be None with a native handler, got {trace!r}")
         if not isinstance(accept_receive, bool):
@@ -124,6 +154,10 @@ class Server:
             warnings.warn(f"unclosed server {self!r}", ResourceWarning, source=self, stacklevel=1)
             self.close()
 
+    def __reduce__(self):
+        # A copy would share the engine, and stop it when it goes.
+        raise TypeError("a Server cannot be copied or pickled: make it where it is to run")
+
     def __enter__(self):
         self.start()
         return self
@@ -136,13 +170,15 @@ class Server:
         """Bind, listen, start the workers, and return; clients can connect by then.
 
         OSError with .winerror when an address cannot be bound.  RuntimeError when
-        the server runs already.  After close() and wait_closed() it may be started
-        again.
+        the server runs already, or when threading has been replaced by something that
+        starts no threads of the system.  After close() and wait_closed() it may be
+        started again.
         """
         with self._start_lock:
             if self._runtime is not None and not self._runtime.wait(0):
                 raise RuntimeError("the server is already running" if self.is_serving()
                                    else "the server is still closing: call wait_closed() first")
+            require_system_threads()
             runtime = Runtime(*self._arguments)
             sockets = bind(self._hosts, self._port) if self._sock is None else self._sock
             self._address = sockets[0].getsockname()
@@ -250,5 +286,6 @@ class Server:
         Any thread."""
         runtime = self._runtime
         if runtime is None:
+            require_system_threads()
             runtime = Runtime(*self._arguments)
         return runtime.stats()

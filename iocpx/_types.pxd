@@ -13,7 +13,7 @@ from iocpx._state cimport (
     buf_t, deadline_t, deadlines_t, link_t, marks_t, pool_t, queue_t, window_t,
 )
 from iocpx._winsock cimport (
-    DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
+    CONDITION_VARIABLE, DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
     OVERLAPPED_ENTRY, SOCKET, SRWLOCK, ULONG,
 )
 
@@ -68,6 +68,11 @@ cdef enum abort_reason:
 cdef enum limits:
     PACKETS_PER_WAIT = 16   # packets that a worker takes at once
     SEND_BUFFERS = 16       # WSABUFs in one gather send
+    # One send at most: enough for full speed, and Windows need not lock much memory.
+    SEND_BYTES = 262144
+    # … and where the peer takes less in a second than that: its completions tell a slow reader
+    # from a dead one.
+    SLOW_SEND_BYTES = 16384
     ADDRESS_BYTES = 28      # sockaddr_in6, the longest address we handle
     ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
     ACCEPT_ERROR_CODES = 16     # distinct codes that are told apart
@@ -108,7 +113,11 @@ ctypedef struct conn_t:
     int pending                 # ops of the socket lent to the kernel or about to be
     int error                   # Windows code of the failure; 0: none
     bint error_sending          # the failed operation was a send
-    uint64_t progress_ms        # when bytes last left, for the close deadline
+    int reason                  # abort_reason; -1: was not aborted
+    size_t unsent_bytes         # that were queued then…
+    int unsent_writes           # … in so many writes
+    uint64_t progress_ms        # when a closing peer last showed life, for the close deadline
+    uint64_t flushed_ms         # since when it is DRAINING
     uint64_t active_ms          # when bytes last came or left, for the idle timeout
     int inline_run              # of its turns' operations, those that completed at once in a row
     bint scheduled              # in a ready list, in a packet, or being served
@@ -117,7 +126,8 @@ ctypedef struct conn_t:
     # to conn_served to send.  0: none.
     DWORD executor
     bint delivering             # … and is still at it; the executor's
-    queue_t traces              # lines for the trace
+    queue_t traces              # lines for the trace, each counted as a write
+    LONG64 untraced             # lines that the last of them stands for
     # receive side
     recv_t *recvs               # owned with the conn_t: window.size of them
     window_t window             # which of them are posted, in order
@@ -134,12 +144,24 @@ ctypedef struct conn_t:
     # send side
     op_t send
     bint sending                # send is posted
+    size_t send_lent            # bytes that it has to send
+    size_t send_bytes           # of the next one, at most
+    uint64_t send_ms            # when it was posted, if it pends
     queue_t outbox              # not yet sent; its front is lent to the kernel while sending
     queue_t spent               # sent or dropped, with Python owners to release under the GIL
     marks_t marks
+    bint passed                 # the queue was above its high mark, which is not told yet
+    size_t turn_bytes           # written by the callbacks of the turn under way…
+    int turn_writes             # … in so many writes
+    bint turn_told              # writing was paused already when it began
+    size_t over_bytes           # queued although writing was paused: what the limit counts
+    int waiters                 # threads in conn_wait_writable, which sleep on…
+    CONDITION_VARIABLE writable
     bint write_eof              # shutdown(SD_SEND) once the outbox is empty
     bint shut                   # it is done
-    bint duplicated             # the socket may have another handle, that closesocket leaves open
+    # The socket may have another handle, which closesocket leaves open, and through which
+    # somebody may make it block.
+    bint duplicated
     bint tell_sent              # the protocol wants data_sent
     size_t sent_untold          # bytes
     # what the handler has been told
@@ -246,6 +268,7 @@ ctypedef struct engine_t:
     LONG packets_due
     LONG64 connections_now
     LONG64 connections_peak
+    LONG64 draining             # of them, those whose connection_lost has been told
     LONG64 accepts_pending
     LONG64 last_number
     worker_t *workers           # owned array

@@ -28,7 +28,8 @@ cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:
         return conn.spent.head != NULL or conn.traces.head != NULL
     return (not conn.made_told or conn.lost_due or conn_news_before_lost(conn)
             or conn_eof_due(conn) or conn.traces.head != NULL
-            or (conn.marks.above != conn.pause_told and not conn.engine.config.native))
+            or ((conn.marks.above or conn.passed) != conn.pause_told
+                and not conn.engine.config.native))
 
 
 cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
@@ -36,12 +37,12 @@ cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
     if conn.eof_seen:
         return False
     if conn.state == STATE_OPEN:
-        # Not while the handler is behind: what it was given waits, it has paused,
-        # or its replies leave more slowly than requests come.
-        if (not conn.made_told or conn.read_paused or conn.inbox.head != NULL
-                or conn.marks.above):
+        # Not while the handler is behind: what it was given waits, or its replies leave more
+        # slowly than requests come.
+        if not conn.made_told or conn.inbox.head != NULL or conn.marks.above:
             return False
-        return conn.window.n < (1 if conn.idle else conn.window.size)
+        # Where it has paused one stays posted, or it would not learn that the peer is gone.
+        return conn.window.n < (1 if conn.idle or conn.read_paused else conn.window.size)
     # Closing: read on and discard.  Unread input would turn our FIN into a reset
     # that can destroy what the peer has not read yet, and a peer that is stuck in
     # its own send would never read.
@@ -52,6 +53,12 @@ cdef inline bint conn_may_send(conn_t *conn) noexcept nogil:
     """Precondition: conn.lock held."""
     return (not conn.sending and conn.outbox.head != NULL
             and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING))
+
+
+cdef inline bint conn_limit_counts(conn_t *conn) noexcept nogil:
+    """Does what is queued now count against max_write_buffer?  Only what is written although
+    writing is paused does; where the high mark is no lower than the limit, everything."""
+    return conn.pause_told or conn.marks.high >= conn.engine.config.max_write_buffer
 
 
 cdef inline bint conn_has_work(conn_t *conn) noexcept nogil:

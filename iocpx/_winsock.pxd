@@ -94,6 +94,12 @@ cdef extern from * nogil:
     void InitializeSRWLock(SRWLOCK *SRWLock)
     void AcquireSRWLockExclusive(SRWLOCK *SRWLock)
     void ReleaseSRWLockExclusive(SRWLOCK *SRWLock)
+    # All zero is its initial state (CONDITION_VARIABLE_INIT).
+    ctypedef struct CONDITION_VARIABLE:
+        pass
+    BOOL SleepConditionVariableSRW(CONDITION_VARIABLE *ConditionVariable, SRWLOCK *SRWLock,
+                                   DWORD dwMilliseconds, ULONG Flags)
+    void WakeAllConditionVariable(CONDITION_VARIABLE *ConditionVariable)
     LONG InterlockedIncrement(LONG *Addend)
     LONG InterlockedDecrement(LONG *Addend)
     LONG InterlockedExchange(LONG *Target, LONG Value)
@@ -154,6 +160,7 @@ cdef extern from * nogil:
     DWORD WSA_FLAG_OVERLAPPED
     DWORD WSA_FLAG_NO_HANDLE_INHERIT
     int SD_SEND
+    int SD_BOTH
     int SOL_SOCKET
     int SO_LINGER
     int SO_UPDATE_ACCEPT_CONTEXT

@@ -15,5 +15,10 @@ class NativeHandler:
     def __repr__(self) -> str:
         return f"iocpx.native.{self._name}"
 
+    def __reduce__(self) -> str:
+        # By name: the engine knows a handler by its identity, and a copy, also one in another
+        # process, must be the handler itself.
+        return self._name
+
 
 Echo = NativeHandler("Echo")

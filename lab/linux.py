@@ -19,7 +19,19 @@ import zipfile
 from dataclasses import dataclass
 
 from . import fetch, wine
-from .steps import LAB, REQUIREMENTS, ROOT, Failure, digest, fresh_folder, pin, run, step
+from .steps import (
+    LAB,
+    REQUIREMENTS,
+    ROOT,
+    SURROUNDINGS,
+    SURROUNDINGS_FOLDER,
+    Failure,
+    digest,
+    fresh_folder,
+    pin,
+    run,
+    step,
+)
 
 HOST = LAB / "host"
 HOST_PYTHON = HOST / "bin" / "python"
@@ -108,6 +120,9 @@ LANES = {
 }
 DEFAULT = "3.13"
 
+# That --compiler takes; the first is taken without it. msvc.py is what uses the second.
+COMPILERS = ("zig", "msvc")
+
 # Of our own python.exe, as CPython's has it: else Windows tells the program that it is Windows 8.
 MANIFEST = """\
 <assembly xmlns="urn:schemas-microsoft-com:asm.v1" manifestVersion="1.0">
@@ -154,13 +169,19 @@ def setup(names):
             folder / "python.exe",
         )
         packages = [pin(package) for package in (*LANE_PACKAGES, *lane.loops)]
+        site = folder / "Lib" / "site-packages"
         step(
             f"lane {name}: packages",
             [packages, lane.archive, headers],
-            lambda lane=lane, folder=folder, packages=packages: install_packages(
-                lane, folder, packages
-            ),
-            folder / "Lib" / "site-packages",
+            lambda lane=lane, site=site, packages=packages: install_packages(lane, site, packages),
+            site,
+        )
+    if DEFAULT in names:
+        step(
+            "surroundings",
+            [SURROUNDINGS.read_text(), LANES[DEFAULT].tag],
+            lambda: install_packages(LANES[DEFAULT], SURROUNDINGS_FOLDER, ["-r", SURROUNDINGS]),
+            SURROUNDINGS_FOLDER,
         )
 
 
@@ -214,13 +235,20 @@ def make_headers(version):
     folder = LAB / "headers" / version
     identity = [version, HEADERS[version]]
     if version == "3.14":
-        # Debian's 3.14 headers are Linux's; the one file that differs on Windows is 3.13's.
         identity.append(make_headers("3.13"))
         step(
             f"headers {version}",
             identity,
             lambda: headers_from_binary(version, folder),
             folder / "Python.h",
+        )
+        # Debian's 3.14 headers are Linux's; the one file that differs on Windows is 3.13's, but for
+        # the name of the library that it tells Microsoft's linker.
+        step(
+            f"headers {version}: pyconfig.h",
+            [identity, "python314"],
+            lambda: adapt_configuration(folder),
+            folder / "pyconfig.h",
         )
     else:
         step(
@@ -260,9 +288,14 @@ def headers_from_source(version, folder):
 def headers_from_binary(version, folder):
     unpacked = unpack_binary(version, [f"libpython{version}-dev"])
     fresh_folder(folder).rmdir()
-    shutil.copytree(unpacked / "usr" / "include" / ("python" + version), folder)
-    shutil.copy2(LAB / "headers" / "3.13" / "pyconfig.h", folder / "pyconfig.h")
+    linux_only = shutil.ignore_patterns("pyconfig.h")
+    shutil.copytree(unpacked / "usr" / "include" / ("python" + version), folder, ignore=linux_only)
     shutil.rmtree(unpacked)
+
+
+def adapt_configuration(folder):
+    text = (LAB / "headers" / "3.13" / "pyconfig.h").read_text(encoding="utf-8")
+    (folder / "pyconfig.h").write_text(text.replace("python313", "python314"), encoding="utf-8")
 
 
 def unpack_binary(version, packages):
@@ -328,8 +361,8 @@ def make_executable(lane, folder):
     (folder / "python.exe.manifest").write_text(MANIFEST)
 
 
-def install_packages(lane, folder, packages):
-    target = folder / "Lib" / "site-packages"
+def install_packages(lane, target, packages):
+    """Make `target` a folder of the packages, for the lane."""
     if target.exists():
         shutil.rmtree(target)
     abi = (
@@ -419,13 +452,14 @@ def call(argv, env, console=True):
     return wine.call(argv, env, console)
 
 
-def bench(name, ceiling, words):
-    """Run the benchmark, with the program `ceiling`; returns its exit status.
+def bench(name, library, ceiling, words):
+    """Run the benchmark of the iocpx in `library`, with the program `ceiling`; returns its exit
+    status.
 
     The load comes from the host's Python, so that it does not take Wine's server; only the servers
     run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`.
     """
-    argv, env = command(name, ROOT)
+    argv, env = command(name, library)
     env["PYTHONPATH"] += ";" + wine.windows_path(ROOT / "iocpx")
     # The variables go with the command: to the load generator they would be wrong.
     variables = [f"{key}={value}" for key, value in env.items() if os.environ.get(key) != value]

@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / ".lab"
 REQUIREMENTS = ROOT / "lab" / "requirements-host.txt"
 LOOPS = ROOT / "lab" / "requirements-loops.txt"
+# What the host's tests have iocpx meet on the default lane, and the folder to import it from: not
+# where the lane's other packages are, as no other test shall find it.
+SURROUNDINGS = ROOT / "lab" / "requirements-surroundings.txt"
+SURROUNDINGS_FOLDER = LAB / "surroundings"
 
 
 # Where `say` writes: None is sys.stdout. Verbs whose output is another program's use sys.stderr.

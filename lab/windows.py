@@ -13,7 +13,23 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from .steps import LAB, LOOPS, REQUIREMENTS, ROOT, Failure, pin, run, say, step
+from .steps import (
+    LAB,
+    LOOPS,
+    REQUIREMENTS,
+    ROOT,
+    SURROUNDINGS,
+    SURROUNDINGS_FOLDER,
+    Failure,
+    fresh_folder,
+    pin,
+    run,
+    say,
+    step,
+)
+
+# That --compiler takes: setuptools finds this one by itself.
+COMPILERS = ("msvc",)
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LANE = f"{sys.version_info[0]}.{sys.version_info[1]}{'t' if FREE_THREADED else ''}"
@@ -35,6 +51,8 @@ def setup(names):
     find_compiler()
     inputs = [REQUIREMENTS.read_text(), LOOPS.read_text(), sys.version]
     step("virtual environment", inputs, make_venv, PYTHON)
+    inputs = [SURROUNDINGS.read_text(), sys.version]
+    step("surroundings", inputs, install_surroundings, SURROUNDINGS_FOLDER)
 
 
 def find_compiler():
@@ -66,6 +84,15 @@ def make_venv():
             run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(loop)])
         except Failure:
             say(f"[no {loop} for this Python: the benchmark goes without] ", end="")
+
+
+def install_surroundings():
+    fresh_folder(SURROUNDINGS_FOLDER)
+    pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+    try:
+        run([*pip, "--only-binary=:all:", "--target", SURROUNDINGS_FOLDER, "-r", SURROUNDINGS])
+    except Failure:
+        say("[not all of it is for this Python: its tests are left out] ", end="")
 
 
 def suffix(name):
@@ -128,9 +155,11 @@ def call(argv, env, console=True):
     return subprocess.run(argv, env=env, check=False).returncode
 
 
-def bench(name, ceiling, words):
-    """Run the benchmark, with the program `ceiling`; returns its exit status."""
-    argv, env = command(name, ROOT)
+def bench(name, library, ceiling, words):
+    """Run the benchmark of the iocpx in `library`, with the program `ceiling`; returns its exit
+    status.
+    """
+    argv, env = command(name, library)
     # As the benchmark takes a command apart, a backslash is not itself.
     options = ["--ceiling", shlex.join([str(ceiling)])]
     return call([*argv, "-m", "iocpx", "bench", *options, *words], env)

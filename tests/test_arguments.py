@@ -1,10 +1,12 @@
 """Wrong arguments: refused at once, by an error that names argument, what is allowed, what came."""
 
+import functools
 import math
+import queue
 import re
 
 import pytest
-from support import Recording
+from support import Client, Recording, take
 
 import iocpx
 
@@ -140,3 +142,43 @@ def test_something_else_than_a_protocol_is_refused(serve):
     with pytest.raises(TypeError, match=refusal("protocol", 3)):
         protocol.transport.set_protocol(3)
     assert protocol.transport.get_protocol() is protocol
+
+
+async def coroutine(*_):
+    raise AssertionError("nobody awaits this")
+
+
+class AsyncCallable:
+    async def __call__(self, *_):
+        raise AssertionError("nobody awaits this")
+
+
+@pytest.mark.parametrize("name", ["protocol_factory", "exception_handler", "trace"])
+@pytest.mark.parametrize("function", [coroutine, functools.partial(coroutine), AsyncCallable()])
+def test_an_async_function_is_refused_as_an_argument(name, function):
+    arguments = {"protocol_factory": Recording, name: function}
+    with pytest.raises(TypeError, match=refusal(name, function)):
+        iocpx.Server(**arguments)
+
+
+class Answers:
+    """A callable that is no function, and raises when it is asked for anything else."""
+
+    def __init__(self, function):
+        self.__dict__["function"] = function
+
+    def __call__(self, *arguments):
+        return self.__dict__["function"](*arguments)
+
+    def __getattr__(self, name):
+        raise LookupError(name)
+
+
+def test_a_callable_that_raises_when_it_is_asked_is_used(serve):
+    heard = queue.Queue()
+    server = iocpx.Server(
+        Answers(lambda: None), "127.0.0.1", exception_handler=Answers(heard.put), trace=Answers(str)
+    )
+    with server, Client(server.address) as client:
+        client.read_until_gone()
+        assert "protocol_factory" in take(heard, "a call of the exception handler")["message"]

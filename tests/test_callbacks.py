@@ -17,6 +17,7 @@ from support import (
     Echoing,
     Recording,
     RecordingBuffered,
+    assert_same_bytes,
     in_turn,
     pattern,
     run_together,
@@ -99,8 +100,6 @@ def live_through_everything(served, reply_size):
         ("connection_made", FailingProtocol),
         ("data_received", FailingProtocol),
         ("eof_received", FailingProtocol),
-        ("pause_writing", FailingProtocol),
-        ("resume_writing", FailingProtocol),
         ("data_sent", FailingProtocol),
         ("connection_lost", FailingProtocol),
         ("get_buffer", FailingBuffered),
@@ -110,11 +109,6 @@ def live_through_everything(served, reply_size):
 def test_a_raising_callback_costs_its_connection_only(serve, name, base):
     class Raises(base):
         fails_in = name
-        reply = (
-            pattern(MORE_THAN_THE_KERNEL_TAKES)
-            if name in ("pause_writing", "resume_writing")
-            else b"reply"
-        )
 
     served = serve(in_turn(Raises, Echoing), close_timeout_s=30)
     live_through_everything(served, len(Raises.reply))
@@ -138,6 +132,66 @@ def test_a_raising_callback_costs_its_connection_only(serve, name, base):
         assert protocol.events == ["connection_made", "connection_lost"]
     served.assert_serving()
     assert served.errors.empty(), "one failure is reported once"
+    if name not in ("connection_lost", "eof_received"):
+        assert "is reset" in context["message"]
+        assert served.server.stats()["aborts_by_reason"]["callback"] == 1
+
+
+@pytest.mark.parametrize("name", ["pause_writing", "resume_writing"])
+@pytest.mark.parametrize("in_callback", [True, False])
+def test_flow_control_that_raises_is_told_of_and_costs_nothing(serve, name, in_callback):
+    class Raises(FailingProtocol):
+        fails_in = name
+
+        def on_data(self, data):
+            if in_callback:
+                self.transport.write(self.reply)
+
+    reply = Raises.reply = pattern(MORE_THAN_THE_KERNEL_TAKES)
+    served = serve(Raises)
+    client, protocol = served.open()
+    client.send(b"question")
+    protocol.wait_for("data_received")
+    for turn in (1, 2):
+        if not in_callback or turn == 2:
+            protocol.transport.write(reply)
+        protocol.wait_for("pause_writing", turn)
+        assert_same_bytes(client.read_exactly(len(reply)), reply)
+        protocol.wait_for("resume_writing", turn)
+        context = served.take_error()
+        assert context["exception"] is protocol.error
+        assert context["protocol"] is protocol
+        assert context["transport"] is protocol.transport
+        assert f"{name}() raised" in context["message"]
+        assert "reset" not in context["message"]
+    client.half_close()
+    assert client.read_to_end() == b""
+    protocol.wait_for("connection_lost")
+    assert protocol.lost_with is None
+    assert served.server.stats()["aborts_by_reason"]["callback"] == 0
+
+
+def test_a_callback_that_raises_after_close_is_not_said_to_reset(serve):
+    """All is sent and the end is told: there is nothing left to reset, and none is counted."""
+
+    class SentAndRaises(FailingProtocol):
+        fails_in = "data_sent"
+
+        def on_made(self):
+            self.transport.write(b"all")
+            self.transport.close()
+
+    served = serve(SentAndRaises)
+    client, protocol = served.open()
+    assert client.read_exactly(3) == b"all"
+    protocol.wait_for("connection_lost")
+    context = served.take_error()
+    assert context["exception"] is protocol.error
+    assert protocol.lost_with is protocol.error
+    assert "data_sent() raised" in context["message"]
+    assert "reset" not in context["message"] and "closing already" in context["message"]
+    client.read_until_gone()
+    assert served.server.stats()["aborts_by_reason"]["callback"] == 0
 
 
 def test_a_raising_callback_leaves_other_connections_alone(serve):
@@ -187,19 +241,11 @@ def test_a_raising_factory_costs_its_connection_only(serve):
         assert served.connect_in_vain() == b""
         context = served.take_error()
         assert isinstance(context["exception"], Broken)
-        assert isinstance(context["message"], str) and "factory" in context["message"]
+        assert context["message"] == "protocol_factory raised, the connection is reset"
         assert context.get("protocol") is None
         served.assert_serving()
     assert len(made) == 10
     assert len(served.protocols) == 5
-
-
-def test_a_factory_that_makes_no_protocol_costs_its_connection_only(serve):
-    served = serve(in_turn(lambda: None, lambda: 3, Echoing))
-    for _ in range(2):
-        assert served.connect_in_vain() == b""
-        assert isinstance(served.take_error()["exception"], (TypeError, AttributeError))
-    served.assert_serving()
 
 
 def test_a_raising_exception_handler_costs_nothing_more(serve, caplog):

@@ -178,10 +178,18 @@ def test_echo_refuses_bad_arguments(arguments, sentence):
     assert sentence in run.stderr
 
 
-def test_no_command_is_told_which_there_are():
+def test_without_a_command_the_help_is_printed():
     run = command()
-    assert run.returncode == 2
-    assert "usage: iocpx" in run.stderr
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == command("--help").stdout
+    listed = {line.split()[0] for line in run.stdout.splitlines() if line.startswith("    ")}
+    assert listed == {"echo", "bench", "info"}
+
+
+def test_an_unknown_command_is_refused():
+    run = command("serve")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "invalid choice: 'serve'" in run.stderr
 
 
 def test_bench_measures_iocpx_and_asyncio():

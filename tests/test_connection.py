@@ -7,6 +7,7 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 import weakref
 
 import pytest
@@ -22,6 +23,54 @@ def test_a_connection_has_every_method_of_an_asyncio_transport(serve):
     assert {"write", "close", "pause_reading", "get_extra_info"} <= methods
     missing = [name for name in methods if not callable(getattr(protocol.transport, name, None))]
     assert missing == []
+
+
+def test_a_connection_is_no_instance_of_asyncios_class_and_says_so():
+    assert not issubclass(iocpx.Connection, asyncio.BaseTransport)
+    assert "is no instance" in iocpx.Connection.__doc__
+
+
+def test_connections_can_be_kept_in_a_weak_set(serve):
+    served = serve(Plain)
+    known = weakref.WeakSet()
+    with served.connect() as client:
+        client.exchange([b"echo"])
+        known.add(served.server.connections[0])
+        collect()
+        assert len(known) == 1, "the server refers to an open connection"
+        assert next(iter(known)).get_extra_info("peername") == client.address
+    served.finish()
+    collect()
+    assert len(known) == 0
+
+
+def test_weak_references_are_asked_while_connections_end(serve):
+    """On a free-threaded Python one thread may ask while another one drops the last reference."""
+    served = serve(Plain, workers=4)
+    known, done = [], threading.Event()
+
+    def ask():
+        while not done.is_set():
+            for ref in known[-4:]:
+                connection = ref()
+                if connection is not None:
+                    connection.write(b"")
+                    connection.is_closing()
+
+    def come_and_go():
+        try:
+            for _ in range(50):
+                with served.connect() as client:
+                    client.exchange([b"echo"])
+                    known.extend(map(weakref.ref, served.server.connections))
+        finally:
+            done.set()
+
+    run_together(ask, ask, come_and_go)
+    served.finish()
+    collect()
+    assert len(known) >= 50
+    assert [ref for ref in known if ref() is not None] == []
 
 
 def test_a_connection_cannot_be_made_by_hand():

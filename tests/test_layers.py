@@ -43,19 +43,20 @@ ROOMS = {
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
     "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _recv _send"),
-    "_requests": Room("iocpx/_requests.*", f"{BELOW} _base _sched _life _send _conn"),
-    "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _recv"),
+    "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _conn"),
+    "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _life"),
     "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn _accept"),
     "_keeper": Room(
         "iocpx/_keeper.*", f"{BELOW} _base _sched _life _conn _requests _accept _worker"
     ),
     "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _requests _accept _keeper"),
-    "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _sched _requests"),
+    "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _sched _requests _delivery"),
     "_errors": Room("iocpx/_errors.*", "stdlib"),
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),
     "_arguments": Room("iocpx/_arguments.*", "stdlib"),
     "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
+    "_threads": Room("iocpx/_threads.*", "stdlib"),
     "native": Room("iocpx/native.*", "stdlib"),
     "_runtime": Room(
         "iocpx/_runtime.*",
@@ -64,23 +65,27 @@ ROOMS = {
     ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_runtime _delivery _requests _sched _base _types _state"
+        "_runtime _engine _delivery _requests _sched _base _types _state _winsock"
         " _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
-        "iocpx/_server.*", "_runtime _listening _addresses _arguments native cpython stdlib"
+        "iocpx/_server.*",
+        "_runtime _listening _addresses _arguments _threads native cpython stdlib",
     ),
     "_core": Room(
         "iocpx/_core.*",
         "_server _connection _runtime _delivery _requests _sched _types _state"
         " native libc cpython stdlib",
     ),
-    "iocpx": Room("iocpx/__init__.*", "_core _errors native stdlib"),
+    "iocpx": Room("iocpx/__init__.*", "_core _errors _imports native stdlib"),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
     "__main__": Room("iocpx/__main__.*", "iocpx native bench stdlib"),
     "lab": Room("lab/*", "stdlib pip"),
     "dev": Room("dev.py", "lab stdlib"),
 }
+# Names for freezers all that lies below the package's face.
+ABOVE_IMPORTS = {"iocpx", "bench", "__main__", "lab", "dev"}
+ROOMS["_imports"] = Room("iocpx/_imports.*", " ".join([*(set(ROOMS) - ABOVE_IMPORTS), "stdlib"]))
 
 # What does not lie in a room: "other" is whatever has to be installed.
 GROUPS = {

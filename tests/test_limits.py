@@ -86,23 +86,33 @@ def test_writes_that_have_left_make_room_for_others(serve):
     assert protocol.transport.is_closing() is False
 
 
-class WritesInOneCallback(Wide):
-    """Does nothing but write a number of bytes, one by one, when it gets that number."""
+class Obeys(Wide):
+    """Writes what it is told, byte counts one after the other in one callback: "600 400 1"."""
 
     def on_data(self, data):
-        for _ in range(int(data)):
-            self.transport.write(b"x")
+        for size in data.split():
+            self.transport.write(pattern(int(size)))
 
 
-def test_the_writes_of_one_callback_count_one_by_one(serve):
-    served = serve(WritesInOneCallback, max_sends=5)
+def test_what_one_callback_writes_is_sent_however_many_writes_it_is(serve):
+    client, protocol = serve(Obeys, max_sends=5).open()
+    for _ in range(3):
+        client.send(b"1 " * 100)
+        assert client.read_exactly(100) == pattern(1) * 100
+        wait_until(lambda: protocol.transport.get_write_buffer_size() == 0, "the completion")
+    assert protocol.transport.is_closing() is False
+
+
+def test_the_writes_that_earlier_callbacks_left_count_one_by_one(serve):
+    served = serve(Obeys, max_sends=3)
     client, protocol = served.open()
-    client.send(b"5")
-    assert client.read_exactly(5) == b"xxxxx"
-    wait_until(lambda: protocol.transport.get_write_buffer_size() == 0, "the completion")
-    client.send(b"6")
+    client.send(b"%d 1 1" % MORE_THAN_THE_KERNEL_TAKES)
+    protocol.wait_for("data_received")
+    assert protocol.transport.is_closing() is False
+    client.send(b"1")
     assert_over_the_limit(protocol, client)
-    assert client.read_until_gone() == b""
+    assert "max_sends=3" in str(protocol.lost_with)
+    client.read_until_gone()
 
 
 def test_an_empty_write_is_no_write(serve):
@@ -134,33 +144,36 @@ def test_without_max_sends_any_number_of_writes_is_queued(serve):
 # -- max_write_buffer
 
 
-class WritesSizes(Wide):
-    """Writes as many bytes as it is told, in as many writes: "600 400 1"."""
-
-    def on_data(self, data):
-        for size in data.split():
-            self.transport.write(bytes(int(size)))
-
-
-@pytest.mark.parametrize("sizes", ["1000000", "999999", "600000 400000", "999999 1", "1 999999"])
-def test_as_many_bytes_as_allowed_are_queued_and_sent(serve, sizes):
-    client, protocol = serve(WritesSizes, max_write_buffer=1_000_000).open()
+@pytest.mark.parametrize("sizes", ["1000000", "1 1000000", "600000 400001", "500000 500000 1"])
+def test_what_one_callback_writes_is_sent_however_much_it_is(serve, sizes):
+    client, protocol = serve(Obeys, max_write_buffer=1_000_000).open()
     client.send(sizes.encode())
     total = sum(map(int, sizes.split()))
-    assert client.read_exactly(total) == bytes(total)
+    assert len(client.read_exactly(total)) == total
     assert protocol.transport.is_closing() is False
 
 
-@pytest.mark.parametrize("sizes", ["1000000 1", "600000 400001", "1 1000000", "500000 500000 1"])
-def test_one_byte_more_than_allowed_resets_the_connection(serve, sizes):
-    served = serve(in_turn(WritesSizes, Echoing), max_write_buffer=1_000_000)
+def test_what_earlier_callbacks_left_beyond_the_limit_resets_the_connection(serve):
+    served = serve(in_turn(Obeys, Echoing), max_write_buffer=1_000_000)
     client, protocol = served.open()
-    client.send(sizes.encode())
+    client.send(b"%d" % MORE_THAN_THE_KERNEL_TAKES)
+    protocol.wait_for("data_received")
+    assert protocol.transport.is_closing() is False
+    client.send(b"1")
     assert_over_the_limit(protocol, client)
-    # Nothing of what the callback wrote went out.
-    assert client.read_until_gone() == b""
+    assert "max_write_buffer=1000000" in str(protocol.lost_with)
+    client.read_until_gone()
     assert served.server.stats()["aborts_by_reason"]["write_limit"] == 1
     served.assert_serving()
+
+
+def test_one_byte_more_than_a_thread_may_queue_resets_the_connection(serve):
+    client, protocol = serve(Recording, max_write_buffer=MORE_THAN_THE_KERNEL_TAKES).open()
+    protocol.transport.set_write_buffer_limits(high=1 << 40)
+    fill(protocol)
+    protocol.transport.write(bytes(MORE_THAN_THE_KERNEL_TAKES))
+    assert_over_the_limit(protocol, client)
+    client.read_until_gone()
 
 
 def test_an_empty_queue_takes_a_write_of_any_size(serve):
@@ -171,22 +184,23 @@ def test_an_empty_queue_takes_a_write_of_any_size(serve):
 
 
 def test_what_has_left_makes_room_again(serve):
-    client, protocol = serve(WritesSizes, max_write_buffer=1000).open()
+    client, protocol = serve(Obeys, max_write_buffer=1000).open()
     for _ in range(30):
         client.send(b"400 600")
-        assert client.read_exactly(1000) == bytes(1000)
+        assert client.read_exactly(1000) == pattern(400) + pattern(600)
         wait_until(lambda: protocol.transport.get_write_buffer_size() == 0, "the completion")
     assert protocol.transport.is_closing() is False
 
 
-def test_by_default_64_mib_may_be_queued(serve):
+def test_by_default_64_mib_may_be_queued_in_spite_of_a_pause(serve):
     served = serve(Recording)
     client, protocol = served.open()
+    # More than the limit, and fine: nobody has been told to pause.
     fill(protocol)
-    # The client's kernel, and the server's, hold at most the first write.
-    protocol.transport.write(bytes(64 * MB - MORE_THAN_THE_KERNEL_TAKES))
+    protocol.wait_for("pause_writing")
+    protocol.transport.write(bytes(64 * MB))
     assert protocol.transport.is_closing() is False
-    protocol.transport.write(bytes(MORE_THAN_THE_KERNEL_TAKES))
+    protocol.transport.write(b"x")
     assert_over_the_limit(protocol, client)
     client.read_until_gone()
 
@@ -238,13 +252,10 @@ def test_several_threads_meet_the_limit_once(serve):
 
 
 def test_the_error_of_the_limit_is_told_after_what_was_received_before(serve):
-    class WritesTooMuch(Wide):
-        def on_data(self, data):
-            self.transport.write(b"x")
-            self.transport.write(b"x")
-
-    client, protocol = serve(WritesTooMuch, max_sends=1).open()
-    client.send(b"go")
+    client, protocol = serve(Obeys, max_sends=1).open()
+    client.send(b"%d" % MORE_THAN_THE_KERNEL_TAKES)
+    protocol.wait_for("data_received")
+    client.send(b"1")
     assert_over_the_limit(protocol, client)
-    assert protocol.events == ["connection_made", "data_received", "connection_lost"]
-    assert client.read_until_gone() == b""
+    assert protocol.events == ["connection_made", *2 * ["data_received"], "connection_lost"]
+    client.read_until_gone()

@@ -14,6 +14,7 @@ from support import (
     run_together,
     wait_for_event,
 )
+from support3 import wait_until
 
 
 def test_data_arrives_in_order_and_before_the_end(serve):
@@ -243,3 +244,61 @@ def test_peername_over_ipv6_has_four_parts(serve):
     client, protocol = serve(Recording, "::1").open()
     assert protocol.transport.get_extra_info("peername") == client.sock.getsockname()
     assert len(protocol.transport.get_extra_info("peername")) == 4
+
+
+# -- a peer that goes while reading is paused
+
+
+def assert_the_reset_is_told(client, protocol):
+    client.reset()
+    protocol.wait_for("connection_lost")
+    assert isinstance(protocol.lost_with, ConnectionResetError), protocol.lost_with
+
+
+def test_a_reset_is_told_while_reading_is_paused_from_the_beginning(serve):
+    class Pauses(Recording):
+        def on_made(self):
+            self.transport.pause_reading()
+
+    client, protocol = serve(Pauses).open()
+    assert_the_reset_is_told(client, protocol)
+
+
+def test_a_reset_is_told_while_reading_is_paused_in_data_received(serve):
+    class Pauses(Recording):
+        def on_data(self, data):
+            self.transport.pause_reading()
+
+    client, protocol = serve(Pauses).open()
+    client.send(b"data")
+    protocol.wait_for("data_received")
+    assert_the_reset_is_told(client, protocol)
+
+
+def test_a_reset_is_told_while_reading_has_been_paused_for_long(serve):
+    class Pauses(Recording):
+        def on_made(self):
+            self.transport.pause_reading()
+
+    served = serve(Pauses)
+    client, protocol = served.open()
+    # It has turned idle: no buffer is held any more.
+    wait_until(lambda: served.server.stats()["zero_byte_receives"] > 0, "a zero-byte receive")
+    assert_the_reset_is_told(client, protocol)
+
+
+def test_what_came_while_reading_was_paused_is_delivered_and_then_the_end(serve):
+    class Pauses(Recording):
+        def on_made(self):
+            self.transport.pause_reading()
+
+    client, protocol = serve(Pauses).open()
+    data = pattern(1 << 20)
+    client.send(data[:1000])
+    client.send(data[1000:5000])
+    protocol.transport.resume_reading()
+    protocol.wait_for_data(1000)
+    client.send(data[5000:])
+    client.half_close()
+    protocol.wait_for("eof_received")
+    assert_same_bytes(protocol.received, data)

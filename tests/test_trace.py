@@ -175,3 +175,30 @@ def test_without_a_trace_nothing_is_told(serve, capfd):
     served.assert_serving()
     served.finish()
     assert capfd.readouterr() == ("", "")
+
+
+def test_lines_that_wait_behind_a_callback_are_bounded(serve):
+    """A thread writes while the connection's turn, which would tell the trace, is held up."""
+    inside = threading.Event()
+    may_return = threading.Event()
+
+    class Waits(Recording):
+        def on_data(self, data):
+            inside.set()
+            assert may_return.wait(WAIT_S)
+
+    trace = Trace()
+    served = serve(Waits, trace=trace, workers=2)
+    client, protocol = served.open()
+    client.send(b"go")
+    assert inside.wait(WAIT_S)
+    for _ in range(1500):
+        protocol.transport.write(b"x")
+        client.read_exactly(1)
+    may_return.set()
+    protocol.wait_for("data_received")
+    served.finish()
+    lines = trace.of(client)
+    assert 1000 <= len(lines) < 1100
+    (left_out,) = [line for line in lines if line.endswith(" lines left out")]
+    assert 400 < int(left_out.split()[1]) < 600

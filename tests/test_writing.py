@@ -3,6 +3,7 @@
 import array
 import random
 import struct
+import sys
 
 import pytest
 from support import (
@@ -172,6 +173,47 @@ def test_writing_after_close_is_ignored(serve):
     assert client.read_to_end() == b"in time"
 
 
+def test_nothing_can_be_wrong_with_a_write_after_close(opened):
+    """In whatever order the two directions were ended."""
+    client, transport = opened
+    transport.close()
+    transport.write_eof()
+    transport.write(b"too late")
+    transport.writelines([b"too late"])
+    with pytest.raises(TypeError):
+        transport.write("no bytes")
+    assert client.read_to_end() == b""
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_what_write_eof_forbids_is_ignored_after_the_end(serve, end):
+    client, protocol = serve(Recording).open()
+    transport = protocol.transport
+    transport.write_eof()
+    getattr(transport, end)()
+
+    def write():
+        transport.write(b"too late")
+        transport.writelines([b"too late"])
+        transport.write_eof()
+
+    write()
+    assert client.read_until_gone() == b""
+    client.close()
+    protocol.wait_for("connection_lost")
+    write()
+
+
+def test_a_write_after_write_eof_is_ignored_once_the_client_has_ended_too(serve):
+    client, protocol = serve(Recording).open()
+    protocol.transport.write_eof()
+    client.half_close()
+    protocol.wait_for("connection_lost")
+    protocol.transport.write(b"too late")
+    protocol.transport.writelines([b"too late"])
+    assert client.read_to_end() == b""
+
+
 # -- the write buffer and its marks
 
 
@@ -193,6 +235,26 @@ def test_the_marks_of_the_write_buffer_follow_asyncio(opened):
 
 
 @pytest.mark.parametrize(
+    "limits, marks",
+    [
+        ({"high": 1e6}, (250_000, 1_000_000)),
+        ({"low": 1e3}, (1000, 4000)),
+        ({"high": 10.9, "low": 2.9}, (2, 10)),
+        ({"high": 0.0}, (0, 0)),
+        ({"high": float("inf"), "low": 1.0}, (1, sys.maxsize)),
+        ({"high": 1e300}, (sys.maxsize // 4, sys.maxsize)),
+    ],
+)
+def test_marks_may_be_floats(opened, limits, marks):
+    _, transport = opened
+    transport.set_write_buffer_limits(**limits)
+    low, high = transport.get_write_buffer_limits()
+    assert (type(low), type(high)) == (int, int)
+    # What is above sys.maxsize is cut to it after the default of `low` was taken.
+    assert high == marks[1] and low == pytest.approx(marks[0], rel=1e-9)
+
+
+@pytest.mark.parametrize(
     "limits, kind, text",
     [
         ({"high": 10, "low": 20}, ValueError, r"high \(?10\)?.*low \(?20\)?"),
@@ -200,7 +262,12 @@ def test_the_marks_of_the_write_buffer_follow_asyncio(opened):
         ({"low": -1}, ValueError, r"low.*-1"),
         ({"high": 10, "low": -5}, ValueError, r"low.*-5"),
         ({"high": "big"}, TypeError, r"high.*'big'"),
-        ({"low": 1.5}, TypeError, r"low.*1\.5"),
+        ({"high": float("nan")}, ValueError, r"high.*nan"),
+        ({"low": float("nan")}, ValueError, r"low.*nan"),
+        ({"high": -0.5}, ValueError, r"high.*-0\.5"),
+        ({"low": float("-inf")}, ValueError, r"low.*-inf"),
+        ({"high": 1e3, "low": 2e3}, ValueError, r"high \(?1000.*low \(?2000"),
+        ({"high": 1j}, TypeError, r"high.*1j"),
     ],
 )
 def test_wrong_marks_are_refused_and_change_nothing(opened, limits, kind, text):
@@ -252,16 +319,8 @@ def test_writing_below_the_high_mark_never_pauses(serve):
     assert "pause_writing" not in protocol.events
 
 
-@pytest.mark.parametrize(
-    "limits, long",
-    [
-        ({}, True),
-        # These count what the peer has not taken, so nothing waits beyond the high mark for more.
-        ({"max_sends": 100}, False),
-        ({"max_write_buffer": 2 * MB}, False),
-    ],
-)
-def test_what_a_callback_writes_leaves_in_long_sends(serve, limits, long):
+@pytest.mark.parametrize("limits", [{}, {"max_sends": 100}, {"max_write_buffer": 2 * MB}])
+def test_what_a_callback_writes_leaves_in_long_sends(serve, limits):
     block = pattern(64 * 1024)
     lines = []
 
@@ -275,7 +334,7 @@ def test_what_a_callback_writes_leaves_in_long_sends(serve, limits, long):
     assert_same_bytes(client.read_exactly(8 * len(block)), 8 * block)
     served.finish()
     first = next(line for line in lines if " sent " in line)
-    assert int(first.split()[-1]) == (4 if long else 2) * len(block)
+    assert int(first.split()[-1]) == 4 * len(block)
 
 
 def test_above_the_high_mark_is_paused_within_a_callback_too(serve):

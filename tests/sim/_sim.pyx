@@ -15,7 +15,7 @@ from iocpx._accept cimport engine_listen
 from iocpx._base cimport conn_ref, engine_connections
 from iocpx._delivery cimport (
     conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
-    news_t,
+    lost_t, news_t,
 )
 from iocpx._engine cimport (
     engine_count, engine_create, engine_free, engine_on_worker, engine_pools, engine_stop,
@@ -28,6 +28,7 @@ from iocpx._requests cimport (
     conn_is_closing, conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks,
     conn_tell_sent, conn_write, conn_write_buffer_size, conn_write_eof, conn_write_parts,
     engine_close_clients, WRITE_CLOSED, WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY,
+    conn_take_spent, conn_wait_writable, WAIT_WRITABLE, WRITE_SPENT,
 )
 from iocpx._sched cimport conn_unref, worker_delivered, worker_next
 from iocpx._types cimport *
@@ -55,6 +56,7 @@ cdef enum:
     MAX_WORKERS = 3
     LONG_WRITE = 20000      # bytes: longer than what the engine copies
     LONGEST_WRITE = 23000
+    MEDDLED_WRITE = 400     # the longest of others than the connection's own callbacks
     # Inline completions of one connection between two looks at the port: the engine's
     # budget, the sends of one more round, and as many receives as are posted at once.
     INLINE_LIMIT = 16
@@ -78,6 +80,8 @@ ctypedef struct protocol_t:
     size_t written          # bytes, as far as the engine took them; lock
     bint tells              # it wants to be told what was sent
     size_t sent             # bytes, as far as it was told
+    size_t turn_written     # bytes, by its own callbacks in the turn under way…
+    size_t turn_most        # … and in any
 
 # One run, apart from its seed.
 ctypedef struct run_t:
@@ -153,14 +157,30 @@ cdef void check_bounds(conn_t *conn) noexcept nogil:
     cdef size_t window = <size_t>(config.initial_reads + 1) * config.buffer_size
     cdef size_t most = config.high_water_bytes + window
     if not the.echo:
-        most = config.max_write_buffer if config.max_write_buffer else <size_t>-1
-        most = max(most, <size_t>LONGEST_WRITE)
+        # What it wrote although it was paused, and in the turn that came to the limit.  An empty
+        # queue takes a write of any size.
+        most = <size_t>-1
+        if config.max_write_buffer != 0 and conn.over_bytes > (
+                max(config.max_write_buffer, <size_t>MEDDLED_WRITE)
+                + protocols[client_of(conn)].turn_most):
+            sim_fail("%zu bytes count against the limit of %zu", conn.over_bytes,
+                     config.max_write_buffer)
     if conn.inbox.nbytes > window:
         sim_fail("%zu bytes wait for the handler", conn.inbox.nbytes)
     if conn.outbox.nbytes > most:
         sim_fail("%zu bytes wait to be sent, more than %zu", conn.outbox.nbytes, most)
     if conn.window.n > conn.window.size:
         sim_fail("%d receives are posted", conn.window.n)
+
+
+cdef void release(buf_t *spent) noexcept nogil:
+    """Free what has been sent: an owned chain."""
+    cdef buf_t *buf
+    while spent != NULL:
+        buf = spent
+        spent = buf.next
+        free(buf.owner)
+        buf_free(buf)
 
 
 cdef int put(int client, conn_t *conn, queue_t *parts, size_t nbytes, bint keep) noexcept nogil:
@@ -211,6 +231,8 @@ cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts
     if not result & (WRITE_CLOSED | WRITE_NO_MEMORY):
         protocol.written += nbytes
     ReleaseSRWLockExclusive(&protocol.lock)
+    if result & (WRITE_FLUSH | WRITE_SPENT):
+        release(conn_take_spent(conn))
     sim_note("writelines" if in_parts else "write", client, <long long>nbytes)
     return result
 
@@ -221,6 +243,8 @@ cdef void answer(int client, size_t nbytes) noexcept nogil:
     cdef conn_t *conn = protocol.conn
     if nbytes == 0:
         return
+    protocol.turn_written += nbytes
+    protocol.turn_most = max(protocol.turn_most, protocol.turn_written)
     if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
         sim_note("pause_writing", client, 1)
         if marked(&protocol.paused):
@@ -303,8 +327,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef buf_t *buf
     cdef size_t n
     cdef size_t wanted
-    cdef int error = 0
-    cdef bint error_sending = False
+    cdef lost_t lost
     cdef bint paused
     if protocol.inside:
         sim_fail("client %d: two callbacks at once", client)
@@ -315,11 +338,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     check_bounds(conn)
     ReleaseSRWLockExclusive(&conn.lock)
     conn_take_news(conn, &news)
-    while news.spent != NULL:
-        buf = news.spent
-        news.spent = buf.next
-        free(buf.owner)
-        buf_free(buf)
+    release(news.spent)
+    protocol.turn_written = 0
     while news.traces != NULL:
         buf = news.traces
         news.traces = buf.next
@@ -344,20 +364,20 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         buf = conn_take_data(conn, &wanted)
         if buf != NULL:
             sim_fail("client %d: data for nobody", client)
-        if conn_take_lost(conn, &error, &error_sending):
+        if conn_take_lost(conn, &lost):
             sim_fail("client %d: connection_lost for nobody", client)
         protocol.inside = False
         return
-    if news.resume:
-        sim_note("resume_writing", client, 0)
-        if not marked(&protocol.paused):
-            sim_fail("client %d: resume_writing without pause_writing", client)
-        mark(&protocol.paused, False)
     if news.pause:
         sim_note("pause_writing", client, 0)
         if marked(&protocol.paused):
             sim_fail("client %d: pause_writing twice", client)
         mark(&protocol.paused, True)
+    if news.resume:
+        sim_note("resume_writing", client, 0)
+        if not marked(&protocol.paused):
+            sim_fail("client %d: resume_writing without pause_writing", client)
+        mark(&protocol.paused, False)
     protocol.sent += news.sent
     sim_point()
     buf = conn_take_data(conn, &wanted)
@@ -394,13 +414,13 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             answer(client, sim_random(500))
     # Before: another thread may resume it when the loss is decided already.
     paused = is_paused(client)
-    if conn_take_lost(conn, &error, &error_sending):
-        sim_note("connection_lost", client, error)
+    if conn_take_lost(conn, &lost):
+        sim_note("connection_lost", client, lost.error)
         if protocol.lost:
             sim_fail("client %d: connection_lost twice", client)
         protocol.lost = True
-        protocol.error = error
-        check_lost(client, error, paused)
+        protocol.error = lost.error
+        check_lost(client, lost.error, paused)
         sim_atomic(True)
         protocol.conn = NULL
         sim_atomic(False)
@@ -462,7 +482,7 @@ cdef void resume(int client) noexcept nogil:
 cdef void meddle(int client) noexcept nogil:
     """A thread of the application does something to a connection."""
     cdef conn_t *conn = borrow(client)
-    cdef uint32_t what = sim_random(14)
+    cdef uint32_t what = sim_random(15)
     cdef SOCKET sock
     if conn == NULL:
         return
@@ -478,6 +498,10 @@ cdef void meddle(int client) noexcept nogil:
             sim_lend_socket(sock)
             sim_point()
             conn_return_handle(conn)
+    elif what == 14:
+        # As a thread does that cannot be told of a pause.
+        if conn_wait_writable(conn, sim_random(200)) == WAIT_WRITABLE:
+            meddle_write(client, conn)
     else:
         look_at(conn)
     conn_unref(conn)
@@ -508,7 +532,7 @@ cdef void meddle_with_another(int me, int client, bint writes) noexcept nogil:
 
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
     """Somebody else than the connection's own callbacks writes to it."""
-    cdef size_t nbytes = 1 + sim_random(400)
+    cdef size_t nbytes = 1 + sim_random(MEDDLED_WRITE)
     if write(client, conn, nbytes, False, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
         sim_fail("client %d: pause_writing outside of its callbacks", client)
 
@@ -532,6 +556,9 @@ cdef void check_idle() noexcept nogil:
             if (conn.outbox.head != NULL and not conn.sending
                     and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
                 sim_fail("client %d: what was written waits, and nobody sends", client_of(conn))
+            if conn.waiters != 0 and not conn.marks.above and (
+                    the.config.max_sends == 0 or conn.outbox.writes < the.config.max_sends):
+                sim_fail("client %d: a thread waits to write, and may", client_of(conn))
             if conn.inbox.head != NULL and not conn.read_paused:
                 sim_fail("client %d: data waits, and nobody is told", client_of(conn))
         link = link.next

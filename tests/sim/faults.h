@@ -50,6 +50,8 @@
     X(InitializeSRWLock) \
     X(AcquireSRWLockExclusive) \
     X(ReleaseSRWLockExclusive) \
+    X(SleepConditionVariableSRW) \
+    X(WakeAllConditionVariable) \
     X(InterlockedIncrement) \
     X(InterlockedDecrement) \
     X(InterlockedExchange) \

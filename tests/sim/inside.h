@@ -14,7 +14,7 @@ void __real_free(void *);
 typedef struct object object_t;
 
 /* What a thread waits for. */
-enum wait_kind { READY, WAIT_LOCK, WAIT_PORT, WAIT_EVENTS, WAIT_TIME };
+enum wait_kind { READY, WAIT_LOCK, WAIT_PORT, WAIT_EVENTS, WAIT_CONDITION, WAIT_TIME };
 
 typedef struct {
     const char *name;
@@ -28,6 +28,8 @@ typedef struct {
     enum wait_kind wait;
     uint64_t until_us;
     const SRWLOCK *lock;
+    const CONDITION_VARIABLE *condition;
+    DWORD wakes;            /* of it, when the wait began */
     const object_t *events[2];
     DWORD n_events;
 } thread_t;

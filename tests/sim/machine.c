@@ -477,6 +477,10 @@ static int is_ready(const thread_t *thread)
             if (event_is_set(thread->events[i]))
                 return 1;
         break;
+    case WAIT_CONDITION:
+        if (thread->condition->wakes != thread->wakes)
+            return 1;
+        break;
     case WAIT_TIME:
         break;
     }
@@ -836,6 +840,36 @@ void ReleaseSRWLockExclusive(SRWLOCK *lock)
 }
 
 #endif
+
+/* Not while the lock is taken again: whoever has it may need the kernel. */
+static int sleep_on(CONDITION_VARIABLE *condition, SRWLOCK *lock, DWORD timeout_ms)
+{
+    KERNEL;
+    this_thread()->condition = condition;
+    this_thread()->wakes = condition->wakes;
+    ReleaseSRWLockExclusive(lock);
+    // Now and then for nothing, as documented.
+    if (!chance(8))
+        wait_for(WAIT_CONDITION, deadline_us(timeout_ms));
+    return condition->wakes != this_thread()->wakes;
+}
+
+BOOL SleepConditionVariableSRW(CONDITION_VARIABLE *condition, SRWLOCK *lock, DWORD timeout_ms,
+                               ULONG flags)
+{
+    if (flags != 0)
+        sim_fail("SleepConditionVariableSRW: not simulated");
+    int woken = sleep_on(condition, lock, timeout_ms);
+    AcquireSRWLockExclusive(lock);
+    return woken;
+}
+
+void WakeAllConditionVariable(CONDITION_VARIABLE *condition)
+{
+    KERNEL;
+    condition->wakes++;
+    wake();
+}
 
 LONG InterlockedIncrement(LONG *value)
 {

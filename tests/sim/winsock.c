@@ -1168,8 +1168,8 @@ int shutdown(SOCKET s, int how)
     KERNEL;
     sim_point();
     object_t *sock = sock_of(s, "shutdown");
-    if (how != SD_SEND)
-        sim_fail("shutdown: only SD_SEND is simulated");
+    if (how != SD_SEND && how != SD_BOTH)
+        sim_fail("shutdown: not simulated");
     check_context(sock, "shutdown");
     if (sock->sends > 0)
         sim_fail("SD_SEND on handle %d before all is sent", sock->handle);

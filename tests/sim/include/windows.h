@@ -55,6 +55,8 @@ typedef union { LONG64 QuadPart; } LARGE_INTEGER;
 
 /* holder: 0, or the id of the thread that has it. */
 typedef struct { DWORD holder; } SRWLOCK;
+/* How often it has been woken. */
+typedef struct { DWORD wakes; } CONDITION_VARIABLE;
 
 HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads);
 BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG count,
@@ -74,6 +76,9 @@ BOOL QueryPerformanceFrequency(LARGE_INTEGER *frequency);
 void InitializeSRWLock(SRWLOCK *lock);
 void AcquireSRWLockExclusive(SRWLOCK *lock);
 void ReleaseSRWLockExclusive(SRWLOCK *lock);
+BOOL SleepConditionVariableSRW(CONDITION_VARIABLE *condition, SRWLOCK *lock, DWORD timeout_ms,
+                               ULONG flags);
+void WakeAllConditionVariable(CONDITION_VARIABLE *condition);
 LONG InterlockedIncrement(LONG *value);
 LONG InterlockedDecrement(LONG *value);
 LONG InterlockedExchange(LONG *value, LONG other);

@@ -22,6 +22,7 @@ typedef unsigned int GROUP;
 #define WSA_FLAG_OVERLAPPED 1
 #define WSA_FLAG_NO_HANDLE_INHERIT 0x80
 #define SD_SEND 1
+#define SD_BOTH 2
 #define SOL_SOCKET 0xffff
 #define SO_LINGER 0x80
 #define SO_PROTOCOL_INFOW 0x2005

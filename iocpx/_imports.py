@@ -1,0 +1,49 @@
+"""What the compiled modules import, said once more where a freezer can read it.
+
+PyInstaller, cx_Freeze and Nuitka follow the imports of Python code and cannot look into
+compiled modules: what only those import would be missing from a frozen application. The
+package imports this module first; it loads nothing that the others would not load anyway.
+tests/test_freezing.py compares it with the sources.
+"""
+
+# Nothing is used here, and of the compiled modules only _core has a stub.
+# ruff: noqa: F401
+# mypy: disable-error-code="attr-defined"
+
+import _queue
+import asyncio
+import atexit
+import logging
+import os
+import socket
+import sys
+import sysconfig
+import threading
+import warnings
+
+from iocpx import (
+    _accept,
+    _addresses,
+    _arguments,
+    _base,
+    _conn,
+    _connection,
+    _core,
+    _delivery,
+    _engine,
+    _errors,
+    _keeper,
+    _life,
+    _listening,
+    _native,
+    _recv,
+    _requests,
+    _runtime,
+    _sched,
+    _send,
+    _server,
+    _state,
+    _threads,
+    _worker,
+    native,
+)

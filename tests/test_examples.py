@@ -1,0 +1,74 @@
+"""The programs in docs/PROTOCOLS.md run as they stand and print what the page says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import WAIT_S
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "PROTOCOLS.md").read_text(encoding="utf-8")
+
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+def programs():
+    """(title of the section, program, what it prints) of every program of the page."""
+    for part in re.split(r"^## ", PAGE, flags=re.M)[1:]:
+        title = part.partition("\n")[0]
+        blocks = FENCED.findall(part)
+        assert [kind for kind, _ in blocks] == ["python", "text"] * (len(blocks) // 2), title
+        for (_, program), (_, printed) in zip(blocks[::2], blocks[1::2]):
+            yield title, program, printed
+
+
+PROGRAMS = list(programs())
+
+
+def test_there_are_programs():
+    assert len(PROGRAMS) > 5
+    assert len(PROGRAMS) == PAGE.count("```python") == PAGE.count("```") // 4
+
+
+# What these sections tell of is not there yet.
+AWAITED = {
+    "How do I send from a thread of my own?",
+    "How do I set a timer?",
+    "What if a callback raises? What does `sys.exit()` do?",
+    "What do context variables show?",
+}
+
+
+@pytest.mark.parametrize(
+    "program, printed",
+    [
+        pytest.param(
+            *case[1:],
+            id=re.sub(r"\W+", "-", case[0]),
+            marks=[pytest.mark.skip("still to come")] if case[0] in AWAITED else [],
+        )
+        for case in PROGRAMS
+    ],
+)
+def test_a_program_prints_what_the_page_says(tmp_path, program, printed):
+    # Of a file, as a user has it: a spawned process imports its main module.
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", str(tmp_path / "program.py")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=2 * WAIT_S,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (printed, "", 0)
+
+
+def test_every_link_of_the_page_leads_somewhere():
+    headings = re.findall(r"^## (.*)$", PAGE, re.M)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(#(.*?)\)", PAGE)
+    assert set(links) == anchors
+    for file in re.findall(r"\]\(([\w./]+)\)", PAGE):
+        assert (ROOT / "docs" / file).exists(), file

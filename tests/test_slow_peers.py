@@ -1,0 +1,143 @@
+"""Closing towards peers that are slow, that go on sending, or that keep their side open."""
+
+import socket
+import threading
+
+from support import Recording, pattern
+from support3 import wait_for_figure, wait_until
+
+KB = 1 << 10
+# Seconds; what a test's peer needs is a multiple of it.
+CLOSE_TIMEOUT_S = 0.3
+
+
+class Answers(Recording):
+    """Answers the first request and closes."""
+
+    answer = pattern(2048 * KB)
+
+    def on_made(self):
+        # So that little of the answer is out of sight in the kernel.
+        sock = self.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * KB)
+
+    def on_data(self, data):
+        self.transport.write(self.answer)
+        self.transport.close()
+
+
+def read_slowly(client, chunk, pause_s, send=b""):
+    """Everything up to the end of the stream, `chunk` bytes at a time, with pauses."""
+    pause = threading.Event()
+    got = bytearray()
+    while data := client.sock.recv(chunk):
+        got += data
+        if send:
+            client.send_until_refused(send)
+        pause.wait(pause_s)
+    return bytes(got)
+
+
+def test_a_peer_that_reads_slowly_gets_all_that_was_written_before_close(serve):
+    client, protocol = serve(Answers, close_timeout_s=CLOSE_TIMEOUT_S).open()
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
+    client.send(b"go")
+    # 256 KiB, the longest send, take about twice the timeout.
+    assert read_slowly(client, 16 * KB, 0.03) == Answers.answer
+    client.close()
+    protocol.wait_for("connection_lost")
+    assert protocol.lost_with is None
+
+
+def test_a_send_under_way_at_the_close_is_given_time(serve):
+    client, protocol = serve(Recording, close_timeout_s=CLOSE_TIMEOUT_S).open()
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
+    Answers.on_made(protocol)
+    # By a thread, so that the send is posted before the close.
+    protocol.transport.write(Answers.answer)
+    protocol.wait_for("pause_writing")
+    protocol.transport.close()
+    assert read_slowly(client, 16 * KB, 0.03) == Answers.answer
+    client.close()
+    protocol.wait_for("connection_lost")
+    assert protocol.lost_with is None
+
+
+def test_a_peer_that_goes_on_sending_gets_all_that_was_sent(serve):
+    """Closing the socket while it sends would reset it, and what it has not read be lost."""
+
+    class AnswersShortly(Recording):
+        answer = pattern(256 * KB)
+
+        def on_data(self, data):
+            self.transport.write(self.answer)
+            self.transport.close()
+
+    client, protocol = serve(AnswersShortly, close_timeout_s=CLOSE_TIMEOUT_S).open()
+    client.send(b"go")
+    # Four times the timeout after all has been sent.
+    assert read_slowly(client, 16 * KB, CLOSE_TIMEOUT_S / 4, b"x") == AnswersShortly.answer
+    client.close()
+    protocol.wait_for("connection_lost")
+    assert protocol.lost_with is None
+
+
+def test_a_peer_that_sends_for_ever_after_the_end_is_dropped_some_time(serve):
+    served = serve(Answers, close_timeout_s=0.05)
+    client, _ = served.open()
+    client.send(b"go")
+    over = threading.Event()
+
+    def send():
+        while not over.wait(0.01):
+            client.send_until_refused(b"x")
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    client.read_until_gone()
+    try:
+        wait_for_figure(served.server, "connections_now", 0)
+    finally:
+        over.set()
+        sender.join()
+
+
+def test_a_peer_that_takes_nothing_is_reset_and_the_error_says_why(serve):
+    client, protocol = serve(Answers, close_timeout_s=CLOSE_TIMEOUT_S).open()
+    client.send(b"go")
+    protocol.wait_for("connection_lost")
+    assert isinstance(protocol.lost_with, TimeoutError)
+    assert "took nothing for close_timeout_s=0.3" in str(protocol.lost_with)
+    assert "were not sent" in str(protocol.lost_with)
+    client.read_until_gone()
+
+
+# -- max_connections counts what the application knows of
+
+
+class Closes(Recording):
+    def on_made(self):
+        self.transport.close()
+
+
+def test_a_connection_that_is_over_for_the_application_leaves_its_place(serve):
+    served = serve(Closes, max_connections=1, close_timeout_s=300)
+    for _ in range(2):
+        client, protocol = served.open()
+        # The client keeps its side open.
+        protocol.wait_for("connection_lost")
+        assert client.read_to_end() == b""
+    assert served.server.stats()["refused"] == 0
+
+
+def test_no_more_drain_than_may_be_open(serve):
+    served = serve(Closes, max_connections=2, close_timeout_s=300)
+    for number in range(1, 8):
+        _, protocol = served.open()
+        protocol.wait_for("connection_lost")
+        expected = min(number, 2)
+        wait_until(
+            lambda expected=expected: served.server.stats()["connections_now"] == expected,
+            f"{expected} that drain",
+        )
+    assert served.server.stats()["refused"] == 0
