@@ -12,8 +12,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    conn_arm, conn_drop_queue, conn_drop_spare, conn_keep_buffer, count, engine_connections,
-    KEY, linger_zero, now_ms, op_init, trace,
+    conn_arm, conn_disarm_timer, conn_drop_queue, conn_drop_spare, conn_keep_buffer, count,
+    engine_connections, KEY, linger_zero, now_ms, op_init, trace,
 )
 from iocpx._op cimport OP_RECV, OP_SEND, OP_SERVE
 from iocpx._sched cimport conn_leave, conn_unref
@@ -80,6 +80,8 @@ cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *
     conn.closing.link.owner = conn
     conn.quiet.link.owner = conn
     conn.idling.link.owner = conn
+    conn.timer.owner = conn
+    conn.due = DUE_MADE
     InitializeSRWLock(&conn.lock)
     conn.state = STATE_OPEN
     conn.reason = -1
@@ -225,7 +227,7 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         trace(conn, "SD_SEND", 0)
     if conn.state == STATE_FLUSHING:
         conn.state = conn_next_state(conn.state, EVENT_FLUSHED)
-        conn.lost_due = True
+        conn.due |= DUE_LOST
         # What has been sent has yet to arrive: the peer's time begins anew.
         conn.flushed_ms = now_ms()
         conn.progress_ms = conn.flushed_ms
@@ -249,6 +251,7 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     conn.sock = INVALID_SOCKET
     conn_drop_queue(conn, &conn.outbox)
     conn_drop_spare(conn)
+    conn_disarm_timer(conn)
     ReleaseSRWLockExclusive(&conn.lock)
 
     closesocket(sock)
@@ -263,4 +266,4 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
 
     AcquireSRWLockExclusive(&conn.lock)
     trace(conn, "handle closed", 0)
-    conn.lost_due = True
+    conn.due |= DUE_LOST

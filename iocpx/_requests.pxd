@@ -1,3 +1,5 @@
+from libc.stdint cimport uint64_t
+
 from iocpx._state cimport buf_t, queue_t
 from iocpx._types cimport abort_reason, conn_t, engine_t
 from iocpx._winsock cimport DWORD, SOCKET
@@ -53,6 +55,10 @@ cdef wait_result conn_wait_writable(conn_t *conn, DWORD timeout_ms) noexcept nog
 # What has been sent and has an owner: an owned chain; the caller releases each owner, then
 # buf_free.  GIL held, for that.
 cdef buf_t *conn_take_spent(conn_t *conn) noexcept nogil
+# Has the handler told (news_t.timers) at due_ms, 0: as soon as may be, in the connection's turn.
+# Of what is asked for before that the earliest counts.  Without effect once the connection is
+# over.
+cdef void conn_wake_at(conn_t *conn, uint64_t due_ms) noexcept nogil
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil
 cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil
 cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil

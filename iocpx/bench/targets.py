@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .servers import CEILING, OTHER_LOOPS
 from .workloads import FREE, PINNED
 
 NATIVE, PROTOCOL, ASYNCIO, WINLOOP, BLAZIO = (
@@ -11,8 +12,6 @@ NATIVE, PROTOCOL, ASYNCIO, WINLOOP, BLAZIO = (
     "winloop",
     "blazio",
 )
-CEILING = "ceiling"
-OTHER_LOOPS = ("winloop", "blazio", "zuvloop")
 OTHERS = ("asyncio", "asyncio-streams", *OTHER_LOOPS)
 
 

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "iocpx"
 sys.path.insert(0, str(PACKAGE))
 
 # Found only now.
-from bench import cpus, pattern, servers, targets, workloads  # noqa: E402
+from bench import cpus, figures, measure, options, pattern, servers, targets, workloads  # noqa: E402
 from bench import results as results_module  # noqa: E402
 from bench import run as run_module  # noqa: E402
 
@@ -202,7 +202,7 @@ def test_pinned_server_client_and_helper_have_the_right_cpus_and_get_them_back()
     show = [sys.executable, "-c", show]
     with subprocess.Popen(show, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as helper:
         arguments = ["--arrangement", "pinned", "--pin-too", str(helper.pid)]
-        measured = run_module.Bench(run_module.parse(arguments), report=None)
+        measured = run_module.Bench(options.parse(arguments), report=None)
         with measured.arranged("pinned"):
             assert os.sched_getaffinity(helper.pid) == {own[0]}
             with measured.server_cpus():
@@ -404,7 +404,7 @@ def run_here(monkeypatch, *arguments):
 def test_idle_connections_are_counted_and_checked(monkeypatch, tmp_path, stand_in, capsys):
     idle = workloads.Workload(3, 64, idle=120, once=True)
     monkeypatch.setitem(workloads.WORKLOADS, "idle-2k", idle)
-    monkeypatch.setattr(run_module, "IDLE_S", 0)
+    monkeypatch.setattr(measure, "IDLE_S", 0)
     path = tmp_path / "figures.json"
     arguments = (*QUICK, "--workload", "idle-2k")
     assert run_here(monkeypatch, *arguments, "--json", str(path)) == 0
@@ -467,10 +467,10 @@ def test_a_chart_is_made(tmp_path, suffix, first):
 def measured(rates):
     """A finished run of echo-64, pinned: msg/s by server."""
     workload = workloads.WORKLOADS["echo-64"]
-    rest = dict.fromkeys((field.name for field in dataclasses.fields(run_module.Figures)), 1.0)
+    rest = dict.fromkeys((field.name for field in dataclasses.fields(figures.Figures)), 1.0)
     rows = {}
     for name, rate in rates.items():
-        rows[name] = run_module.Row(name, [run_module.Figures(**{**rest, "rate": rate})])
+        rows[name] = figures.Row(name, [figures.Figures(**{**rest, "rate": rate})])
     return types.SimpleNamespace(
         workloads={"echo-64": workload}, rows={(workloads.PINNED, workload): rows}
     )
@@ -491,7 +491,7 @@ def test_targets_are_met_or_not_or_not_measured():
 @pytest.mark.parametrize("free_threaded", [False, True])
 def test_computing_is_measured_without_a_gil_only(free_threaded):
     arguments = ["--full", "--only", "iocpx-protocol", "--arrangement", "free"]
-    planned = run_module.Bench(run_module.parse(arguments), report=None)
+    planned = run_module.Bench(options.parse(arguments), report=None)
     planned.facts = {"iocpx-protocol": {"free_threaded": free_threaded}}
     planned.plan()
     roles = {workload.role for _, workload in planned.rows}
@@ -501,7 +501,7 @@ def test_computing_is_measured_without_a_gil_only(free_threaded):
 
 
 def test_idle_connections_are_measured_in_one_arrangement():
-    planned = run_module.Bench(run_module.parse(["--full", "--arrangement", "free"]), report=None)
+    planned = run_module.Bench(options.parse(["--full", "--arrangement", "free"]), report=None)
     planned.arrangements = workloads.BOTH
     planned.plan()
     idle = [arrangement for arrangement, workload in planned.rows if workload.idle]
@@ -513,7 +513,7 @@ def test_ten_thousand_connections_are_left_out_where_descriptors_are_few(monkeyp
     import resource
 
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 1024))
-    args = run_module.parse(["--workload", "one", "idle-10k"])
+    args = options.parse(["--workload", "one", "idle-10k"])
     assert list(args.workloads) == ["one"]
     (change,) = args.changes
     assert change.startswith("idle-10k: left out, as a process may have 1024 descriptors here")

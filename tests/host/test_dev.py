@@ -79,6 +79,19 @@ def test_run_is_a_windows_python_with_iocpx_and_the_extras(tmp_path):
         assert file.strip().replace("\\", "/").endswith((ROOT / "iocpx/__init__.py").as_posix())
 
 
+def test_run_has_the_random_numbers_that_rust_asks_for():
+    # Windows has this DLL, Wine 8 has not.
+    program = (
+        "import ctypes\n"
+        "data = ctypes.create_string_buffer(64)\n"
+        "get = ctypes.WinDLL('bcryptprimitives').ProcessPrng\n"
+        "get.argtypes = ctypes.c_char_p, ctypes.c_size_t\n"
+        "print(get(data, 63), any(data.raw[:63]), data.raw[63])"
+    )
+    done = dev("run", "-c", program)
+    assert (done.stdout, done.stderr) == ("1 True 0\n", "")
+
+
 def test_run_passes_arguments_on_as_they_are():
     words = ["a b", "--python", "3.11", "--debug", "", '"', "*", "\\", "ü"]
     done = dev("run", "-c", "import sys; print(ascii(sys.argv[1:]))", *words)

@@ -11,6 +11,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from _kernel cimport *
+from _wakes cimport (
+    wakes_before, wakes_begin, wakes_cancel, wakes_check, wakes_set, wakes_t, wakes_told,
+)
 from iocpx._accept cimport engine_listen
 from iocpx._base cimport conn_ref, engine_connections
 from iocpx._delivery cimport (
@@ -82,6 +85,7 @@ ctypedef struct protocol_t:
     size_t sent             # bytes, as far as it was told
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
+    wakes_t wakes
 
 # One run, apart from its seed.
 ctypedef struct run_t:
@@ -306,9 +310,13 @@ cdef void react(int client) noexcept nogil:
         conn_write_eof(conn)
     elif what < 67:
         conn_set_marks(conn, sim_random(2000), 0)
-    elif what < 72 or (the.fatal and what >= 85):
+    elif what < 72 or (the.fatal and what >= 90):
         meddle_with_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)),
                             what < 72)
+    elif what < 82:
+        wakes_set(&protocol.wakes, conn, client)
+    elif what < 84:
+        wakes_cancel(&protocol.wakes)
 
 
 cdef void deliver_scripted(worker_t *worker) noexcept nogil:
@@ -329,6 +337,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef size_t wanted
     cdef lost_t lost
     cdef bint paused
+    cdef uint64_t before
     if protocol.inside:
         sim_fail("client %d: two callbacks at once", client)
     protocol.inside = True
@@ -337,6 +346,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     check_bounds(conn)
     ReleaseSRWLockExclusive(&conn.lock)
+    before = wakes_before(&protocol.wakes)
     conn_take_news(conn, &news)
     release(news.spent)
     protocol.turn_written = 0
@@ -357,7 +367,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_atomic(False)
         if sim_random(3) == 0:
             react(client)
-    if protocol.lost and (news.resume or news.pause or news.sent > 0):
+    if protocol.lost and (news.resume or news.pause or news.sent > 0 or news.timers):
         sim_fail("client %d: a callback after connection_lost", client)
     if protocol.conn == NULL:
         # It was over before it began, or all is told.
@@ -401,6 +411,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         buf = conn_take_data(conn, &wanted)
     if wanted > 0 and sim_random(3) == 0:
         offer(conn, wanted)
+    if news.timers and wakes_told(&protocol.wakes, conn, client, before) > 0:
+        react(client)
     if conn_take_eof(conn):
         sim_note("eof_received", client, 0)
         if protocol.eof:
@@ -482,7 +494,7 @@ cdef void resume(int client) noexcept nogil:
 cdef void meddle(int client) noexcept nogil:
     """A thread of the application does something to a connection."""
     cdef conn_t *conn = borrow(client)
-    cdef uint32_t what = sim_random(15)
+    cdef uint32_t what = sim_random(18)
     cdef SOCKET sock
     if conn == NULL:
         return
@@ -502,6 +514,8 @@ cdef void meddle(int client) noexcept nogil:
         # As a thread does that cannot be told of a pause.
         if conn_wait_writable(conn, sim_random(200)) == WAIT_WRITABLE:
             meddle_write(client, conn)
+    elif what > 14:
+        wakes_set(&protocols[client].wakes, conn, client)
     else:
         look_at(conn)
     conn_unref(conn)
@@ -561,6 +575,8 @@ cdef void check_idle() noexcept nogil:
                 sim_fail("client %d: a thread waits to write, and may", client_of(conn))
             if conn.inbox.head != NULL and not conn.read_paused:
                 sim_fail("client %d: data waits, and nobody is told", client_of(conn))
+            if not conn.lost_told:
+                wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
         link = link.next
 
 
@@ -853,6 +869,8 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     sim_begin(seed)
     configure()
     memset(protocols, 0, sizeof(protocols))
+    for i in range(<int>MAX_CLIENTS):
+        wakes_begin(&protocols[i].wakes)
     listened = False
     listen_error = 0
     started = False

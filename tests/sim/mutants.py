@@ -58,8 +58,9 @@ MUTANTS = [
         "iocpx/_delivery.pyx",
         [
             (
-                "conn.lost_due and not conn.lost_told and not conn_news_before_lost(conn)",
-                "conn.lost_due and not conn.lost_told",
+                "(conn.due & DUE_LOST and not conn.lost_told\n"
+                "                     and not conn_news_before_lost(conn))",
+                "(conn.due & DUE_LOST and not conn.lost_told)",
             )
         ],
     ),
@@ -277,6 +278,34 @@ MUTANTS = [
         "a deadline outlives its connection",
         "iocpx/_life.pyx",
         [("    deadline_disarm(&conn.quiet)\n", "")],
+    ),
+    (
+        "a timer outlives its connection",
+        "iocpx/_life.pyx",
+        [("    conn_disarm_timer(conn)\n    ReleaseSRWLock", "    ReleaseSRWLock")],
+    ),
+    (
+        "a timer is told early",
+        "iocpx/_keeper.pyx",
+        [
+            ("engine.timers.first.due <= now:", "engine.timers.first.due <= now + 20:"),
+            ("    if 0 < conn.timer.due <= now:\n", "    if 0 < conn.timer.due <= now + 20:\n"),
+        ],
+    ),
+    (
+        "a timer that is due earlier than the one before it waits for that",
+        "iocpx/_requests.pyx",
+        [("conn.timer.due == 0 or due_ms < conn.timer.due", "conn.timer.due == 0")],
+    ),
+    (
+        "a timer that was told is told again",
+        "iocpx/_delivery.pyx",
+        [("            conn_disarm_timer(conn)\n", "            pass\n")],
+    ),
+    (
+        "a timer that is taken out of the heap takes the later ones with it",
+        "iocpx/_state.pyx",
+        [("        root = timer_meld(timers.first, root)\n", "        root = timers.first\n")],
     ),
     (
         "resume_writing is not told",
