@@ -575,7 +575,8 @@ cdef void check_idle() noexcept nogil:
                 sim_fail("client %d: a thread waits to write, and may", client_of(conn))
             if conn.inbox.head != NULL and not conn.read_paused:
                 sim_fail("client %d: data waits, and nobody is told", client_of(conn))
-            if not conn.lost_told:
+            # A keeper that stands still before it waits, waits that much longer.
+            if not conn.lost_told and the.sim.stalls == 0:
                 wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
         link = link.next
 
