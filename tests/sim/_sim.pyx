@@ -59,6 +59,7 @@ cdef enum:
     MAX_WORKERS = 3
     LONG_WRITE = 20000      # bytes: longer than what the engine copies
     LONGEST_WRITE = 23000
+    MEDDLED_WRITE = 400     # the longest of others than the connection's own callbacks
     # Inline completions of one connection between two looks at the port: the engine's
     # budget, the sends of one more round, and as many receives as are posted at once.
     INLINE_LIMIT = 16
@@ -160,10 +161,12 @@ cdef void check_bounds(conn_t *conn) noexcept nogil:
     cdef size_t window = <size_t>(config.initial_reads + 1) * config.buffer_size
     cdef size_t most = config.high_water_bytes + window
     if not the.echo:
-        # What it wrote although it was paused, and in the turn that came to the limit.
+        # What it wrote although it was paused, and in the turn that came to the limit.  An empty
+        # queue takes a write of any size.
         most = <size_t>-1
         if config.max_write_buffer != 0 and conn.over_bytes > (
-                config.max_write_buffer + protocols[client_of(conn)].turn_most):
+                max(config.max_write_buffer, <size_t>MEDDLED_WRITE)
+                + protocols[client_of(conn)].turn_most):
             sim_fail("%zu bytes count against the limit of %zu", conn.over_bytes,
                      config.max_write_buffer)
     if conn.inbox.nbytes > window:
@@ -543,7 +546,7 @@ cdef void meddle_with_another(int me, int client, bint writes) noexcept nogil:
 
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
     """Somebody else than the connection's own callbacks writes to it."""
-    cdef size_t nbytes = 1 + sim_random(400)
+    cdef size_t nbytes = 1 + sim_random(MEDDLED_WRITE)
     if write(client, conn, nbytes, False, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
         sim_fail("client %d: pause_writing outside of its callbacks", client)
 
@@ -572,7 +575,7 @@ cdef void check_idle() noexcept nogil:
                 sim_fail("client %d: a thread waits to write, and may", client_of(conn))
             if conn.inbox.head != NULL and not conn.read_paused:
                 sim_fail("client %d: data waits, and nobody is told", client_of(conn))
-            # A keeper that stands still between its look at the clock and its wait is late by that.
+            # A keeper that stands still before it waits, waits that much longer.
             if not conn.lost_told and the.sim.stalls == 0:
                 wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
         link = link.next
