@@ -7,7 +7,7 @@ import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 import iocpx
@@ -106,15 +106,25 @@ def serve_echo(server: iocpx.Server, event_name: str | None) -> int:
             text = "resetting the connections"
         print(text, flush=True)
 
+    def on_event() -> None:
+        nonlocal stopping
+        stopping = True
+        print(f"stopping: the event {event_name!r} was set", flush=True)
+        server.close()
+
     try:
-        with stop_event(event_name, server):
+        with stop_event(event_name, on_event):
             previous = signal.signal(signal.SIGINT, on_interrupt)
             try:
-                server.start()
-                for sock in server.sockets:
-                    host, port = sock.getsockname()[:2]
-                    print(f"listening on {host} port {port}; Ctrl+C stops", flush=True)
-                server.serve_forever()
+                if not stopping:
+                    server.start()
+                    if stopping:
+                        # A close() that came before the start has had no effect on it.
+                        server.close()
+                    for sock in server.sockets:
+                        host, port = sock.getsockname()[:2]
+                        print(f"listening on {host} port {port}; Ctrl+C stops", flush=True)
+                    server.serve_forever()
             finally:
                 signal.signal(signal.SIGINT, previous)
     except OSError as error:
@@ -143,8 +153,9 @@ def totals(stats: Mapping[str, object]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def stop_event(name: str | None, server: iocpx.Server) -> Iterator[None]:
-    """Within the block, close the server when another process sets the Windows event of that name.
+def stop_event(name: str | None, on_event: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call on_event() once when another process sets the Windows event of that
+    name, on a thread of its own; before the block, where the event is set already.
 
     The event is made when it does not exist. OSError when another kind of object has the name.
     """
@@ -177,19 +188,25 @@ def stop_event(name: str | None, server: iocpx.Server) -> Iterator[None]:
     handles = (ctypes.c_void_p * 2)(asked, done)
     infinite = 0xFFFFFFFF
 
-    def wait() -> None:
+    def is_set(limit_ms: int) -> bool:
         # ctypes releases the GIL during the call.
-        if kernel32.WaitForMultipleObjects(2, handles, False, infinite) == 0:
-            print(f"stopping: the event {name!r} was set", flush=True)
-            server.close()
+        return bool(kernel32.WaitForMultipleObjects(2, handles, False, limit_ms) == 0)
+
+    def wait() -> None:
+        if is_set(infinite):
+            on_event()
 
     thread = threading.Thread(target=wait, name="iocpx stop event")
-    thread.start()
+    if is_set(0):
+        on_event()
+    else:
+        thread.start()
     try:
         yield
     finally:
         kernel32.SetEvent(done)
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         kernel32.CloseHandle(asked)
         kernel32.CloseHandle(done)
 

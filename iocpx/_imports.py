@@ -11,8 +11,10 @@ tests/test_freezing.py compares it with the sources.
 # mypy: disable-error-code="attr-defined"
 
 import _queue
+import _thread
 import asyncio
 import atexit
+import contextvars
 import functools
 import logging
 import os
@@ -20,6 +22,7 @@ import socket
 import sys
 import sysconfig
 import threading
+import time
 import types
 import warnings
 

@@ -45,40 +45,105 @@ def host_names(host: Any) -> tuple[str | None, ...]:
     return hosts
 
 
-def bind(hosts: Sequence[str | None], port: int) -> tuple[socket.socket, ...]:
-    """Sockets for every address that the hosts stand for; the engine makes them listen."""
+# Windows codes of an address that this machine does not have, or of a family that it lacks.
+_NOT_HERE = {10043, 10047, 10049}
+# A port that somebody else has.  Windows says 10013 where that is exclusively so.
+_TAKEN = {10013, 10048}
+# How many ports the system may propose until one is free on every address.
+PORT_ATTEMPTS = 20
+
+
+def bind(
+    hosts: Sequence[str | None], port: int
+) -> tuple[tuple[socket.socket, ...], tuple[OSError, ...]]:
+    """Sockets for every address that the hosts stand for, which the engine makes listen, and the
+    errors of those that are left out: a name stands for others as well, and this machine lacks
+    this one."""
+    named = [_addresses_of(host, port) for host in hosts]
+    refused: list[socket.socket] = []
+    try:
+        for _ in range(PORT_ATTEMPTS - 1):
+            try:
+                return _bind_all(named, port, refused)
+            except OSError as exc:
+                # The system chose a port for the first address, which another one cannot have.
+                if port != 0 or not refused or exc.winerror not in _TAKEN:
+                    raise
+        return _bind_all(named, port, refused)
+    finally:
+        # Open until now, so that the system proposes each port once only.
+        for sock in refused:
+            sock.close()
+
+
+def _addresses_of(host: str | None, port: int) -> list[tuple[int, Any]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as exc:
+        raise _name_error(host, exc.errno or 0, exc.strerror) from None
     addresses = dict.fromkeys(
         (family, address)
-        for host in hosts
-        for family, _, _, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        for family, _, _, _, address in found
         if family in (socket.AF_INET, socket.AF_INET6)
     )
-    sockets = []
+    if not addresses:
+        no_data = 11004  # WSANO_DATA
+        raise _name_error(host, no_data, "no IPv4 or IPv6 address")
+    return list(addresses)
+
+
+def _name_error(host: str | None, code: int, text: str | None) -> OSError:
+    # The last argument becomes .winerror, and from it .errno.
+    return socket.gaierror(0, f"{text} (host {host!r})", None, code)
+
+
+def _bind_all(
+    named: list[list[tuple[int, Any]]], port: int, refused: list[socket.socket]
+) -> tuple[tuple[socket.socket, ...], tuple[OSError, ...]]:
+    """One port for all addresses.  Where that fails the sockets are added to `refused`."""
+    bound: dict[tuple[int, Any], socket.socket] = {}
+    skipped: list[OSError] = []
     try:
-        for family, address in addresses:
-            try:
-                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            except OSError:
-                if len(addresses) > 1:
-                    continue  # this machine lacks the family
-                raise
-            sockets.append(sock)
-            if sockets and port == 0 and len(sockets) > 1:
-                # One ephemeral port for all addresses, not one for each.
-                address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            # Without it any other process could bind the same port and take clients away.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-            if family == socket.AF_INET6:
-                # Both families on one port: the IPv4 socket has it for IPv4.
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                sock.bind(address)
-            except OSError as exc:
-                raise os_error(exc.winerror, "listen", address_text(address)) from None
+        for addresses in named:
+            failed: list[OSError] = []
+            for family, address in addresses:
+                if (family, address) in bound:
+                    continue  # two names may stand for one address
+                if port == 0 and bound:
+                    chosen = next(iter(bound.values())).getsockname()[1]
+                else:
+                    chosen = port
+                try:
+                    sock = _bind(family, (address[0], chosen, *address[2:]))
+                except OSError as exc:
+                    failed.append(exc)
+                    if exc.winerror not in _NOT_HERE or len(failed) == len(addresses):
+                        raise
+                    continue
+                bound[family, address] = sock
+            skipped += failed
     except BaseException:
-        for sock in sockets:
-            sock.close()
+        refused += bound.values()
         raise
-    return tuple(sockets)
+    return tuple(bound.values()), tuple(skipped)
+
+
+def _bind(family: int, address: Any) -> socket.socket:
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as exc:
+        raise os_error(exc.winerror, "socket", address_text(address)) from None
+    try:
+        # Without it any other process could bind the same port and take clients away.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        if family == socket.AF_INET6:
+            # Both families on one port: the IPv4 socket has it for IPv4.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except OSError as exc:
+        sock.close()
+        raise os_error(exc.winerror, "listen", address_text(address)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock

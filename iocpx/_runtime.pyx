@@ -2,6 +2,12 @@
 
 Above it `_core` gives it what delivers to Python (`set_deliver`); `_connection` tells it
 what callbacks raise.
+
+Who starts.  A signal handler may raise at any bytecode of the main thread, and between two
+of them a socket or a thread would be made that nobody has yet.  So start() itself makes
+nothing: `_prepare`, on a thread that no signal reaches, binds and starts the other threads.
+start() waits, and may be interrupted; then it asks for the end, and what there is by then is
+undone by the threads themselves, whether or not somebody waits for that.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -29,7 +35,10 @@ import socket
 import threading
 # From where queue has it: queue's name may have been replaced, by one that wakes greenlets of
 # one thread only.
-from _queue import SimpleQueue
+from _queue import Empty, SimpleQueue
+from _thread import start_new_thread
+from contextvars import copy_context
+from time import perf_counter
 
 from iocpx._addresses import address_text
 from iocpx._errors import os_error
@@ -40,6 +49,7 @@ logger = logging.getLogger("iocpx")
 cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's defaults
     LOW_WATER_BYTES = 16384
+    LINGER_MS = 1000                # what threads get that have only to log, or to vanish
     KEEPER = -1                     # among the indexes of the workers' threads
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
     EXIT_PATIENCE_MS = 5000         # … and callbacks
@@ -123,7 +133,10 @@ cdef class Runtime:
         self.context = PyContext_CopyCurrent()
         self.sockets = ()
         self.threads = []
+        self._skipped = ()
         self._to_begin = set()
+        # An item: it has come so far, or will never.
+        self._prepared = SimpleQueue()
         self._may_listen = SimpleQueue()
         self._listened = SimpleQueue()
         self._sockets_lock = threading.RLock()  # a signal handler may close in close()
@@ -161,38 +174,112 @@ cdef class Runtime:
         if self.engine != NULL:
             engine_free(self.engine)
 
-    def adopt(self, sockets):
-        """From here on close() closes them."""
-        self.sockets = sockets
-        self.addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
+    def start(self, make_sockets, bint owns_sockets):
+        """Bind, start the threads, then listen.  Once only; what fails is undone.
 
-    def start(self):
-        """Start the threads, then listen.  What fails is undone."""
-        cdef int workers = self.engine.config.workers
-        self._to_begin = {KEEPER, *range(workers)}
+        make_sockets: callable, returns the bound sockets and the OSErrors of addresses that
+        were left out; on another thread, in a copy of this one's context.
+        owns_sockets: a failed start closes them.
+        Returns also where close() came meanwhile; nothing is served then.
+        """
+        self._owns_sockets = owns_sockets
+        self._to_begin = {KEEPER, *range(self.engine.config.workers)}
+        _running.add(self)
         try:
-            self._start_thread("iocpx-keeper", self.run_keeper)
-            _running.add(self)
-            for i in range(workers):
-                self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
-            self._may_listen.put(True)
-            raised = self._listened.get()
-            if raised is not None:
-                raise raised
+            start_new_thread(copy_context().run, (self._prepare, make_sockets))
         except BaseException:
-            self._may_listen.put(False)
-            self._undo_start()
+            self._forgo_threads()
             raise
-        logger.info("serving on %s, %d workers", self.addresses, workers)
+        try:
+            while not self._is_prepared():
+                PyErr_CheckSignals()
+            if self._raised is None:
+                # Before the first AcceptEx: a socket of the caller's that has joined our port
+                # could never join another one, so that the start could not be tried again.
+                for error in self._skipped:
+                    logger.warning("an address is left out: %s", error)
+                if not self._closed:
+                    self._told = True
+                    logger.info("serving on %s, %d workers", self.addresses,
+                                self.engine.config.workers)
+        except BaseException:
+            self._fail()
+            self._may_listen.put(None)
+            self.wait(-1)
+            raise
+        # No signal handler runs from here on to the end of the start.
+        self._may_listen.put(None)
+        self._listened.get()
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            self.wait(-1)
+            raise raised
+
+    def _is_prepared(self):
+        try:
+            self._prepared.get(True, WAIT_SLICE_MS / 1000)
+        except Empty:
+            return False
+        return True
+
+    def _prepare(self, make_sockets):
+        """All of the start that an interrupt must not split.  Neither this thread nor the
+        keeper may log before the end: the caller of start() may hold the lock of a log handler."""
+        cdef bint go_on
+        cdef int i
+        try:
+            sockets, self._skipped = make_sockets()
+            with self._sockets_lock:
+                self.sockets = sockets
+                go_on = not (self._closed or self.failed)
+            if go_on:
+                self.addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
+                self._start_thread("iocpx-keeper", self.run_keeper)
+                for i in range(self.engine.config.workers):
+                    self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
+        except BaseException as exc:
+            self._raised = exc
+            self.failed = True
+            go_on = False
+        if not go_on:
+            self._forgo_threads()
+        self._prepared.put(None)
+
+    def _forgo_threads(self):
+        """Give up those that have not begun, and end the others."""
+        cdef int i
+        # Once the keeper is there it ends by itself; without it there are no workers.
+        cdef bint nobody = not self.threads and self._claim(KEEPER)
+        for i in range(self.engine.config.workers):
+            if self._claim(i):
+                engine_forgo_worker(self.engine)
+        with nogil:
+            engine_stop(self.engine, 0)
+        if nobody:
+            self._drop_sockets()
+            _running.discard(self)
+            engine_forgo_keeper(self.engine)
+            self._listened.put(None)
+
+    def _fail(self):
+        self.failed = True
+        self._told = False
+        with nogil:
+            engine_stop(self.engine, 0)
 
     def _listen_to_all(self):
-        """By the keeper: the thread of start() may end before a client comes.  Returns what
-        was raised, or None."""
+        """By the keeper: the thread of start() may end before a client comes."""
+        if self._closed or self.failed:
+            return
+        self._listening = True
         try:
             for sock in self.sockets:
                 self._listen(sock)
         except BaseException as exc:
-            return exc
+            self._raised = exc
+            self.failed = True
+            with nogil:
+                engine_stop(self.engine, 0)
 
     def _listen(self, sock):
         cdef int error = 0
@@ -210,8 +297,9 @@ cdef class Runtime:
         if error == ERROR_OPERATION_ABORTED:
             return          # close() was faster
         if error == ERROR_INVALID_PARAMETER:
-            raise os_error(error, "listen: the socket is on another completion port already "
-                           "(to hand it to another process, socket.share() it before start())",
+            raise os_error(error, "listen: the socket is on another completion port already; "
+                           "one listening socket cannot serve two servers or processes at a time "
+                           "(to hand it over, socket.share() it before start(), and start one)",
                            address_text(sock.getsockname()))
         if error == WSAEOPNOTSUPP:
             raise os_error(error, "listen: the socket's provider lacks what a completion port "
@@ -220,21 +308,9 @@ cdef class Runtime:
         if error != 0:
             raise os_error(error, "listen", address_text(sock.getsockname()))
 
-    def _undo_start(self):
-        for i in range(self.engine.config.workers):
-            if self._claim(i):
-                engine_forgo_worker(self.engine)
-        if self._claim(KEEPER):
-            _running.discard(self)
-            engine_forgo_keeper(self.engine)
-        else:
-            with nogil:
-                engine_stop(self.engine, 0)
-            self.wait(-1)
-
     def _claim(self, index):
-        """True once per thread: it may run, or its place may be given up.  start() may be
-        interrupted at a moment when a thread exists and has not begun."""
+        """True once per thread: it may run, or its place may be given up.  start() of a
+        Thread may raise, for lack of memory, when that exists already."""
         try:
             self._to_begin.remove(index)
         except KeyError:
@@ -245,8 +321,8 @@ cdef class Runtime:
         # daemon: at interpreter exit the atexit handler stops them, with Python
         # still whole; Python would otherwise wait for them before it gets there.
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        self.threads.append(thread)
         thread.start()
+        self.threads.append(thread)
 
     def run_worker(self, int index):
         if self._claim(index):
@@ -257,51 +333,83 @@ cdef class Runtime:
         cdef int trouble = 1
         if not self._claim(KEEPER):
             return
-        if self._may_listen.get():
-            self._listened.put(self._listen_to_all())
+        self._may_listen.get()
+        self._listen_to_all()
+        if self._closed or self.failed:
+            self._drop_sockets()
+        self._listened.put(None)
         while trouble != 0:
             with nogil:
                 trouble = engine_run_keeper(self.engine)
             if trouble != 0:
-                logger.warning("cannot serve for now, trying again: %s",
-                               os_error(trouble, "accept or wait"))
+                self._tell_trouble(trouble)
         _running.discard(self)
-        logger.info("stopped after %d connections", engine_count(self.engine, N_CONNECTIONS_MADE))
+        if self._told:
+            # Nobody has to wait for it: all is over.
+            logger.info("stopped after %d connections",
+                        engine_count(self.engine, N_CONNECTIONS_MADE))
 
-    def stopping(self):
-        return not any(sock.fileno() >= 0 for sock in self.sockets)
+    def _tell_trouble(self, int trouble):
+        """On a thread of its own: deadlines and the stop do not wait for a log handler, nor
+        for its lock, which whoever waits for the stop may hold."""
+        if self._telling is not None and self._telling.is_alive():
+            return      # still at the last one
+        thread = threading.Thread(
+            target=logger.warning, name="iocpx-log", daemon=True,
+            args=("cannot serve for now, trying again: %s", os_error(trouble, "accept or wait")))
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):
+            return      # no thread to be had either; it is told again while it lasts
+        self._telling = thread
 
-    def _close_sockets(self):
+    def serving(self):
+        return self._listening and not (self._closed or self.failed)
+
+    def over(self):
+        """Has all ended?  Never waits, and runs no signal handler."""
+        return engine_wait_stopped(self.engine, 0)
+
+    def _drop_sockets(self):
         with self._sockets_lock:
-            for sock in self.sockets:
-                sock.close()
+            if self._owns_sockets or self._closed:
+                for sock in self.sockets:
+                    sock.close()
 
     def close(self, uint64_t timeout_ms):
         with nogil:
             engine_stop(self.engine, timeout_ms)
-        self._close_sockets()
+        with self._sockets_lock:
+            self._closed = True
+            for sock in self.sockets:
+                sock.close()
+        # A signal handler may have interrupted start(), and wait for the end before that goes on.
+        self._may_listen.put(None)
 
     def wait(self, long long timeout_ms):
         """True when stopped within that time, -1: however long it takes.  Signal handlers
         run meanwhile."""
         cdef bint stopped
-        cdef unsigned long slice_ms
+        cdef unsigned long slice_ms = WAIT_SLICE_MS
+        cdef double now = perf_counter()
+        cdef double due = float("inf") if timeout_ms < 0 else now + timeout_ms / 1000.0
         while True:
-            slice_ms = WAIT_SLICE_MS
-            if 0 <= timeout_ms < WAIT_SLICE_MS:
-                slice_ms = <unsigned long>timeout_ms
+            if due - now < WAIT_SLICE_MS / 1000.0:
+                slice_ms = <unsigned long>(max(due - now, 0.0) * 1000.0 + 0.999)
             with nogil:
                 stopped = engine_wait_stopped(self.engine, slice_ms)
             if stopped:
                 break
             PyErr_CheckSignals()
-            if timeout_ms >= 0:
-                timeout_ms -= slice_ms
-                if timeout_ms == 0:
-                    return False
+            now = perf_counter()
+            if now >= due:
+                return False
+        # A courtesy: that nobody finds a thread of ours, and that the last line is in the log.
+        # But a log handler may take its time, or need a lock that the caller holds.
+        due = min(due, perf_counter() + LINGER_MS / 1000.0)
         for thread in self.threads:
-            if thread.ident is not None:
-                thread.join()
+            if thread.ident != threading.get_ident():   # the caller may be a log handler
+                thread.join(max(due - perf_counter(), 0.0))
         return True
 
     def on_worker(self):
@@ -350,6 +458,7 @@ cdef class Runtime:
 
     cdef void report(self, message, exc, protocol, transport) noexcept:
         """A callback raised: to the exception handler, which may raise as well."""
+        self._note_exit(exc)
         context = {"message": message, "exception": exc, "protocol": protocol,
                    "transport": transport}
         try:
@@ -357,6 +466,7 @@ cdef class Runtime:
                 self.exception_handler(context)
                 return
         except BaseException as raised:
+            self._note_exit(raised)
             logger.error("the exception handler raised", exc_info=raised)
         try:
             message = f"{message}; protocol: {protocol!r}, transport: {transport!r}"
@@ -364,13 +474,23 @@ cdef class Runtime:
             pass    # a repr() that raises does not take the report with it
         logger.error(message, exc_info=exc)
 
+    cdef void _note_exit(self, exc) noexcept:
+        """What ends a program ends the server, in order: left to itself it would serve on,
+        since no thread of ours is the program."""
+        if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+            if self.exit is None:
+                self.exit = exc
+            self.close(self.engine.config.close_timeout_ms)
+
 
 @atexit.register
 def _stop_all():
     """Interpreter exit with running servers: stop them while Python is whole."""
+    cdef double due
     runtimes = list(_running)
     for runtime in runtimes:
         runtime.close(EXIT_TIMEOUT_MS)
+    # A callback that never returns does not keep the process: its thread dies with it.
+    due = perf_counter() + EXIT_PATIENCE_MS / 1000.0
     for runtime in runtimes:
-        # A callback that never returns does not keep the process: its thread dies with it.
-        runtime.wait(EXIT_PATIENCE_MS)
+        runtime.wait(max(<long long>((due - perf_counter()) * 1000.0), 0))

@@ -83,7 +83,12 @@ class Server:
 
     Callbacks of one connection never overlap and come in stream order; those of
     different connections may run at the same time.  All methods may be called from
-    any thread, also from callbacks, unless they say otherwise.
+    any thread, also from callbacks and signal handlers, unless they say otherwise.
+
+    SystemExit or KeyboardInterrupt raised in a callback, by the factory, the exception
+    handler or the trace is reported as any exception is, and closes the server in
+    order, as close() does; serve_forever() raises it when that is done.  wait_closed()
+    and the end of a `with` do not.
     """
 
     def __init__(self, protocol_factory, host=None, port=0, *, sock=None, workers=None,
@@ -150,9 +155,10 @@ class Server:
 
     def __del__(self):
         runtime = getattr(self, "_runtime", None)
-        if runtime is not None and not runtime.stopping():
-            warnings.warn(f"unclosed server {self!r}", ResourceWarning, source=self, stacklevel=1)
-            self.close()
+        if runtime is not None and runtime.serving():
+            text = f"unclosed server {self!r}"
+            self.close()    # first: where warnings are errors, the next line raises
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=1)
 
     def __reduce__(self):
         # A copy would share the engine, and stop it when it goes.
@@ -169,43 +175,64 @@ class Server:
     def start(self):
         """Bind, listen, start the workers, and return; clients can connect by then.
 
-        OSError with .winerror when an address cannot be bound.  RuntimeError when
-        the server runs already, or when threading has been replaced by something that
-        starts no threads of the system.  After close() and wait_closed() it may be
-        started again.
+        Whatever is raised, by a signal handler too, nothing runs then, no socket of ours
+        is open, and the server may be started again; a second interrupt leaves it ending:
+        wait_closed().  A close() that comes meanwhile, from another thread, a callback or
+        a signal handler, counts: start() returns and nothing is served.  One that came
+        before has no effect.
+
+        An address that a name stands for beside others and that this machine lacks is
+        left out, with a WARNING under "iocpx".  With port 0 and several addresses all
+        get the same port.
+
+        OSError with .winerror when an address cannot be bound; socket.gaierror when a
+        host has none.  RuntimeError when the server runs already, or is being started,
+        or when threading has been replaced by something that starts no threads of the
+        system.  After close() and wait_closed() it may be started again.
         """
-        with self._start_lock:
-            if self._runtime is not None and not self._runtime.wait(0):
+        # Without waiting: a signal handler may start what this very thread is starting.
+        if not self._start_lock.acquire(False):
+            raise RuntimeError("the server is already running")
+        try:
+            if self._runtime is not None and not self._runtime.over():
                 raise RuntimeError("the server is already running" if self.is_serving()
                                    else "the server is still closing: call wait_closed() first")
             require_system_threads()
             runtime = Runtime(*self._arguments)
-            sockets = bind(self._hosts, self._port) if self._sock is None else self._sock
-            self._address = sockets[0].getsockname()
-            runtime.adopt(sockets)
-            self._runtime = runtime     # from here on a callback's close() finds it
+            self._runtime = runtime     # from here on close() finds it
             try:
-                runtime.start()
+                runtime.start(self._make_sockets, self._sock is None)
             except BaseException:
-                self._runtime = None
-                if self._sock is None:  # the caller's own stay the caller's
-                    for sock in sockets:
-                        sock.close()
+                if runtime.over():
+                    self._runtime = None
                 raise
+        finally:
+            self._start_lock.release()
+
+    def _make_sockets(self):
+        """For Runtime.start(), on a thread of its own."""
+        if self._sock is None:
+            sockets, skipped = bind(self._hosts, self._port)
+        else:
+            sockets, skipped = self._sock, ()
+        self._address = sockets[0].getsockname()
+        return sockets, skipped
 
     def serve_forever(self):
         """Start if that has not been done, and wait until the server is closed.
 
         Ctrl+C (any exception from a signal handler) closes it in order and is then
-        raised; a second one aborts the connections that are still open.  A server that
+        raised; a second one aborts the connections that are still open.  SystemExit and
+        KeyboardInterrupt of a callback are raised likewise.  A server that
         was closed is not started again by this, but by start().  Not from a callback.
         Main thread only, if Ctrl+C is to be noticed.
         """
         runtime = self._runtime
         if runtime is not None and runtime.on_worker():
             raise RuntimeError("serve_forever() must not be called from a callback")
-        if runtime is None:
+        if runtime is None or runtime.failed:
             self.start()
+            runtime = self._runtime
         try:
             self.wait_closed()
         except BaseException:
@@ -216,17 +243,24 @@ class Server:
                 self.abort_clients()
                 self.wait_closed()
             raise
+        if runtime.exit is not None:
+            raise runtime.exit
 
     def close(self):
         """Stop: no new clients, every connection is closed gracefully, within
-        close_timeout_s.  Returns at once, see wait_closed(); any number of times."""
+        close_timeout_s.  Returns at once, see wait_closed(); any number of times.
+        While start() runs it ends that; a start() that begins later is not affected."""
         runtime = self._runtime     # read once: a failing start() takes it back
         if runtime is not None:
             runtime.close(self._numbers["close_timeout_s"])
 
     def wait_closed(self, timeout=None):
         """Wait until a close() has taken full effect: True, or False after `timeout`
-        seconds.  Not from a callback (RuntimeError): it would wait for itself."""
+        seconds, 0 or more, whatever holds the server up.  None: without limit.
+
+        The line "stopped" in the log is no part of it: a log handler that blocks does not
+        make this wait.  Not from a callback (RuntimeError): it would wait for itself.
+        """
         timeout_ms = -1
         if timeout is not None:
             timeout_ms = milliseconds("timeout", timeout, 0, threading.TIMEOUT_MAX)
@@ -254,14 +288,14 @@ class Server:
     def is_serving(self):
         """Does the server accept connections?  asyncio.Server.is_serving()."""
         runtime = self._runtime
-        return runtime is not None and not runtime.stopping()
+        return runtime is not None and runtime.serving()
 
     @property
     def sockets(self):
         """The listening sockets, each an asyncio.trsock.TransportSocket (one that only the
         server can close); () when not serving.  asyncio.Server.sockets."""
         runtime = self._runtime
-        sockets = () if runtime is None or runtime.stopping() else runtime.sockets
+        sockets = runtime.sockets if runtime is not None and runtime.serving() else ()
         return tuple(asyncio.trsock.TransportSocket(sock) for sock in sockets)
 
     @property

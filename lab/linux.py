@@ -160,7 +160,8 @@ def setup(names):
     have_wine = shutil.which("wine64", path="/usr/lib/wine")
     install_from_debian([] if have_wine else ["wine", "wine64"])
     step("cross compiler", [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
-    step("Wine prefix", ["win10", BCRYPTPRIMITIVES.read_text()], make_prefix, wine.PREFIX / "system.reg")
+    inputs = ["win10", BCRYPTPRIMITIVES.read_text()]
+    step("Wine prefix", inputs, make_prefix, wine.PREFIX / "system.reg")
     for name in names:
         lane = LANES[name]
         headers = make_headers(lane.headers)

@@ -140,6 +140,79 @@ def test_echo_resets_its_clients_on_a_second_ctrl_c(start_script):
     assert_totals(lines, len(data))
 
 
+CLI_CLOSED_WHILE_RESOLVING = """
+import runpy, signal, socket, threading
+import iocpx
+
+closed = threading.Event()
+resolve = socket.getaddrinfo
+
+class Server(iocpx.Server):
+    def close(self):
+        super().close()
+        closed.set()
+
+def interrupted(*arguments, **parameters):
+    signal.raise_signal(signal.SIGINT)
+    assert closed.wait(30)
+    return resolve(*arguments, **parameters)
+
+iocpx.Server = Server
+socket.getaddrinfo = interrupted
+runpy.run_module("iocpx", run_name="__main__")
+"""
+
+
+def test_echo_that_is_interrupted_while_it_resolves_a_name_does_not_serve(start_script):
+    script = start_script(CLI_CLOSED_WHILE_RESOLVING, "echo")
+    status, lines, errors = script.finish()
+    assert (status, errors) == (0, "")
+    assert lines[0].startswith("stopping: ")
+    assert lines[1:3] == ["stopped", "connections  0 made, 0 retired"]
+
+
+CLI_WITH_A_SET_EVENT = """
+import ctypes, runpy, sys
+kernel32 = ctypes.WinDLL("kernel32")
+kernel32.CreateEventW.restype = ctypes.c_void_p
+assert kernel32.CreateEventW(None, True, True, ctypes.c_wchar_p(sys.argv[-1]))
+runpy.run_module("iocpx", run_name="__main__")
+"""
+
+
+def test_echo_stops_at_once_when_its_stop_event_is_set_already(start_script):
+    name = f"iocpx-test-set-{os.getpid()}"
+    script = start_script(CLI_WITH_A_SET_EVENT, "echo", "--stop-event", name)
+    status, lines, errors = script.finish()
+    assert (status, errors) == (0, "")
+    assert lines[0] == f"stopping: the event {name!r} was set"
+    assert lines[1:3] == ["stopped", "connections  0 made, 0 retired"]
+
+
+CLI_INTERRUPTED_BEFORE_THE_START = """
+import runpy, signal
+import iocpx
+
+class Server(iocpx.Server):
+    def start(self):
+        assert not hasattr(self, "again"), "started twice"
+        self.again = True
+        signal.raise_signal(signal.SIGINT)      # before start() has begun
+        super().start()
+
+iocpx.Server = Server
+runpy.run_module("iocpx", run_name="__main__")
+"""
+
+
+def test_echo_that_is_interrupted_right_before_its_start_stops(start_script):
+    script = start_script(CLI_INTERRUPTED_BEFORE_THE_START, "echo")
+    status, lines, errors = script.finish()
+    assert (status, errors) == (0, "")
+    assert lines[0].startswith("stopping: ")
+    assert lines[1:3] == ["stopped", "connections  0 made, 0 retired"]
+
+
 def test_echo_says_that_the_port_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,0 +1,473 @@
+"""The start: whatever is raised in it, and whoever closes meanwhile, nothing is left behind."""
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import threading
+
+import pytest
+from support import (
+    WAIT_S,
+    Client,
+    Echoing,
+    assert_balanced,
+    connect_until_refused,
+    run_together,
+    wait_for_event,
+)
+from support3 import bound_socket, wait_until
+from support_hard import handle_count
+
+import iocpx
+
+logger = logging.getLogger("iocpx")
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """The server's lines from here on, kept from every handler.
+
+    An interrupt within logging's own code may leave its lock, or that of a handler, pytest's as
+    well, that is never released, and whoever logs next waiting for it.
+    """
+    texts = []
+    monkeypatch.setattr(logger, "callHandlers", lambda record: texts.append(record.getMessage()))
+    monkeypatch.setattr(logger, "filters", [])
+    logger.setLevel(logging.INFO)
+    assert logger.isEnabledFor(logging.INFO)  # from here on without the lock
+    yield texts
+    logger.setLevel(logging.NOTSET)
+
+
+def assert_nothing_runs(server, before):
+    """The server has stopped; its threads and those of Python's books are as they were."""
+    assert server.wait_closed(WAIT_S) is True
+    assert server.is_serving() is False
+    assert server.sockets == ()
+    wait_until(lambda: set(threading.enumerate()) <= before, "the end of every thread")
+
+
+def assert_serves(server):
+    with server, Client(server.address) as client:
+        assert client.exchange([b"hello"]) == b"hello"
+    assert_balanced(server)
+
+
+class Interrupting:
+    """A trace function that raises KeyboardInterrupt at one event, counted from 1, of what this
+    thread runs of Python."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def __call__(self, frame, event, arg):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["host", "sock"])
+def test_interrupts_at_every_line_of_the_start_leave_nothing(log, own):
+    """Python's own lines: of logging, locks, threads and sockets."""
+    before = set(threading.enumerate())
+    given = None if own else bound_socket()
+    server = (
+        iocpx.Server(Echoing, "127.0.0.1", workers=2)
+        if own
+        else iocpx.Server(Echoing, sock=given, workers=2)
+    )
+    number = 0
+    interrupted = True
+    while interrupted:
+        number += 1
+        trace = Interrupting(number)
+        sys.settrace(trace)
+        try:
+            server.start()
+            interrupted = False
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        if interrupted:
+            assert_nothing_runs(server, before)
+            assert_balanced(server)
+            if given is not None:
+                assert given.fileno() != -1
+            elif server.address is not None:
+                # It is None until a start has come as far as to bind.
+                connect_until_refused(server.address)
+    assert trace.left > 0
+    # That many there are in the two lines which the start logs, at the least.
+    assert number > 20
+    with Client(server.address) as client:
+        assert client.exchange([b"hello"]) == b"hello"
+    server.close()
+    assert_nothing_runs(server, before)
+    assert_balanced(server)
+
+
+def test_a_second_interrupt_at_every_line_of_the_undoing_leaves_nothing(log):
+    before = set(threading.enumerate())
+    server = iocpx.Server(Echoing, "127.0.0.1", workers=2)
+    number = 0
+    trace = Interrupting(1)
+
+    def interrupt(record):
+        if record.getMessage().startswith("serving"):
+            sys.settrace(trace)
+            raise KeyboardInterrupt
+        return True
+
+    logger.addFilter(interrupt)
+    while trace.left <= 0:
+        number += 1
+        trace = Interrupting(number)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                server.start()
+        finally:
+            sys.settrace(None)
+        assert_nothing_runs(server, before)
+        assert_balanced(server)
+        connect_until_refused(server.address)
+    logger.removeFilter(interrupt)
+    assert_serves(server)
+
+
+class Signalled:
+    """Within a start: at a chosen point of the calls that it makes of the system, Ctrl+C in the
+    main thread.  The call goes on only when the handler has begun."""
+
+    def __init__(self, monkeypatch, handler):
+        self.handled = threading.Event()
+        self.monkeypatch = monkeypatch
+        self.handler = handler
+
+    def __enter__(self):
+        self.previous = signal.signal(signal.SIGINT, self.on_signal)
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGINT, self.previous)
+
+    def on_signal(self, signum, frame):
+        self.handled.set()
+        self.handler()
+
+    def interrupt(self):
+        signal.raise_signal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread():
+            wait_for_event(self.handled, "the call of the signal handler")
+
+    def at(self, owner, name, number, after=False):
+        """At the call of that number."""
+        original = getattr(owner, name)
+        calls = []
+
+        def call(*arguments, **parameters):
+            calls.append(name)
+            if len(calls) == number and not after:
+                self.interrupt()
+            result = original(*arguments, **parameters)
+            if len(calls) == number and after:
+                self.interrupt()
+            return result
+
+        self.monkeypatch.setattr(owner, name, call)
+
+
+# Two addresses and two workers: (owner, name, number, after).
+POINTS = {
+    "resolving": (socket, "getaddrinfo", 1, False),
+    "resolved": (socket, "getaddrinfo", 2, True),
+    "binding": (socket.socket, "bind", 1, False),
+    "binding-another": (socket.socket, "bind", 2, True),
+    "keeper": (threading.Thread, "start", 1, False),
+    "keeper-started": (threading.Thread, "start", 1, True),
+    "worker": (threading.Thread, "start", 2, True),
+    "last-worker": (threading.Thread, "start", 3, True),
+}
+
+
+def two_addresses():
+    return iocpx.Server(Echoing, ["127.0.0.1", "127.0.0.2"], workers=2)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_ctrl_c_during_the_start_leaves_nothing(monkeypatch, point):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    before = set(threading.enumerate())
+    server = two_addresses()
+    with Signalled(monkeypatch, interrupt) as signalled, monkeypatch.context() as patch:
+        signalled.monkeypatch = patch
+        signalled.at(*POINTS[point])
+        with pytest.raises(KeyboardInterrupt):
+            server.start()
+    assert_nothing_runs(server, before)
+    assert_balanced(server)
+    if server.address is not None:
+        connect_until_refused(server.address)
+    assert_serves(server)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_signal_handler_that_starts_the_server_is_refused(monkeypatch, point):
+    refused = []
+
+    def start():
+        try:
+            refused.append(server.start())
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    server = two_addresses()
+    with Signalled(monkeypatch, start) as signalled, monkeypatch.context() as patch:
+        signalled.monkeypatch = patch
+        signalled.at(*POINTS[point])
+        with server, Client(server.address) as client:
+            assert client.exchange([b"hello"]) == b"hello"
+    assert refused == ["the server is already running"]
+    assert_balanced(server)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_signal_handler_that_closes_the_server_and_waits_ends_the_start(monkeypatch, point):
+    closed = []
+
+    def close():
+        server.close()
+        closed.append(server.wait_closed(WAIT_S))
+
+    before = set(threading.enumerate())
+    server = two_addresses()
+    with Signalled(monkeypatch, close) as signalled, monkeypatch.context() as patch:
+        signalled.monkeypatch = patch
+        signalled.at(*POINTS[point])
+        server.start()
+    assert closed == [True]
+    assert_nothing_runs(server, before)
+    assert_balanced(server)
+    assert_serves(server)
+
+
+def test_a_log_handler_that_closes_the_server_and_waits_ends_the_start(log):
+    """In the midst of start(), on its own thread."""
+    closed = []
+
+    def close(record):
+        if record.getMessage().startswith("serving") and not closed:
+            server.close()
+            closed.append(server.wait_closed(WAIT_S))
+        return True
+
+    logger.addFilter(close)
+    before = set(threading.enumerate())
+    server = iocpx.Server(Echoing, "127.0.0.1")
+    server.start()
+    assert closed == [True]
+    assert_nothing_runs(server, before)
+    assert_balanced(server)
+    assert_serves(server)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["host", "sock"])
+def test_a_log_filter_that_raises_undoes_the_start(log, own):
+    def refuse(record):
+        if record.getMessage().startswith("serving"):
+            raise LookupError("on purpose")
+        return True
+
+    given = None if own else bound_socket()
+    server = iocpx.Server(Echoing, "127.0.0.1") if own else iocpx.Server(Echoing, sock=given)
+    before = set(threading.enumerate())
+    logger.addFilter(refuse)
+    for _ in range(3):
+        with pytest.raises(LookupError, match="on purpose"):
+            server.start()
+        assert_nothing_runs(server, before)
+    logger.removeFilter(refuse)
+    if own:
+        connect_until_refused(server.address)
+    else:
+        assert given.fileno() != -1
+    # What was undone says nothing of its end.
+    assert log == []
+    assert_serves(server)
+
+
+def test_a_first_thread_that_cannot_be_started_is_told_and_undone(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    before = set(threading.enumerate())
+    server = iocpx.Server(Echoing, "127.0.0.1")
+    with monkeypatch.context() as patch:
+        patch.setattr("iocpx._runtime.start_new_thread", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            server.start()
+    assert_nothing_runs(server, before)
+    assert_balanced(server)
+    assert_serves(server)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_thread_whose_start_raises_after_it_has_begun_is_ended_all_the_same(monkeypatch, number):
+    """As for lack of memory in Thread.start()'s own wait."""
+    calls = []
+    start = threading.Thread.start
+
+    def start_and_raise(thread):
+        start(thread)
+        if thread.name.startswith("iocpx"):
+            calls.append(thread)
+            if len(calls) == number:
+                raise MemoryError("on purpose")
+
+    before = set(threading.enumerate())
+    server = iocpx.Server(Echoing, "127.0.0.1", workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_and_raise)
+        with pytest.raises(MemoryError, match="on purpose"):
+            server.start()
+    assert_nothing_runs(server, before)
+    assert_balanced(server)
+    assert_serves(server)
+
+
+def test_failed_starts_leave_no_handle(log):
+    def refuse(record):
+        raise LookupError("on purpose")
+
+    server = iocpx.Server(Echoing, "127.0.0.1", workers=2)
+    assert_serves(server)
+    logger.addFilter(refuse)
+
+    def fail(times):
+        for _ in range(times):
+            with contextlib.suppress(LookupError):
+                server.start()
+
+    fail(10)
+    before = handle_count()
+    fail(200)
+    # The table may have grown once, but not by what 200 starts have used.
+    assert handle_count() - before < 200
+    logger.removeFilter(refuse)
+    assert_serves(server)
+
+
+# -- close() while start() runs
+
+
+class Stuck:
+    """A resolver of names that is stuck until it is let go."""
+
+    def __init__(self, monkeypatch):
+        self.entered = threading.Event()
+        self.leave = threading.Event()
+        self.resolve = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self)
+
+    def __call__(self, *arguments, **parameters):
+        self.entered.set()
+        wait_for_event(self.leave, "the release of the resolver")
+        return self.resolve(*arguments, **parameters)
+
+
+@pytest.mark.parametrize("how", ["start", "serve_forever"])
+def test_a_close_during_name_resolution_is_not_lost(monkeypatch, how):
+    stuck = Stuck(monkeypatch)
+    server = iocpx.Server(Echoing, "127.0.0.1")
+
+    def close():
+        wait_for_event(stuck.entered, "the name resolution")
+        assert server.is_serving() is False
+        server.close()
+        stuck.leave.set()
+
+    run_together(getattr(server, how), close)
+    assert server.is_serving() is False
+    assert server.sockets == ()
+    assert server.wait_closed(WAIT_S) is True
+    assert_balanced(server)
+    assert_serves(server)
+
+
+def test_a_close_during_the_start_closes_the_callers_socket_too(monkeypatch, log):
+    """As it does later: the server closes it."""
+    sock = bound_socket()
+    server = iocpx.Server(Echoing, sock=sock)
+    start = threading.Thread.start
+
+    def start_and_close(thread):
+        start(thread)
+        if thread.name == "iocpx-worker-0":
+            server.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_and_close)
+        server.start()
+    assert server.wait_closed(WAIT_S) is True
+    assert sock.fileno() == -1
+    assert log == []
+    assert_balanced(server)
+
+
+def test_a_close_before_the_start_has_no_effect_on_it():
+    server = iocpx.Server(Echoing, "127.0.0.1")
+    server.close()
+    assert server.wait_closed(WAIT_S) is True
+    assert_serves(server)
+
+
+def test_interrupts_while_a_name_is_resolved_leave_a_server_that_ends(monkeypatch):
+    """The first asks for the end, the second does not wait for it: the resolver cannot be
+    interrupted."""
+    stuck = Stuck(monkeypatch)
+    server = iocpx.Server(Echoing, "127.0.0.1")
+    begun = [threading.Event(), threading.Event()]
+    main = threading.get_ident()
+
+    def on_signal(signum, frame):
+        begun[begun[0].is_set()].set()
+        raise KeyboardInterrupt
+
+    def interrupt():
+        wait_for_event(stuck.entered, "the name resolution")
+        for number in range(2):
+            signal.raise_signal(signal.SIGINT)
+            wait_for_event(begun[number], "the call of the signal handler")
+            # Not a second one within the handler: that would be one exception.
+            wait_until(lambda: not in_handler(), "the end of the signal handler")
+
+    def in_handler():
+        frame = sys._current_frames()[main]
+        while frame is not None and frame.f_code is not on_signal.__code__:
+            frame = frame.f_back
+        return frame is not None
+
+    before = set(threading.enumerate())
+    thread = threading.Thread(target=interrupt)
+    previous = signal.signal(signal.SIGINT, on_signal)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            server.start()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert server.is_serving() is False
+    assert server.wait_closed(0) is False
+    for again in (server.start, server.serve_forever):
+        with pytest.raises(RuntimeError, match="still closing"):
+            again()
+    stuck.leave.set()
+    assert_nothing_runs(server, before)
+    assert_balanced(server)
+    assert_serves(server)
