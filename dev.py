@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older one shall read this
     sys.exit("dev.py: Python 3.10 or later is needed: start dev.py with one")
 
-from lab import build, here, sim, steps
+from lab import build, here, msvc, sim, steps
 from lab import simulate as simulate_
 from lab.steps import LAB, ROOT, Failure, exclusive, say
 
@@ -40,7 +40,7 @@ def make_parser():
     parser.set_defaults(verb=lambda options: parser.print_help())
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
 
-    def add(name, function, usage, help, lane=None, debug=False):
+    def add(name, function, usage, help, lane=None, debug=False, compiler=False):
         verb = verbs.add_parser(
             name, help=help, description=help, usage=f"dev.py {name} {usage}", allow_abbrev=False
         )
@@ -49,19 +49,29 @@ def make_parser():
             verb.add_argument("--python", metavar="LANE", choices=here.lanes(), help=lane)
         if debug:
             verb.add_argument("--debug", action="store_true", help="the build for a debugger")
+        if compiler:
+            default, *others = here.COMPILERS
+            verb.add_argument(
+                "--compiler",
+                choices=here.COMPILERS,
+                default=default,
+                help=f"else {default}" if others else f"{default}, the only one here",
+            )
         return verb
 
     names = ", ".join(here.lanes())
     all_lanes = f"one of {names}; else all of them"
     one_lane = f"one of {names}; else {here.default_lane()}"
     add("setup", setup, "[--python LANE]", "set up the lab, whatever of it is missing", all_lanes)
-    add("build", build_, "[--python LANE] [--debug]", "build iocpx", all_lanes, debug=True)
+    usage = "[--python LANE] [--debug | --compiler NAME]"
+    add("build", build_, usage, "build iocpx", all_lanes, debug=True, compiler=True)
     add("run", run, "[--python LANE] [--debug] ARG…", "run the Windows Python", one_lane, True)
     verb = add(
-        *("test", test, "[--python LANE | --fast] [PYTEST ARGUMENT…]"),
-        "run the linters, the tests of the host and those on each Windows Python;"
-        " with pytest arguments, these tests alone",
+        *("test", test, "[--python LANE | --fast] [--compiler NAME] [PYTEST ARGUMENT…]"),
+        "run the linters, the tests of the host and those on each Windows Python; with pytest"
+        " arguments, these tests alone; with another compiler, those on Windows Pythons alone",
         all_lanes,
+        compiler=True,
     )
     verb.add_argument("--fast", action="store_true", help=f"{here.default_lane()} alone")
     verb = add(
@@ -90,8 +100,10 @@ def make_parser():
         "--mutants", action="store_true", help="break the engine; each must be caught"
     )
     verb.add_argument("--scale", action="store_true", help="the figures of docs/SCALING.md")
-    add("bench", bench, "[--python LANE] [ARG…]", "run the echo benchmark", one_lane)
-    verb = add("wheel", wheel, "[--python LANE | --all]", "make wheel and sdist", one_lane)
+    usage = "[--python LANE] [--compiler NAME] [ARG…]"
+    add("bench", bench, usage, "run the echo benchmark", one_lane, compiler=True)
+    usage = "[--python LANE | --all] [--compiler NAME]"
+    verb = add("wheel", wheel, usage, "make wheel and sdist", one_lane, compiler=True)
     verb.add_argument("--all", action="store_true", help="a wheel for every lane")
     add("lint", lint, "", "run the linters")
     verb = add("clean", clean, "[--all]", "remove what was built")
@@ -108,11 +120,14 @@ def split(words):
     verb, rest = words[:1], words[1:]
     if verb not in (["run"], ["bench"], ["test"]):
         return words, []
+    valued = ("--python",) if verb == ["run"] else ("--python", "--compiler")
     own, passed = verb, []
     while rest:
-        if rest[0] == "--python":
+        if rest[0] in valued:
             own, rest = own + rest[:2], rest[2:]
-        elif rest[0] in ("--debug", "--fast", "-h", "--help") or rest[0].startswith("--python="):
+        elif (
+            rest[0] in ("--debug", "--fast", "-h", "--help") or rest[0].partition("=")[0] in valued
+        ):
             own, rest = own + rest[:1], rest[1:]
         elif rest[0] == "--":
             return own, passed + rest[1:]
@@ -123,12 +138,17 @@ def split(words):
     return own, passed
 
 
-def prepare(lanes, debug=False):
+def builder(options):
+    """The module that builds with the compiler of the options."""
+    return build if options.compiler == here.COMPILERS[0] else msvc
+
+
+def prepare(lanes, builder=build, **how):
     """Set up and build for the lanes, whatever of it is missing."""
     with exclusive():
         here.setup(lanes)
         for lane in lanes:
-            build.build(lane, debug)
+            builder.build(lane, **how)
 
 
 def chosen(options):
@@ -142,24 +162,27 @@ def setup(options):
 
 
 def build_(options):
-    prepare(chosen(options), options.debug)
+    if options.debug and builder(options) is not build:
+        raise Failure(f"--debug is for {here.COMPILERS[0]} alone: leave it or --compiler out")
+    how = {"debug": True} if options.debug else {}
+    prepare(chosen(options), builder(options), **how)
     say(f"built for {', '.join(chosen(options))}")
 
 
 def run(options):
     steps.SAY_TO = sys.stderr
     lane = options.python or here.default_lane()
-    prepare([lane], options.debug)
+    prepare([lane], debug=options.debug)
     argv, env = here.command(lane, build.library(lane, options.debug))
     return here.call(argv + options.arguments, env)
 
 
 def bench(options):
     lane = options.python or here.default_lane()
-    prepare([lane])
+    prepare([lane], builder(options))
     with exclusive():
         ceiling = build.ceiling()
-    return here.bench(lane, ceiling, options.arguments)
+    return here.bench(lane, builder(options).library(lane), ceiling, options.arguments)
 
 
 def simulate(options):
@@ -189,10 +212,10 @@ def test(options):
     if options.python and options.fast:
         raise Failure("--fast is the lane of --python too: give one of them")
     lanes = [here.default_lane()] if options.fast else chosen(options)
-    prepare(lanes)
+    prepare(lanes, builder(options))
     results = []
     colour = ["--color=yes"] if sys.stdout.isatty() else []
-    if not options.arguments:
+    if not options.arguments and builder(options) is build:
         say("==== linters")
         failed = lint(options)
         results.append(("lint", not failed, "failed" if failed else "passed"))
@@ -201,16 +224,17 @@ def test(options):
         status = subprocess.run(argv, cwd=ROOT).returncode
         results.append(("host", *pytest_result("host", status)))
     for lane in lanes:
-        say(f"==== tests on {lane}")
-        argv, env = here.command(lane, build.library(lane))
-        words = ["-m", "pytest", *pytest_options(lane), "--ignore=tests/host", *colour]
+        name = builder(options).folder(lane).name
+        say(f"==== tests on {name}")
+        argv, env = here.command(lane, builder(options).library(lane))
+        words = ["-m", "pytest", *pytest_options(name), "--ignore=tests/host", *colour]
         words += options.arguments
         # pytest's own settings and its idea of the folder must be the checkout's.
         os.chdir(ROOT)
         # Without a console, as in continuous integration: tests that behave otherwise with one
         # would fail there only.
         status = here.call(argv + words, env, console=False)
-        results.append((lane, *pytest_result(lane, status)))
+        results.append((name, *pytest_result(name, status)))
     say("====")
     for name, _, text in results:
         say(f"{name}: {text}")
@@ -277,7 +301,7 @@ def wheel(options):
     lanes = here.lanes() if options.all else [options.python or here.default_lane()]
     with exclusive():
         here.setup(lanes)
-        made = [build.wheel(lane) for lane in lanes]
+        made = [builder(options).wheel(lane) for lane in lanes]
         made.append(build.sdist())
     for path in made:
         say(path.relative_to(ROOT))

@@ -35,7 +35,7 @@ ENGINE = [
     "_engine",
     "_native",
 ]
-MODULES = [*ENGINE, "_runtime", "_connection", "_server", "_core"]
+MODULES = [*ENGINE, "_runtime", "_timers", "_connection", "_server", "_core"]
 
 # The one place for Cython's directives: none stands in a source file.
 DIRECTIVES = {

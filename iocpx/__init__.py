@@ -3,13 +3,14 @@
 Server      a threaded server for any Python program; speaks asyncio's protocol
             and transport interface, with the callbacks on the engine's workers
 Connection  the transport that a protocol gets in connection_made
+TimerHandle what its call_later() and call_soon() return
 native      handlers that never enter Python
 
 From the bottom up: `_winsock` declares the operating system, `_op` is the struct
 of one operation, `_state` the portable data structures, `_engine` the completion
 port and its workers (no GIL), `_errors` the table of Windows codes, `_runtime`
-one run of the engine with its threads, `_connection` and `_server` the classes
-above, and `_core` the one place that takes the GIL.
+one run of the engine with its threads, `_timers`, `_connection` and `_server` the
+classes above, and `_core` the one place that takes the GIL.
 """
 
 import sys
@@ -24,6 +25,6 @@ if sys.platform != "win32":
 
 # After the check, which says better what is wrong than the missing extension would.
 from iocpx import _imports, native  # noqa: F401 - _imports is for freezers
-from iocpx._core import Connection, Server
+from iocpx._core import Connection, Server, TimerHandle
 
-__all__ = ["Connection", "Server", "__version__", "native"]
+__all__ = ["Connection", "Server", "TimerHandle", "__version__", "native"]

@@ -6,8 +6,12 @@ cdef enum:
 
 cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil
 cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbytes) noexcept nogil
-# sock: bound and listening, borrowed until engine_stop returns.  0 or a Windows code. Only on
-# the keeper's thread, before engine_run_keeper: it posts, see "Who posts".
+# listen() and the accept pool.  sock: bound, borrowed until engine_stop returns; one that
+# listens already keeps its backlog.  0 or a Windows code; WSAEOPNOTSUPP: its provider cannot
+# do it.  Only on the keeper's thread, before engine_run_keeper: it posts, see "Who posts".
 cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil
+# The pool cannot be cancelled, and its handle is not to be used any more.  Precondition:
+# listener.lock held, closing.
+cdef void listener_abandon(listener_t *listener) noexcept nogil
 cdef void listener_crowded(listener_t *listener) noexcept nogil
 cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil

@@ -65,9 +65,17 @@ cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
         if error == ERROR_OPERATION_ABORTED:
             continue    # closing: the next turn ends it
         count_accept_error(engine, worker, error)
-        if error != WSAECONNRESET:
-            break       # not a vanished client's, so trying again at once is no use
+        if not client_vanished(error):
+            break       # trying again at once is no use
     accept_starve(acceptor, error)
+
+
+cdef bint client_vanished(int error) noexcept nogil:
+    """Does the failure of an accept tell of its client, and not of what the system lacks?  It
+    takes a client each time, so it comes no more often than they do."""
+    return (error == WSAECONNRESET or error == WSAECONNABORTED or error == WSAENOTCONN
+            or error == WSAETIMEDOUT or error == ERROR_NETNAME_DELETED
+            or error == ERROR_UNEXP_NET_ERR or error == ERROR_CONNECTION_ABORTED)
 
 
 cdef void accept_starve(acceptor_t *acceptor, int error) noexcept nogil:
@@ -78,7 +86,8 @@ cdef void accept_starve(acceptor_t *acceptor, int error) noexcept nogil:
     engine.starved = acceptor
     engine.starved_due_ms = now_ms() + RETRY_MS
     keeper_wants(engine, engine.starved_due_ms)
-    engine_trouble(engine, error)
+    if not client_vanished(error):
+        engine_trouble(engine, error)
     ReleaseSRWLockExclusive(&engine.lock)
 
 
@@ -160,33 +169,38 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
     cdef int error = 0
     cdef bint closing
     cdef bint expected      # to fail: cancelled by us
+    cdef bint silent
     AcquireSRWLockExclusive(&listener.lock)
     acceptor.pending = False
-    sock = acceptor.sock    # INVALID_SOCKET: a silent client, dropped
+    sock = acceptor.sock    # INVALID_SOCKET: by listener_abandon
     acceptor.sock = INVALID_SOCKET
     closing = listener.closing
-    expected = closing or sock == INVALID_SOCKET or acceptor.cancelled
+    expected = closing or acceptor.cancelled
+    silent = acceptor.silent
     acceptor.cancelled = False
+    acceptor.silent = False
     if not closing:
         error = op_error(&acceptor.op, listener.sock)
         # Without SO_UPDATE_ACCEPT_CONTEXT the socket does not know that it is
         # connected: shutdown, getpeername and the inherited options fail.
-        if error == 0 and sock != INVALID_SOCKET and setsockopt(
-                sock, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
-                <char *>&listener.sock, sizeof(SOCKET)) != 0:
+        if error == 0 and setsockopt(sock, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
+                                     <char *>&listener.sock, sizeof(SOCKET)) != 0:
             error = WSAGetLastError()
     ReleaseSRWLockExclusive(&listener.lock)
     InterlockedExchangeAdd64(&engine.accepts_pending, -1)
-    if closing or error != 0 or sock == INVALID_SOCKET:
+    if closing or error != 0:
+        if silent and error == ERROR_OPERATION_ABORTED:
+            count(engine, worker, N_SILENT_DROPPED, 1)
         # This one client's failure, or nobody's; the slot goes on.
         if sock != INVALID_SOCKET:
             # There may be a client on it, which shall see that it was not taken.
             linger_zero(sock)
             drop_socket(engine, worker, sock)
         if not expected:
-            acceptor.failures += 1
+            acceptor.failures += not client_vanished(error)
             count_accept_error(engine, worker, error)
-        if not expected and acceptor.failures % ACCEPT_ATTEMPTS == 0:
+        if not expected and not client_vanished(error) and (
+                acceptor.failures % ACCEPT_ATTEMPTS == 0):
             # So often in a row: posted again at once it could spin.
             accept_starve(acceptor, error)
         else:
@@ -208,9 +222,17 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
         acceptor.data = NULL
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
-    if conn_open(engine, worker, sock, listener.skips, local_copy, remote_copy, data):
+    error = conn_open(engine, worker, sock, local_copy, remote_copy, data)
+    if error == 0:
         count(engine, worker, N_ACCEPTS, 1)
         return
+    if error == WSAECONNREFUSED:
+        count(engine, worker, N_REFUSED, 1)
+    elif error != ERROR_OPERATION_ABORTED:
+        count_accept_error(engine, worker, error)
+        AcquireSRWLockExclusive(&engine.lock)
+        engine_trouble(engine, error)
+        ReleaseSRWLockExclusive(&engine.lock)
     if data != NULL:
         give_buffer(engine, data)
     # The client shall see at once that it was not taken.
@@ -219,23 +241,19 @@ cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbyte
 
 
 cdef int listener_prepare(listener_t *listener) noexcept nogil:
-    """Provider's flags and extension functions of a listening socket.  0 or a Windows code."""
+    """Everything but the pool.  0 or a Windows code."""
     cdef WSAPROTOCOL_INFOW protocol
     cdef int length = sizeof(protocol)
     cdef DWORD nbytes = 0
-    cdef BOOL listening = False
-    # A layered provider without real handles reports inline completions wrongly;
-    # its sockets go without FILE_SKIP_COMPLETION_PORT_ON_SUCCESS.
-    listener.skips = getsockopt(
-        listener.sock, SOL_SOCKET, SO_PROTOCOL_INFOW, <char *>&protocol, &length
-    ) == 0 and (protocol.dwServiceFlags1 & XP1_IFS_HANDLES) != 0
-    # AcceptEx on a socket that does not listen fails with WSAEINVAL on Windows; to
-    # be sure that it does not wait for ever instead, it is asked first.
-    length = sizeof(listening)
-    if getsockopt(listener.sock, SOL_SOCKET, SO_ACCEPTCONN, <char *>&listening, &length) != 0:
+    cdef int backlog = listener.engine.config.backlog
+    # CancelIoEx is a call of the kernel's: a layered provider whose sockets are no real handles
+    # does not hear of it, and what it has pending would never end.
+    if getsockopt(listener.sock, SOL_SOCKET, SO_PROTOCOL_INFOW, <char *>&protocol, &length) != 0:
         return WSAGetLastError()
-    if not listening:
-        return WSAEINVAL
+    if not protocol.dwServiceFlags1 & XP1_IFS_HANDLES:
+        return WSAEOPNOTSUPP
+    if listen(listener.sock, backlog if backlog <= 200 else SOMAXCONN_HINT(backlog)) != 0:
+        return WSAGetLastError()
     if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
                 &accept_ex_id, sizeof(accept_ex_id), &listener.AcceptEx,
                 sizeof(listener.AcceptEx), &nbytes, NULL, NULL) == SOCKET_ERROR:
@@ -317,6 +335,22 @@ cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
         accept_post(NULL, acceptor)
 
 
+cdef void listener_abandon(listener_t *listener) noexcept nogil:
+    """End what CancelIoEx could not.  Precondition: listener.lock held, closing.
+
+    Whoever has the listening socket closes it now, which ends an AcceptEx without a client;
+    one that has its client and waits for first data ends with its accept socket.
+    """
+    cdef acceptor_t *acceptor
+    cdef link_t *link = listener.acceptors.next
+    while link != &listener.acceptors:
+        acceptor = <acceptor_t *>link.owner
+        link = link.next
+        if acceptor.pending and acceptor.data != NULL:
+            drop_socket(listener.engine, NULL, acceptor.sock)
+            acceptor.sock = INVALID_SOCKET
+
+
 cdef void listener_crowded(listener_t *listener) noexcept nogil:
     """FD_ACCEPT may have come: a client waits, and no AcceptEx did."""
     cdef engine_t *engine = listener.engine
@@ -354,7 +388,7 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
     while link != &listener.acceptors and not listener.closing:
         acceptor = <acceptor_t *>link.owner
         link = link.next
-        if not acceptor.pending or acceptor.sock == INVALID_SOCKET:
+        if not acceptor.pending:
             continue
         length = sizeof(seconds)
         seconds = <DWORD>-1     # as for a socket that nobody has connected to
@@ -366,11 +400,10 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
                 CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)
         elif (engine.config.accept_receive
               and <uint64_t>seconds * 1000 >= engine.config.accept_timeout_ms
-              and not HasOverlappedIoCompleted(&acceptor.op.overlapped)):
-            # It has said nothing; one that has may be waiting for a worker that is busy.
-            # As AcceptEx's documentation has it: closing the accept socket makes the call
-            # fail, and its completion posts the slot anew.
-            drop_socket(engine, NULL, acceptor.sock)
-            acceptor.sock = INVALID_SOCKET
-            count(engine, NULL, N_SILENT_DROPPED, 1)
+              and CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)):
+            # Not by closing the accept socket: the client may have spoken by now, and its packet
+            # wait for a worker.  Before that is dequeued nobody can tell, but an operation that
+            # is over is none to cancel.
+            acceptor.cancelled = True
+            acceptor.silent = True
     ReleaseSRWLockExclusive(&listener.lock)

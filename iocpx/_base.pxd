@@ -41,7 +41,9 @@ cdef inline bint conn_on_executor(conn_t *conn) noexcept nogil:
     return conn.executor != 0 and conn.executor == GetCurrentThreadId()
 
 
+# Since the system was started, rounded down.
 cdef uint64_t now_ms() noexcept nogil
+cdef uint64_t now_us() noexcept nogil
 # Precondition: engine.lock held.
 cdef void keeper_wants(engine_t *engine, uint64_t due_ms) noexcept nogil
 cdef void live_drop(engine_t *engine) noexcept nogil
@@ -70,6 +72,8 @@ cdef void drop_socket(engine_t *engine, worker_t *worker, SOCKET sock) noexcept 
 # Precondition: conn.lock held. Without effect once the handle is closed: nothing would disarm
 # it, and the conn_t be freed under the keeper's hands.
 cdef void conn_arm(conn_t *conn, deadlines_t *deadlines, deadline_t *deadline) noexcept nogil
+# Precondition: conn.lock held.
+cdef void conn_disarm_timer(conn_t *conn) noexcept nogil
 cdef LONG64 engine_connections(engine_t *engine) noexcept nogil
 
 

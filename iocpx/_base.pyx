@@ -13,7 +13,7 @@ from libc.string cimport memset
 from iocpx._op cimport op_kind, op_t
 from iocpx._state cimport (
     buf_new, buf_t, deadline_arm, deadline_t, deadlines_t, pool_clear, pool_give,
-    pool_take, pool_trim, queue_pop, queue_push, queue_t, STATE_CLOSED,
+    pool_take, pool_trim, queue_pop, queue_push, queue_t, STATE_CLOSED, timer_disarm,
 )
 from iocpx._types cimport *
 from iocpx._winsock cimport *
@@ -31,6 +31,14 @@ cdef uint64_t now_ms() noexcept nogil:
     QueryPerformanceFrequency(&frequency)
     return (<uint64_t>(ticks.QuadPart // frequency.QuadPart) * 1000
             + <uint64_t>(ticks.QuadPart % frequency.QuadPart * 1000 // frequency.QuadPart))
+
+
+cdef uint64_t now_us() noexcept nogil:
+    cdef LARGE_INTEGER ticks, frequency
+    QueryPerformanceCounter(&ticks)
+    QueryPerformanceFrequency(&frequency)
+    return (<uint64_t>(ticks.QuadPart // frequency.QuadPart) * 1000000
+            + <uint64_t>(ticks.QuadPart % frequency.QuadPart * 1000000 // frequency.QuadPart))
 
 
 cdef void keeper_wants(engine_t *engine, uint64_t due_ms) noexcept nogil:
@@ -214,6 +222,17 @@ cdef void conn_arm(conn_t *conn, deadlines_t *deadlines, deadline_t *deadline) n
     AcquireSRWLockExclusive(&engine.lock)
     deadline_arm(deadlines, deadline, now_ms())
     keeper_wants(engine, deadline.due_ms)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef void conn_disarm_timer(conn_t *conn) noexcept nogil:
+    """Precondition: conn.lock held."""
+    cdef engine_t *engine = conn.engine
+    if conn.timer.due == 0:
+        return
+    AcquireSRWLockExclusive(&engine.lock)
+    timer_disarm(&engine.timers, &conn.timer)
+    conn.timer.due = 0
     ReleaseSRWLockExclusive(&engine.lock)
 
 

@@ -100,7 +100,8 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
         ReleaseSRWLockExclusive(&conn.lock)
         conn_unref(conn)
         return
-    had_share = conn.inline_run >= INLINE_BUDGET
+    # Woken at once, again and again, by its own callbacks: the others come in between.
+    had_share = conn.inline_run >= INLINE_BUDGET or conn.due & DUE_TIMERS
     if had_share:
         conn.inline_run = 0
     ReleaseSRWLockExclusive(&conn.lock)

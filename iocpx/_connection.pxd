@@ -1,6 +1,9 @@
+from libc.stdint cimport uint64_t
+
 from iocpx._delivery cimport lost_t
 from iocpx._runtime cimport Runtime
 from iocpx._state cimport buf_t, queue_t
+from iocpx._timers cimport TimerHandle, Timers
 from iocpx._types cimport ADDRESS_BYTES, conn_t
 
 
@@ -11,6 +14,7 @@ cdef class Connection:
     cdef char[ADDRESS_BYTES] _remote
     cdef bint _eof_written
     cdef object _socket             # what get_extra_info("socket") made
+    cdef Timers _timers             # made when the first is set; critical section
     cdef object _raised             # what a callback raised, for connection_lost
     cdef object _context            # its callbacks', until connection_lost; the executor's
     cdef object __weakref__
@@ -30,11 +34,14 @@ cdef class Connection:
     cdef bint _takes_bytes(self) noexcept
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept
+    cdef void _run_timers(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
     cdef int _queue(self, conn_t *conn, queue_t *parts, data) except -1
     cdef int _after_write(self, conn_t *conn, int result) except -1
     cdef _flush(self, conn_t *conn)
     cdef _pause(self, bint paused)
+    cdef Timers _timers_of(self)
+    cdef TimerHandle _set_timer(self, callback, tuple args, uint64_t delay_us)
     cdef object _socket_for_options(self, default)
     cdef object _duplicate(self)
 

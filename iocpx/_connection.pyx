@@ -31,7 +31,9 @@ from iocpx._requests cimport (
 from iocpx._runtime cimport WAIT_SLICE_MS, Runtime, address_tuple
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_free, buf_t, queue_t
+from iocpx._timers cimport check_callback, microseconds, TimerHandle, Timers
 from iocpx._types cimport *
+from iocpx._winsock cimport DWORD
 
 import asyncio
 import collections.abc
@@ -302,6 +304,12 @@ cdef class Connection:
             except BaseException as exc:
                 self._failed(name, exc)
 
+    cdef void _run_timers(self, conn_t *conn) noexcept:
+        with cython.critical_section(self):
+            timers = self._timers
+        if timers is not None:
+            timers.run(conn, self._runtime, self)
+
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
         self._runtime.connections.discard(self)
         # First the end of get_extra_info("socket"): what it has made by then is closed
@@ -310,6 +318,10 @@ cdef class Connection:
         with cython.critical_section(self):
             sock = self._socket
             self._socket = None
+            timers = self._timers
+            self._timers = None
+        if timers is not None:
+            timers.end()
         try:
             if sock is not None:
                 sock.close()
@@ -434,8 +446,8 @@ cdef class Connection:
             while True:
                 with nogil:
                     now = now_ms()
-                    result = conn_wait_writable(
-                        conn, min(due_ms - now, <uint64_t>WAIT_SLICE_MS) if now < due_ms else 0)
+                    result = conn_wait_writable(conn, 0 if now >= due_ms else <DWORD>min(
+                        due_ms - now, <uint64_t>WAIT_SLICE_MS))
                 if result != WAIT_AGAIN or now >= due_ms:
                     return result == WAIT_WRITABLE
                 PyErr_CheckSignals()
@@ -574,6 +586,52 @@ cdef class Connection:
         finally:
             conn_unref(conn)
         return nbytes
+
+    def call_later(self, delay_s, callback, *args):
+        """Call callback(*args) in the connection's own turn, on a worker, once delay_s seconds
+        (int or float, 0 to a year) have passed; returns a TimerHandle.
+        asyncio.loop.call_later(), for one connection.  Any thread.
+
+        Like the protocol's callbacks it never runs beside another one of this connection, also
+        while reading is paused.  Never early; late by the system's clock tick (up to 16 ms on
+        Windows), and by what the workers have to do.  Those that are due are called in the
+        order of their times, then of the calls that set them.  Whatever is left when
+        connection_lost() is called is cancelled by then; a connection that has begun to close
+        still has its timers.  What the callback raises goes to the exception handler, and the
+        connection goes on.  Raises TypeError for a callback that is none or an async def,
+        TypeError or ValueError for such a delay_s.
+        """
+        return self._set_timer(callback, args, microseconds(delay_s))
+
+    def call_soon(self, callback, *args):
+        """call_later(0, callback, *args): in the connection's next turn.
+        asyncio.loop.call_soon(), for one connection.  Any thread."""
+        return self._set_timer(callback, args, 0)
+
+    cdef TimerHandle _set_timer(self, callback, tuple args, uint64_t delay_us):
+        check_callback(callback)
+        cdef Timers timers = self._timers_of()
+        if timers is None:
+            return TimerHandle.__new__(TimerHandle)     # of no connection: cancelled
+        cdef conn_t *conn = self._enter()
+        try:
+            return timers.add(conn, callback, args, delay_us)
+        finally:
+            if conn != NULL:
+                conn_unref(conn)
+
+    cdef Timers _timers_of(self):
+        """None: the connection is over."""
+        with cython.critical_section(self):
+            timers = self._timers
+        if timers is None:
+            made = Timers.__new__(Timers)
+            with cython.critical_section(self):
+                # Another thread may have been faster, or the connection be over.
+                if self._timers is None and self._conn != NULL:
+                    self._timers = made
+                timers = self._timers
+        return timers
 
     def get_protocol(self):
         """asyncio.BaseTransport.get_protocol()."""

@@ -25,8 +25,9 @@ import sysconfig
 
 from iocpx._connection import Connection
 from iocpx._server import Server
+from iocpx._timers import TimerHandle
 
-__all__ = ["Connection", "Server"]
+__all__ = ["Connection", "Server", "TimerHandle"]
 
 # Of the build, whether the GIL is on or not: an object that one thread has made and another
 # one lets go of keeps its memory until the first runs Python again.
@@ -107,6 +108,8 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         buf = conn_take_data(conn, &wanted)
     if wanted > COPY_BYTES and not frees_late and connection._takes_bytes():
         offer_bytes(conn, wanted)
+    if news.timers:
+        connection._run_timers(conn)
     if conn_take_eof(conn) and not connection._keeps_open():
         conn_close(conn)
     if conn_take_lost(conn, &lost):

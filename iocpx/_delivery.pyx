@@ -6,7 +6,7 @@ Called by the handler (`_core`, `_native`) on the worker that has the connection
 
 from libc.string cimport memset
 
-from iocpx._base cimport conn_drop_queue, conn_keep_buffer, recv_capacity
+from iocpx._base cimport conn_disarm_timer, conn_drop_queue, conn_keep_buffer, recv_capacity
 from iocpx._life cimport conn_cancel
 from iocpx._recv cimport recv_post
 from iocpx._state cimport (
@@ -36,10 +36,10 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
     news.traces = conn.traces.head
     memset(&conn.traces, 0, sizeof(queue_t))
     conn.untraced = 0
-    if not conn.made_told:
-        conn.made_told = True
+    if conn.due & DUE_MADE:
+        conn.due &= ~<int>DUE_MADE
         # Over before it began: nobody hears of it.
-        if conn.lost_due:
+        if conn.due & DUE_LOST:
             conn_tell_lost(conn)
         else:
             news.made = True
@@ -52,6 +52,12 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
             conn.over_bytes = 0
         news.sent = conn.sent_untold
         conn.sent_untold = 0
+        if conn.due & DUE_TIMERS:
+            conn.due &= ~<int>DUE_TIMERS
+            news.timers = True
+            # The handler looks at all of its timers and then asks for the first that is left:
+            # it is not woken twice for one of them.
+            conn_disarm_timer(conn)
     ReleaseSRWLockExclusive(&conn.lock)
 
 
@@ -114,6 +120,8 @@ cdef void conn_tell_lost(conn_t *conn) noexcept nogil:
     cdef LONG64 draining
     conn.lost_told = True
     conn.deaf = True
+    conn.due &= ~<int>DUE_TIMERS
+    conn_disarm_timer(conn)
     conn_drop_queue(conn, &conn.inbox)
     if conn.sock == INVALID_SOCKET:
         return
@@ -127,7 +135,8 @@ cdef void conn_tell_lost(conn_t *conn) noexcept nogil:
 
 cdef bint conn_take_lost(conn_t *conn, lost_t *lost) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
-    cdef bint due = conn.lost_due and not conn.lost_told and not conn_news_before_lost(conn)
+    cdef bint due = (conn.due & DUE_LOST and not conn.lost_told
+                     and not conn_news_before_lost(conn))
     if due:
         lost.error = conn.error
         lost.sending = conn.error_sending

@@ -80,11 +80,11 @@ retries what the system refused for lack of resources.
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
-from iocpx._accept cimport SHRINK_MS
-from iocpx._base cimport drop_socket, keeper_wants, live_drop, NEVER, now_ms, op_init, pools_clear
+from iocpx._accept cimport listener_abandon, SHRINK_MS
+from iocpx._base cimport keeper_wants, live_drop, NEVER, now_ms, op_init, pools_clear
 from iocpx._op cimport OP_HELP, OP_STOP
 from iocpx._requests cimport engine_close_clients
-from iocpx._state cimport deadlines_init, link_t, list_init, pool_init, pool_t
+from iocpx._state cimport deadlines_init, list_init, pool_init, pool_t
 from iocpx._types cimport *
 from iocpx._winsock cimport *
 
@@ -96,7 +96,10 @@ cdef enum:
 
 cdef int engine_open(engine_t *engine) noexcept nogil:
     """The engine's handles.  0 or a Windows code; those that there are stay the engine's."""
-    engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 0)
+    # All workers may run at a time.  With as many as there are CPUs, which 0 stands for, workers
+    # whose callbacks compute would keep the one away that is to take their connections over.
+    engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0,
+                                         <DWORD>engine.config.workers)
     if engine.port == NULL:
         return <int>GetLastError()
     engine.keeper_event = CreateEventW(NULL, False, False, NULL)
@@ -179,8 +182,6 @@ cdef void engine_free(engine_t *engine) noexcept nogil:
 
 cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil:
     cdef listener_t *listener
-    cdef acceptor_t *acceptor
-    cdef link_t *link
     cdef bint first
     cdef uint64_t due = now_ms() + timeout_ms + 1
     AcquireSRWLockExclusive(&engine.lock)
@@ -198,16 +199,9 @@ cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil:
         AcquireSRWLockExclusive(&listener.lock)
         if not listener.closing:
             listener.closing = True
-            CancelIoEx(<HANDLE>listener.sock, NULL)
-            # An AcceptEx that has its client and waits for first data is given up
-            # by closing the accept socket, as its documentation has it.
-            link = listener.acceptors.next
-            while engine.config.accept_receive and link != &listener.acceptors:
-                acceptor = <acceptor_t *>link.owner
-                if acceptor.pending and acceptor.sock != INVALID_SOCKET:
-                    drop_socket(engine, NULL, acceptor.sock)
-                    acceptor.sock = INVALID_SOCKET
-                link = link.next
+            if (not CancelIoEx(<HANDLE>listener.sock, NULL)
+                    and GetLastError() != ERROR_NOT_FOUND):
+                listener_abandon(listener)
         ReleaseSRWLockExclusive(&listener.lock)
         listener = listener.next
     if not first:

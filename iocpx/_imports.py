@@ -13,12 +13,14 @@ tests/test_freezing.py compares it with the sources.
 import _queue
 import asyncio
 import atexit
+import functools
 import logging
 import os
 import socket
 import sys
 import sysconfig
 import threading
+import types
 import warnings
 
 from iocpx import (
@@ -44,6 +46,7 @@ from iocpx import (
     _server,
     _state,
     _threads,
+    _timers,
     _worker,
     native,
 )

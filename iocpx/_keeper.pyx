@@ -8,8 +8,8 @@ from libc.stdint cimport uint64_t
 
 from iocpx._accept cimport accept_post, listener_crowded, listener_look_after, SHRINK_MS
 from iocpx._base cimport (
-    conn_arm, conn_drop_spare, conn_ref, NEVER, now_ms, packet_post, pools_clear, RETRY_MS,
-    trace,
+    conn_arm, conn_disarm_timer, conn_drop_spare, conn_ref, NEVER, now_ms, packet_post,
+    pools_clear, RETRY_MS, trace,
 )
 from iocpx._conn cimport conn_advance, conn_close_due, conn_served
 from iocpx._life cimport conn_cancel, conn_fail, recv_take_back
@@ -61,6 +61,27 @@ cdef void conn_idle_due(conn_t *conn) noexcept nogil:
     conn_advance(NULL, conn, False)
 
 
+cdef void conn_timer_due(conn_t *conn, uint64_t now) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    # Again under its lock: it may have been told meanwhile, and asked for a later time.
+    if 0 < conn.timer.due <= now:
+        conn_disarm_timer(conn)
+        conn.due |= DUE_TIMERS
+    conn_leave(NULL, conn)
+
+
+cdef conn_t *keeper_timer(engine_t *engine, uint64_t now) noexcept nogil:
+    """A connection whose handler is to be woken by now, with a reference; NULL: none."""
+    cdef conn_t *conn = NULL
+    AcquireSRWLockExclusive(&engine.lock)
+    if engine.timers.first != NULL and engine.timers.first.due <= now:
+        # In the heap, so the handle is open and holds a reference.
+        conn = <conn_t *>engine.timers.first.owner
+        conn_ref(conn)
+    ReleaseSRWLockExclusive(&engine.lock)
+    return conn
+
+
 cdef conn_t *keeper_expired(engine_t *engine, deadlines_t *deadlines, uint64_t now) noexcept nogil:
     """A connection whose deadline has passed, with a reference; NULL: none."""
     cdef conn_t *conn = NULL
@@ -91,6 +112,11 @@ cdef void keeper_deadlines(engine_t *engine, uint64_t now) noexcept nogil:
         conn_quiet_due(conn)
         conn_unref(conn)
         conn = keeper_expired(engine, &engine.quiet, now)
+    conn = keeper_timer(engine, now)
+    while conn != NULL:
+        conn_timer_due(conn, now)
+        conn_unref(conn)
+        conn = keeper_timer(engine, now)
 
 
 cdef void keeper_listeners(engine_t *engine, uint64_t now) noexcept nogil:
@@ -212,6 +238,8 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
     deadline = deadlines_first(&engine.idling)
     if deadline != NULL:
         due = min(due, deadline.due_ms)
+    if engine.timers.first != NULL:
+        due = min(due, engine.timers.first.due)
     if engine.starved != NULL:
         due = min(due, engine.starved_due_ms)
     if engine.unposted != NULL or engine.phase == PHASE_FINISHED:

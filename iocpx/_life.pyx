@@ -12,8 +12,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    conn_arm, conn_drop_queue, conn_drop_spare, conn_keep_buffer, count, engine_connections,
-    KEY, linger_zero, now_ms, op_init, trace,
+    conn_arm, conn_disarm_timer, conn_drop_queue, conn_drop_spare, conn_keep_buffer, count,
+    engine_connections, KEY, linger_zero, now_ms, op_init, trace,
 )
 from iocpx._op cimport OP_RECV, OP_SEND, OP_SERVE
 from iocpx._sched cimport conn_leave, conn_unref
@@ -45,8 +45,8 @@ cdef conn_t *conn_new(engine_t *engine) noexcept nogil:
     return <conn_t *>calloc(1, nbytes)
 
 
-cdef bint conn_open(engine_t *engine, worker_t *worker, SOCKET sock, bint skips,
-                    const char *local, const char *remote, buf_t *data) noexcept nogil:
+cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *local,
+                   const char *remote, buf_t *data) noexcept nogil:
     """Make a connection of a connected socket and schedule it."""
     cdef conn_t *conn
     cdef tcp_keepalive keepalive
@@ -54,14 +54,16 @@ cdef bint conn_open(engine_t *engine, worker_t *worker, SOCKET sock, bint skips,
     cdef BOOL on = True
     cdef bint running
     cdef bint room
+    cdef int error
     cdef int i
     cdef LONG64 now
     conn = conn_new(engine)
     if conn == NULL:
-        return False
+        return WSAENOBUFS
     if CreateIoCompletionPort(<HANDLE>sock, engine.port, KEY, 0) == NULL:
+        error = <int>GetLastError()
         free(conn)
-        return False
+        return error
     # These only tune the connection; without them it still works.
     setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, <char *>&on, sizeof(on))
     if engine.config.keepalive_idle_ms != 0:
@@ -78,11 +80,13 @@ cdef bint conn_open(engine_t *engine, worker_t *worker, SOCKET sock, bint skips,
     conn.closing.link.owner = conn
     conn.quiet.link.owner = conn
     conn.idling.link.owner = conn
+    conn.timer.owner = conn
+    conn.due = DUE_MADE
     InitializeSRWLock(&conn.lock)
     conn.state = STATE_OPEN
     conn.reason = -1
     conn.send_bytes = SEND_BYTES
-    conn.skips = skips and SetFileCompletionNotificationModes(
+    conn.skips = SetFileCompletionNotificationModes(
         <HANDLE>sock, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)
     conn.marks.high = engine.config.high_water_bytes
     conn.marks.low = engine.config.low_water_bytes
@@ -115,9 +119,7 @@ cdef bint conn_open(engine_t *engine, worker_t *worker, SOCKET sock, bint skips,
     if not (running and room):
         ReleaseSRWLockExclusive(&conn.lock)
         free(conn)
-        if running:
-            count(engine, worker, N_REFUSED, 1)
-        return False
+        return WSAECONNREFUSED if running else ERROR_OPERATION_ABORTED
     count(engine, worker, N_CONNECTIONS_MADE, 1)
 
     trace(conn, "accepted", 0)
@@ -136,7 +138,7 @@ cdef bint conn_open(engine_t *engine, worker_t *worker, SOCKET sock, bint skips,
     conn_arm(conn, &engine.quiet, &conn.quiet)
     conn_leave(worker, conn)
     conn_unref(conn)
-    return True
+    return 0
 
 
 cdef void conn_cancel(conn_t *conn) noexcept nogil:
@@ -225,7 +227,7 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         trace(conn, "SD_SEND", 0)
     if conn.state == STATE_FLUSHING:
         conn.state = conn_next_state(conn.state, EVENT_FLUSHED)
-        conn.lost_due = True
+        conn.due |= DUE_LOST
         # What has been sent has yet to arrive: the peer's time begins anew.
         conn.flushed_ms = now_ms()
         conn.progress_ms = conn.flushed_ms
@@ -249,6 +251,7 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     conn.sock = INVALID_SOCKET
     conn_drop_queue(conn, &conn.outbox)
     conn_drop_spare(conn)
+    conn_disarm_timer(conn)
     ReleaseSRWLockExclusive(&conn.lock)
 
     closesocket(sock)
@@ -263,4 +266,4 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
 
     AcquireSRWLockExclusive(&conn.lock)
     trace(conn, "handle closed", 0)
-    conn.lost_due = True
+    conn.due |= DUE_LOST

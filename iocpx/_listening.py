@@ -45,8 +45,8 @@ def host_names(host: Any) -> tuple[str | None, ...]:
     return hosts
 
 
-def bind(hosts: Sequence[str | None], port: int, backlog: int) -> tuple[socket.socket, ...]:
-    """Listening sockets for every address that the hosts stand for."""
+def bind(hosts: Sequence[str | None], port: int) -> tuple[socket.socket, ...]:
+    """Sockets for every address that the hosts stand for; the engine makes them listen."""
     addresses = dict.fromkeys(
         (family, address)
         for host in hosts
@@ -75,7 +75,6 @@ def bind(hosts: Sequence[str | None], port: int, backlog: int) -> tuple[socket.s
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 sock.bind(address)
-                sock.listen(backlog)
             except OSError as exc:
                 raise os_error(exc.winerror, "listen", address_text(address)) from None
     except BaseException:
@@ -83,13 +82,3 @@ def bind(hosts: Sequence[str | None], port: int, backlog: int) -> tuple[socket.s
             sock.close()
         raise
     return tuple(sockets)
-
-
-def listen(sockets: tuple[socket.socket, ...], backlog: int) -> tuple[socket.socket, ...]:
-    """Sockets of the caller's begin to listen, or go on with it."""
-    for sock in sockets:
-        try:
-            sock.listen(backlog)
-        except OSError as exc:
-            raise os_error(exc.winerror, "listen", None) from None
-    return sockets

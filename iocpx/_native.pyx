@@ -20,7 +20,7 @@ cdef void deliver_echo(worker_t *worker) noexcept nogil:
     cdef bint over
     while conn != NULL:
         AcquireSRWLockExclusive(&conn.lock)
-        conn.made_told = True
+        conn.due &= ~<int>DUE_MADE
         if conn.state != STATE_OPEN:
             # What is in the outbox by then is the last that goes out.
             conn_drop_queue(conn, &conn.inbox)
@@ -28,7 +28,7 @@ cdef void deliver_echo(worker_t *worker) noexcept nogil:
             queue_push(&conn.outbox, queue_pop(&conn.inbox))
         over = conn_eof_due(conn)
         conn.eof_told = conn.eof_told or over
-        if conn.lost_due and not conn.lost_told:
+        if conn.due & DUE_LOST and not conn.lost_told:
             conn_tell_lost(conn)
         ReleaseSRWLockExclusive(&conn.lock)
         if over:

@@ -1,3 +1,5 @@
+from libc.stdint cimport uint64_t
+
 from iocpx._state cimport buf_t, queue_t
 from iocpx._types cimport abort_reason, conn_t, engine_t
 from iocpx._winsock cimport DWORD, SOCKET
@@ -39,7 +41,8 @@ cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil
 cdef bint conn_is_reading(conn_t *conn) noexcept nogil
 # Whether conn_take_news reports sent bytes.
 cdef void conn_tell_sent(conn_t *conn, bint tell) noexcept nogil
-# The handle, kept open until conn_return_handle; INVALID_SOCKET: it is closed already.
+# The handle, kept open until conn_return_handle; INVALID_SOCKET: it is closed already,
+# or the system refuses to make it a socket for the application.
 cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil
 # Only after a successful conn_borrow_handle.
 cdef void conn_return_handle(conn_t *conn) noexcept nogil
@@ -52,6 +55,10 @@ cdef wait_result conn_wait_writable(conn_t *conn, DWORD timeout_ms) noexcept nog
 # What has been sent and has an owner: an owned chain; the caller releases each owner, then
 # buf_free.  GIL held, for that.
 cdef buf_t *conn_take_spent(conn_t *conn) noexcept nogil
+# Has the handler told (news_t.timers) at due_ms, 0: as soon as may be, in the connection's turn.
+# Of what is asked for before that the earliest counts.  Without effect once the connection is
+# over.
+cdef void conn_wake_at(conn_t *conn, uint64_t due_ms) noexcept nogil
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil
 cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil
 cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil

@@ -3,17 +3,19 @@
 Called by the layer above; calls `_conn`.
 """
 
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    conn_arm, conn_drop_queue, conn_on_executor, conn_ref, count, now_ms, take_buffer, trace,
+    conn_arm, conn_drop_queue, conn_on_executor, conn_ref, count, keeper_wants, now_ms,
+    take_buffer, trace,
 )
 from iocpx._conn cimport conn_advance, conn_close_due, conn_mark
 from iocpx._life cimport conn_fail
 from iocpx._sched cimport conn_leave, conn_unref
 from iocpx._state cimport (
     buf_t, buf_wrap, conn_next_state, EVENT_CLOSE, link_t, list_append, list_remove,
-    queue_extend, queue_move, queue_push, queue_t, STATE_OPEN,
+    queue_extend, queue_move, queue_push, queue_t, STATE_OPEN, timer_arm, timer_disarm,
 )
 from iocpx._types cimport *
 from iocpx._wants cimport conn_limit_counts
@@ -212,6 +214,10 @@ cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil:
     cdef SOCKET sock
     AcquireSRWLockExclusive(&conn.lock)
     sock = conn.sock
+    # An accepted socket inherits the listener's WSAEventSelect, and as long as that holds
+    # Windows refuses to make it blocking (WSAEINVAL), which socket.dup() does.
+    if sock != INVALID_SOCKET and WSAEventSelect(sock, NULL, 0) == SOCKET_ERROR:
+        sock = INVALID_SOCKET
     if sock != INVALID_SOCKET:
         conn.pending += 1   # like an op: the handle stays open
         conn.duplicated = True
@@ -266,6 +272,22 @@ cdef buf_t *conn_take_spent(conn_t *conn) noexcept nogil:
     memset(&conn.spent, 0, sizeof(queue_t))
     ReleaseSRWLockExclusive(&conn.lock)
     return spent
+
+
+cdef void conn_wake_at(conn_t *conn, uint64_t due_ms) noexcept nogil:
+    cdef engine_t *engine = conn.engine
+    AcquireSRWLockExclusive(&conn.lock)
+    if conn.lost_told or conn.sock == INVALID_SOCKET:
+        pass        # nobody hears of it, and nothing would disarm the timer
+    elif due_ms == 0:
+        conn.due |= DUE_TIMERS
+    elif conn.timer.due == 0 or due_ms < conn.timer.due:
+        AcquireSRWLockExclusive(&engine.lock)
+        timer_disarm(&engine.timers, &conn.timer)
+        timer_arm(&engine.timers, &conn.timer, due_ms)
+        keeper_wants(engine, due_ms)
+        ReleaseSRWLockExclusive(&engine.lock)
+    conn_leave(NULL, conn)
 
 
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil:

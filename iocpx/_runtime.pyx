@@ -46,6 +46,7 @@ cdef enum:
 
 cdef int ERROR_INVALID_PARAMETER = 87
 cdef int ERROR_OPERATION_ABORTED = 995
+cdef int WSAEOPNOTSUPP = 10045
 
 # Delivers to protocols; set by _core, the one place that takes the GIL.
 cdef deliver_fn deliver_to_python = NULL
@@ -129,6 +130,7 @@ cdef class Runtime:
         self.connections = set()
         memset(&config, 0, sizeof(config))
         config.workers = numbers["workers"]
+        config.backlog = numbers["backlog"]
         config.initial_accepts = numbers["initial_accepts"]
         config.max_accepts = numbers["max_accepts"]
         config.accept_receive = numbers["accept_receive"]
@@ -193,7 +195,7 @@ cdef class Runtime:
             return exc
 
     def _listen(self, sock):
-        cdef int error
+        cdef int error = 0
         cdef int family = sock.family
         cdef size_t handle
         with self._sockets_lock:
@@ -211,6 +213,10 @@ cdef class Runtime:
             raise os_error(error, "listen: the socket is on another completion port already "
                            "(to hand it to another process, socket.share() it before start())",
                            address_text(sock.getsockname()))
+        if error == WSAEOPNOTSUPP:
+            raise os_error(error, "listen: the socket's provider lacks what a completion port "
+                           "needs (`netsh winsock show catalog` lists the layered ones, such as "
+                           "old proxies and filters)", address_text(sock.getsockname()))
         if error != 0:
             raise os_error(error, "listen", address_text(sock.getsockname()))
 
@@ -281,7 +287,9 @@ cdef class Runtime:
         cdef bint stopped
         cdef unsigned long slice_ms
         while True:
-            slice_ms = WAIT_SLICE_MS if not 0 <= timeout_ms < WAIT_SLICE_MS else timeout_ms
+            slice_ms = WAIT_SLICE_MS
+            if 0 <= timeout_ms < WAIT_SLICE_MS:
+                slice_ms = <unsigned long>timeout_ms
             with nogil:
                 stopped = engine_wait_stopped(self.engine, slice_ms)
             if stopped:

@@ -8,7 +8,7 @@ import warnings
 
 from iocpx._addresses import address_text
 from iocpx._arguments import integer_between, limit, milliseconds, refuse_async
-from iocpx._listening import bind, given_sockets, host_names, listen
+from iocpx._listening import bind, given_sockets, host_names
 from iocpx._runtime import Runtime
 from iocpx._threads import require_system_threads
 from iocpx.native import Echo
@@ -29,7 +29,8 @@ class Server:
         server closes it.
     workers: threads that serve connections, 1 to 256; None: 2, and as many as there
         are CPUs on a free-threaded Python.
-    backlog: connections the kernel keeps waiting, 1 to 65535.
+    backlog: connections the kernel keeps waiting, 1 to 65535.  A socket of the caller's
+        that listens already keeps its own.
     initial_accepts, max_accepts: AcceptEx calls kept pending per listening socket,
         1 to 10000; the pool grows to max_accepts when clients come faster, and
         shrinks again.
@@ -112,8 +113,8 @@ class Server:
             raise ValueError(f"host and port must be left out with sock, got {host!r}, {port!r}")
         self._hosts = host_names(host)
         self._port = integer_between("port", port, 0, 65535)
-        self._backlog = integer_between("backlog", backlog, 1, 65535)
         numbers = {
+            "backlog": integer_between("backlog", backlog, 1, 65535),
             "workers": integer_between("workers", workers, 1, 256),
             "initial_accepts": integer_between("initial_accepts", initial_accepts, 1, 10000),
             "max_accepts": integer_between("max_accepts", max_accepts, 1, 10000),
@@ -179,8 +180,7 @@ class Server:
                                    else "the server is still closing: call wait_closed() first")
             require_system_threads()
             runtime = Runtime(*self._arguments)
-            sockets = (bind(self._hosts, self._port, self._backlog) if self._sock is None
-                       else listen(self._sock, self._backlog))
+            sockets = bind(self._hosts, self._port) if self._sock is None else self._sock
             self._address = sockets[0].getsockname()
             runtime.adopt(sockets)
             self._runtime = runtime     # from here on a callback's close() finds it

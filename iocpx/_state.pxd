@@ -111,6 +111,27 @@ cdef void deadline_disarm(deadline_t *deadline) noexcept nogil
 # The earliest, not removed; NULL: none.
 cdef deadline_t *deadlines_first(deadlines_t *deadlines) noexcept nogil
 
+# -- timers ------------------------------------------------------------------------
+
+# Due times of any kind, in a pairing heap whose nodes lie in what they belong to: a timer
+# needs no memory of its own, and arming one cannot fail.
+ctypedef struct timer_t:
+    timer_t *prev       # the sibling before it, or the parent; itself: the root; NULL: in no heap
+    timer_t *next       # sibling
+    timer_t *child      # the first of those that are due after it
+    uint64_t due        # in the unit of the heap's owner
+    uint64_t number     # of those that are due at the same time the one armed first comes first
+    void *owner         # borrowed: the struct that embeds the timer
+
+ctypedef struct timers_t:
+    timer_t *first      # due next; NULL: none.  All zero: an empty heap
+    uint64_t number     # timers armed so far
+
+# O(1).  Precondition: in no heap.
+cdef void timer_arm(timers_t *timers, timer_t *timer, uint64_t due) noexcept nogil
+# O(log n), amortised.  False: it was in no heap.
+cdef bint timer_disarm(timers_t *timers, timer_t *timer) noexcept nogil
+
 # -- the connection's states ---------------------------------------------------------
 
 cdef enum conn_state:

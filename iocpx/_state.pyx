@@ -242,6 +242,83 @@ cdef deadline_t *deadlines_first(deadlines_t *deadlines) noexcept nogil:
     return <deadline_t *>deadlines.head.next
 
 
+# -- timers --------------------------------------------------------------------
+
+
+cdef timer_t *timer_meld(timer_t *a, timer_t *b) noexcept nogil:
+    """One heap of two: the root that is due later becomes the first child of the other.  Either
+    may be NULL; the result's own `prev` and `next` are the caller's to set."""
+    cdef timer_t *first = a
+    if b == NULL:
+        return a
+    if a == NULL:
+        return b
+    if b.due < a.due or (b.due == a.due and b.number < a.number):
+        first = b
+        b = a
+    b.prev = first
+    b.next = first.child
+    if b.next != NULL:
+        b.next.prev = b
+    first.child = b
+    return first
+
+
+cdef timer_t *timer_meld_children(timer_t *child) noexcept nogil:
+    """One heap of a list of siblings: in pairs from the front, then the pairs from the back.  The
+    pairs are what bounds the cost of the times to come."""
+    cdef timer_t *pairs = NULL
+    cdef timer_t *pair
+    cdef timer_t *rest
+    while child != NULL:
+        rest = NULL if child.next == NULL else child.next.next
+        pair = timer_meld(child, child.next)
+        pair.next = pairs
+        pairs = pair
+        child = rest
+    cdef timer_t *root = NULL
+    while pairs != NULL:
+        rest = pairs.next
+        root = timer_meld(root, pairs)
+        pairs = rest
+    return root
+
+
+cdef void timers_set_first(timers_t *timers, timer_t *root) noexcept nogil:
+    timers.first = root
+    if root != NULL:
+        root.prev = root
+        root.next = NULL
+
+
+cdef void timer_arm(timers_t *timers, timer_t *timer, uint64_t due) noexcept nogil:
+    timers.number += 1
+    timer.child = NULL
+    timer.due = due
+    timer.number = timers.number
+    timers_set_first(timers, timer_meld(timers.first, timer))
+
+
+cdef bint timer_disarm(timers_t *timers, timer_t *timer) noexcept nogil:
+    cdef timer_t *root
+    if timer.prev == NULL:
+        return False
+    root = timer_meld_children(timer.child)
+    if timers.first != timer:
+        if timer.prev.child == timer:
+            timer.prev.child = timer.next
+        else:
+            timer.prev.next = timer.next
+        if timer.next != NULL:
+            timer.next.prev = timer.prev
+        root = timer_meld(timers.first, root)
+    timers_set_first(timers, root)
+    timer.prev = NULL
+    timer.next = NULL
+    timer.child = NULL
+    return True
+
+
 # -- the connection's states ---------------------------------------------------
 
 # Row: state, in the order of conn_state.  Column: event, in the order of conn_event.

@@ -10,7 +10,8 @@ from libc.stdint cimport uint64_t
 
 from iocpx._op cimport op_t
 from iocpx._state cimport (
-    buf_t, deadline_t, deadlines_t, link_t, marks_t, pool_t, queue_t, window_t,
+    buf_t, deadline_t, deadlines_t, link_t, marks_t, pool_t, queue_t, timer_t, timers_t,
+    window_t,
 )
 from iocpx._winsock cimport (
     CONDITION_VARIABLE, DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
@@ -63,6 +64,13 @@ cdef enum abort_reason:
     ABORT_CLOSE_TIMEOUT     # close_timeout_s, of the connection
     ABORT_STOP              # … of the server's stop
 
+# What is due to be told, whatever else there is: flags in one word, since each message asks for
+# it several times.
+cdef enum due_flags:
+    DUE_MADE = 1            # connection_made
+    DUE_TIMERS = 2          # the handler has asked to be woken, for now
+    DUE_LOST = 4            # connection_lost
+
 # -- the structs ------------------------------------------------------------------
 
 cdef enum limits:
@@ -95,6 +103,9 @@ ctypedef struct conn_t:
     deadline_t closing          # in the engine's list of that name; engine.lock
     deadline_t quiet            # likewise
     deadline_t idling           # likewise
+    # In engine.timers, due in ms, as long as the handler is to be woken then; due 0: it is not.
+    # That changes under lock and engine.lock, so that either is enough to read it.
+    timer_t timer
     engine_t *engine            # borrowed: outlives its connections
     SOCKET sock                 # owned; lock
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
@@ -164,11 +175,10 @@ ctypedef struct conn_t:
     bint duplicated
     bint tell_sent              # the protocol wants data_sent
     size_t sent_untold          # bytes
-    # what the handler has been told
-    bint made_told
+    int due                     # due_flags: what the handler is told next…
+    # … and what it has been told
     bint pause_told
     bint eof_told
-    bint lost_due
     bint lost_told
     op_t serve                  # the packet that brings it to a worker
 
@@ -185,7 +195,6 @@ ctypedef struct listener_t:
     bint crowded                # FD_ACCEPT came since the last look at shrinking
     # Constant:
     int family
-    bint skips                  # sockets of this provider are real handles
     LPFN_ACCEPTEX AcceptEx
     LPFN_GETACCEPTEXSOCKADDRS GetAcceptExSockaddrs
 
@@ -195,7 +204,8 @@ ctypedef struct acceptor_t:
     link_t link                 # in listener.acceptors; listener.lock
     acceptor_t *next_starved    # in engine.starved; engine.lock
     bint pending                # listener.lock
-    bint cancelled              # by us, for shrinking; listener.lock
+    bint cancelled              # by us, for shrinking or…
+    bint silent                 # …because its client has said nothing for too long; listener.lock
     int failures                # in a row; its completion's
     SOCKET sock                 # owned: the socket that the next client gets; listener.lock
     # Lent while pending: what AcceptEx writes to.
@@ -227,6 +237,7 @@ ctypedef void (*deliver_fn)(worker_t *worker) noexcept nogil
 
 ctypedef struct config_t:
     int workers
+    int backlog
     int initial_accepts         # AcceptEx kept pending per listener…
     int max_accepts             # …while clients come faster than that
     bint accept_receive         # AcceptEx completes with the first data
@@ -281,6 +292,7 @@ ctypedef struct engine_t:
     deadlines_t closing         # close_timeout_ms
     deadlines_t quiet           # connections that may turn idle
     deadlines_t idling          # idle_timeout_ms
+    timers_t timers             # of connections whose handler is to be woken; due in ms
     uint64_t accept_period_ms   # constant; 0: never
     uint64_t accept_due_ms      # next look at silent clients
     uint64_t shrink_due_ms      # next look at shrinking

@@ -5,7 +5,7 @@ Precondition of all: conn.lock held.
 """
 
 from iocpx._state cimport STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
-from iocpx._types cimport conn_t
+from iocpx._types cimport conn_t, DUE_MADE
 
 
 cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
@@ -26,8 +26,8 @@ cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:
     """Is there anything to tell the handler?"""
     if conn.lost_told:
         return conn.spent.head != NULL or conn.traces.head != NULL
-    return (not conn.made_told or conn.lost_due or conn_news_before_lost(conn)
-            or conn_eof_due(conn) or conn.traces.head != NULL
+    return (conn.due != 0 or conn_news_before_lost(conn) or conn_eof_due(conn)
+            or conn.traces.head != NULL
             or ((conn.marks.above or conn.passed) != conn.pause_told
                 and not conn.engine.config.native))
 
@@ -39,7 +39,7 @@ cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
     if conn.state == STATE_OPEN:
         # Not while the handler is behind: what it was given waits, or its replies leave more
         # slowly than requests come.
-        if not conn.made_told or conn.inbox.head != NULL or conn.marks.above:
+        if conn.due & DUE_MADE or conn.inbox.head != NULL or conn.marks.above:
             return False
         # Where it has paused one stays posted, or it would not learn that the peer is gone.
         return conn.window.n < (1 if conn.idle or conn.read_paused else conn.window.size)

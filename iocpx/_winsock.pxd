@@ -16,6 +16,9 @@ cdef extern from * nogil:
     #include <mswsock.h>
     #include <mstcpip.h>
     #include <windows.h>
+    #ifndef SOMAXCONN_HINT      /* some headers are older than it is */
+    #define SOMAXCONN_HINT(b) (-(b))
+    #endif
     """
     ctypedef int BOOL
     ctypedef unsigned char UCHAR
@@ -36,7 +39,8 @@ cdef extern from * nogil:
 
     # -- overlapped I/O and the completion port ------------------------------
     ctypedef struct OVERLAPPED:
-        # NTSTATUS of the finished operation.  The copy in OVERLAPPED_ENTRY is
+        # NTSTATUS of the operation, from when its packet has been dequeued on; before that
+        # it does not tell whether the operation is over.  The copy in OVERLAPPED_ENTRY is
         # documented as reserved, so this one is read.
         ULONG_PTR Internal
         ULONG_PTR InternalHigh
@@ -50,8 +54,6 @@ cdef extern from * nogil:
         ULONG_PTR Internal
         DWORD dwNumberOfBytesTransferred
 
-    # Any thread, while the operation is pending.
-    BOOL HasOverlappedIoCompleted(const OVERLAPPED *lpOverlapped)
     HANDLE CreateIoCompletionPort(HANDLE FileHandle, HANDLE ExistingCompletionPort,
                                   ULONG_PTR CompletionKey,
                                   DWORD NumberOfConcurrentThreads)
@@ -130,6 +132,9 @@ cdef extern from * nogil:
     int WSAGetLastError()
     SOCKET WSASocketW(int af, int type, int protocol, void *lpProtocolInfo,
                       GROUP g, DWORD dwFlags)
+    int listen(SOCKET s, int backlog)
+    # What makes a backlog of more than 200 effective: 200 to 65535.
+    int SOMAXCONN_HINT(int b)
     int closesocket(SOCKET s)
     int shutdown(SOCKET s, int how)
     int setsockopt(SOCKET s, int level, int optname, const char *optval, int optlen)
@@ -160,17 +165,23 @@ cdef extern from * nogil:
     int SO_LINGER
     int SO_UPDATE_ACCEPT_CONTEXT
     int SO_PROTOCOL_INFOW
-    int SO_ACCEPTCONN
     int SO_CONNECT_TIME
     int TCP_NODELAY
     DWORD SIO_KEEPALIVE_VALS
     DWORD SIO_GET_EXTENSION_FUNCTION_POINTER
     int ERROR_IO_PENDING "WSA_IO_PENDING"
     int WSAETIMEDOUT
+    int WSAECONNABORTED
+    int WSAECONNREFUSED
     int WSAECONNRESET
+    int WSAENOTCONN
     int WSAENOBUFS
     int WSAEINVAL
     int WSAEWOULDBLOCK
+    int WSAEOPNOTSUPP
+    int ERROR_UNEXP_NET_ERR
+    int ERROR_NETNAME_DELETED
+    int ERROR_CONNECTION_ABORTED
     int ERROR_OPERATION_ABORTED
     int ERROR_NOT_FOUND
 

@@ -8,6 +8,7 @@ wine.py     Wine's environment, prefix and server; a Windows program run like a 
 linux.py    Windows Pythons ("lanes") on Linux: interpreters, headers, wheels, cross compiler
 windows.py  the same on Windows itself: the running Python and Microsoft's compiler
 build.py    building, and the wheels and the source distribution
+msvc.py     the same with Microsoft's compiler, on Linux
 sim.py      the engine on a simulated kernel, built for this machine
 simulate.py what is done with it
 

@@ -35,18 +35,21 @@ def sources():
     return [[str(path), path.stat().st_mtime_ns, path.stat().st_size] for path in files]
 
 
+def translated():
+    """The folder of the C that Cython makes, which all lanes share; anew when how it translates
+    changes.
+    """
+    recipe = [(ROOT / "setup.py").read_text(encoding="utf-8"), REQUIREMENTS.read_text()]
+    return BUILD / f"c-{digest(recipe)}"
+
+
 def build(lane, debug=False):
     """Build what is out of date for the lane; says nothing when nothing is.
 
     Call with `steps.exclusive` held.
     """
     home = folder(lane, debug)
-    # How Cython translates: its output is shared by all lanes, and made anew when this changes.
-    translation = digest(
-        [(ROOT / "setup.py").read_text(encoding="utf-8"), REQUIREMENTS.read_text()]
-    )
-    translated = BUILD / f"c-{translation}"
-    config = {"cython_dir": str(translated), "debug": debug, "cross": here.cross(lane)}
+    config = {"cython_dir": str(translated()), "debug": debug, "cross": here.cross(lane)}
     config = json.dumps(config, indent=1)
     state = json.dumps([config, sources()])
     done = home / "done.json"
@@ -54,7 +57,7 @@ def build(lane, debug=False):
         return
     say(f"building iocpx for {lane}{' (debug)' if debug else ''} …")
     for old in BUILD.glob("c-*"):
-        if old != translated:
+        if old != translated():
             shutil.rmtree(old)
     if read(home / "config.json") != config:
         fresh_folder(home)
@@ -149,7 +152,8 @@ def wheel(lane):
         *["build", "--build-base", home / "temp", "--build-lib", home / "stage"],
         *["bdist_wheel", "--bdist-dir", home / "temp" / "wheel", "--dist-dir", made],
     )
-    return deliver(made)
+    (path,) = made.iterdir()
+    return deliver(path)
 
 
 def sdist():
@@ -157,6 +161,11 @@ def sdist():
 
     Call with `steps.exclusive` held.
     """
+    return deliver(make_sdist())
+
+
+def make_sdist():
+    """Make the source distribution and return its path, which the next one is made at too."""
     home = BUILD / "sdist"
     home.mkdir(parents=True, exist_ok=True)
     (home / "config.json").write_text("{}")
@@ -165,11 +174,11 @@ def sdist():
     setup_py(
         home, "egg_info", "--egg-base", home, "sdist", "--formats", "gztar", "--dist-dir", made
     )
-    return deliver(made)
-
-
-def deliver(made):
-    """Move the one file made into dist/."""
     (path,) = made.iterdir()
+    return path
+
+
+def deliver(path):
+    """Move what was made into dist/."""
     DIST.mkdir(exist_ok=True)
     return path.replace(DIST / path.name)

@@ -120,6 +120,9 @@ LANES = {
 }
 DEFAULT = "3.13"
 
+# That --compiler takes; the first is taken without it. msvc.py is what uses the second.
+COMPILERS = ("zig", "msvc")
+
 # Of our own python.exe, as CPython's has it: else Windows tells the program that it is Windows 8.
 MANIFEST = """\
 <assembly xmlns="urn:schemas-microsoft-com:asm.v1" manifestVersion="1.0">
@@ -261,13 +264,20 @@ def make_headers(version):
     folder = LAB / "headers" / version
     identity = [version, HEADERS[version]]
     if version == "3.14":
-        # Debian's 3.14 headers are Linux's; the one file that differs on Windows is 3.13's.
         identity.append(make_headers("3.13"))
         step(
             f"headers {version}",
             identity,
             lambda: headers_from_binary(version, folder),
             folder / "Python.h",
+        )
+        # Debian's 3.14 headers are Linux's; the one file that differs on Windows is 3.13's, but for
+        # the name of the library that it tells Microsoft's linker.
+        step(
+            f"headers {version}: pyconfig.h",
+            [identity, "python314"],
+            lambda: adapt_configuration(folder),
+            folder / "pyconfig.h",
         )
     else:
         step(
@@ -307,9 +317,14 @@ def headers_from_source(version, folder):
 def headers_from_binary(version, folder):
     unpacked = unpack_binary(version, [f"libpython{version}-dev"])
     fresh_folder(folder).rmdir()
-    shutil.copytree(unpacked / "usr" / "include" / ("python" + version), folder)
-    shutil.copy2(LAB / "headers" / "3.13" / "pyconfig.h", folder / "pyconfig.h")
+    linux_only = shutil.ignore_patterns("pyconfig.h")
+    shutil.copytree(unpacked / "usr" / "include" / ("python" + version), folder, ignore=linux_only)
     shutil.rmtree(unpacked)
+
+
+def adapt_configuration(folder):
+    text = (LAB / "headers" / "3.13" / "pyconfig.h").read_text(encoding="utf-8")
+    (folder / "pyconfig.h").write_text(text.replace("python313", "python314"), encoding="utf-8")
 
 
 def unpack_binary(version, packages):
@@ -376,6 +391,7 @@ def make_executable(lane, folder):
 
 
 def install_packages(lane, target, packages):
+    """Make `target` a folder of the packages, for the lane."""
     if target.exists():
         shutil.rmtree(target)
     abi = (
@@ -465,13 +481,14 @@ def call(argv, env, console=True):
     return wine.call(argv, env, console)
 
 
-def bench(name, ceiling, words):
-    """Run the benchmark, with the program `ceiling`; returns its exit status.
+def bench(name, library, ceiling, words):
+    """Run the benchmark of the iocpx in `library`, with the program `ceiling`; returns its exit
+    status.
 
     The load comes from the host's Python, so that it does not take Wine's server; only the servers
     run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`.
     """
-    argv, env = command(name, ROOT)
+    argv, env = command(name, library)
     env["PYTHONPATH"] += ";" + wine.windows_path(ROOT / "iocpx")
     # The variables go with the command: to the load generator they would be wrong.
     variables = [f"{key}={value}" for key, value in env.items() if os.environ.get(key) != value]

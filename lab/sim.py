@@ -41,7 +41,7 @@ def literal(name):
     return ast.literal_eval(re.search(rf"^{name} = (.*?^[]}}])", text, re.M | re.S).group(1))
 directives, engine = literal("DIRECTIVES"), literal("ENGINE")
 names = {f"iocpx.{name}": f"iocpx/{name}.pyx" for name in engine}
-names |= {"_sim": "tests/sim/_sim.pyx", "_scale": "tests/sim/_scale.pyx"}
+names |= {name: f"tests/sim/{name}.pyx" for name in ("_sim", "_wakes", "_scale")}
 made = cythonize([Extension(name, [path]) for name, path in names.items()], build_dir=folder,
                  include_path=[".", "tests/sim"], compiler_directives=directives, quiet=True)
 print(json.dumps({

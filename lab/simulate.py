@@ -46,6 +46,7 @@ SIMPLE = {
     "trace": (0,),
     "calm": (1,),
     "profile": (0,),
+    "handles": (1,),
     "skips": (1,),
     "bytes": (10, 500),
     "linger": (0,),

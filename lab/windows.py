@@ -28,6 +28,9 @@ from .steps import (
     step,
 )
 
+# That --compiler takes: setuptools finds this one by itself.
+COMPILERS = ("msvc",)
+
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LANE = f"{sys.version_info[0]}.{sys.version_info[1]}{'t' if FREE_THREADED else ''}"
 VENV = LAB / f"venv-{LANE}"
@@ -152,9 +155,11 @@ def call(argv, env, console=True):
     return subprocess.run(argv, env=env, check=False).returncode
 
 
-def bench(name, ceiling, words):
-    """Run the benchmark, with the program `ceiling`; returns its exit status."""
-    argv, env = command(name, ROOT)
+def bench(name, library, ceiling, words):
+    """Run the benchmark of the iocpx in `library`, with the program `ceiling`; returns its exit
+    status.
+    """
+    argv, env = command(name, library)
     # As the benchmark takes a command apart, a backslash is not itself.
     options = ["--ceiling", shlex.join([str(ceiling)])]
     return call([*argv, "-m", "iocpx", "bench", *options, *words], env)

@@ -276,6 +276,15 @@ def test_the_listening_sockets_cannot_be_closed_behind_the_servers_back(serve):
     assert not hasattr(served.server.sockets[0], "detach")
 
 
+def test_a_socket_that_cannot_listen_is_refused_with_its_address():
+    with listening_socket() as listener, socket.create_connection(listener.getsockname()) as sock:
+        server = iocpx.Server(Echoing, sock=sock)
+        with pytest.raises(OSError, match=r"^\[WinError 100\d\d\] listen: .*127\.0\.0\.1:\d+"):
+            server.start()
+        assert_balanced(server)
+        assert sock.fileno() != -1
+
+
 # -- the listener of another process
 
 # Serves a listener that comes as one line of hex digits; ends at the next line.
@@ -420,6 +429,17 @@ def test_with_accept_receive_a_client_that_leaves_in_silence_costs_its_slot_only
     # All of them came to an end: with one word or without.
     wait_until_gone(served)
     wait_for_figure(served.server, "accepts_pending", 2)
+
+
+def test_clients_that_vanish_are_no_lack_of_resources(serve, caplog):
+    served = serve(Echoing, accept_receive=True, initial_accepts=1, max_accepts=1)
+    for _ in range(20):
+        served.connect().reset()
+    served.assert_serving()
+    stats = served.server.stats()
+    # Each took the only slot: as a failed accept, or as a connection that ended at once.
+    assert stats["accept_errors"] + stats["accepts"] == 21
+    assert [line for line in caplog.messages if "cannot serve" in line] == []
 
 
 def test_a_silent_client_is_dropped_after_the_accept_timeout_and_not_before(serve):

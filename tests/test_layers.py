@@ -63,9 +63,13 @@ ROOMS = {
         "_native _engine _keeper _worker _accept _requests _base _types"
         " _addresses _errors native libc cpython stdlib",
     ),
+    "_timers": Room(
+        "iocpx/_timers.*",
+        "_runtime _requests _base _types _state _arguments libc cpython stdlib",
+    ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_runtime _engine _delivery _requests _sched _base _types _state"
+        "_timers _runtime _engine _delivery _requests _sched _base _types _state _winsock"
         " _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
@@ -74,7 +78,7 @@ ROOMS = {
     ),
     "_core": Room(
         "iocpx/_core.*",
-        "_server _connection _runtime _delivery _requests _sched _types _state"
+        "_server _connection _timers _runtime _delivery _requests _sched _types _state"
         " native libc cpython stdlib",
     ),
     "iocpx": Room("iocpx/__init__.*", "_core _errors _imports native stdlib"),

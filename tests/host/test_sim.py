@@ -64,6 +64,13 @@ def test_a_seed_gives_the_same_run_again(program):
     assert simulate.output(program, words) == first
 
 
+def test_a_run_that_does_not_end_is_stopped_and_has_failed(program):
+    words = ["--seed", 7, "--runs", 10**9, "--patience", 0]
+    with pytest.raises(simulate.Wrong, match="it does not end") as caught:
+        simulate.output(program, words)
+    assert simulate.failing_seed(str(caught.value)) >= 7
+
+
 def test_another_seed_gives_another_run(program):
     words = ["--trace", "--seed"]
     assert simulate.output(program, [*words, 7]) != simulate.output(program, [*words, 8])

@@ -18,6 +18,7 @@ cdef extern from "kernel.h" nogil:
         int faults
         int resets
         int shorts
+        int handles
         int skips
         size_t send_room
         size_t bytes
@@ -54,7 +55,10 @@ cdef extern from "kernel.h" nogil:
     void sim_run()
     void (*sim_on_idle)() noexcept
     void sim_end()
-    SOCKET sim_listen(int family)
+    SOCKET sim_bind(int family)
+    int sim_backlog(SOCKET s)
+    void sim_lend_socket(SOCKET s)
+    int sim_unattached()
     void sim_client(int client, sim_client_t *out)
     bint sim_was_told(int client, int error)
     unsigned char sim_byte(int client, size_t at)

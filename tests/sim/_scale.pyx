@@ -103,10 +103,12 @@ def run(int clients, bint idle):
     memset(&sim, 0, sizeof(sim))
     sim.profile = sim_profiles + 1  # packets first in, first out
     sim.clients = clients
+    sim.handles = True
     sim.skips = True
     sim.plain = True
     sim.send_room = 65536
     config.workers = 1
+    config.backlog = 200
     config.initial_accepts = 10
     config.max_accepts = 10
     config.initial_reads = 1
@@ -121,7 +123,7 @@ def run(int clients, bint idle):
     config.deliver = deliver_echo
     with nogil:
         sim_begin(1)
-        listener = sim_listen(AF_INET)
+        listener = sim_bind(AF_INET)
         sim_configure(&sim)
         script.to_send = MESSAGE
         script.end = ENDS_NEVER

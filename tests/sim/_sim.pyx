@@ -11,6 +11,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from _kernel cimport *
+from _wakes cimport (
+    wakes_before, wakes_begin, wakes_cancel, wakes_check, wakes_set, wakes_t, wakes_told,
+)
 from iocpx._accept cimport engine_listen
 from iocpx._base cimport conn_ref, engine_connections
 from iocpx._delivery cimport (
@@ -38,7 +41,7 @@ from iocpx._state cimport (
 )
 from iocpx._winsock cimport (
     INFINITE, INVALID_SOCKET, LONG64, SOCKET, SRWLOCK, WSAENOBUFS, WSAETIMEDOUT,
-    AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
+    WSAEOPNOTSUPP, AcquireSRWLockExclusive, ReleaseSRWLockExclusive, closesocket,
 )
 
 cdef extern from * nogil:
@@ -81,6 +84,7 @@ ctypedef struct protocol_t:
     size_t sent             # bytes, as far as it was told
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
+    wakes_t wakes
 
 # One run, apart from its seed.
 ctypedef struct run_t:
@@ -303,9 +307,13 @@ cdef void react(int client) noexcept nogil:
         conn_write_eof(conn)
     elif what < 67:
         conn_set_marks(conn, sim_random(2000), 0)
-    elif what < 72 or (the.fatal and what >= 85):
+    elif what < 72 or (the.fatal and what >= 90):
         meddle_with_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)),
                             what < 72)
+    elif what < 82:
+        wakes_set(&protocol.wakes, conn, client)
+    elif what < 84:
+        wakes_cancel(&protocol.wakes)
 
 
 cdef void deliver_scripted(worker_t *worker) noexcept nogil:
@@ -326,6 +334,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef size_t wanted
     cdef lost_t lost
     cdef bint paused
+    cdef uint64_t before
     if protocol.inside:
         sim_fail("client %d: two callbacks at once", client)
     protocol.inside = True
@@ -334,6 +343,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     check_bounds(conn)
     ReleaseSRWLockExclusive(&conn.lock)
+    before = wakes_before(&protocol.wakes)
     conn_take_news(conn, &news)
     release(news.spent)
     protocol.turn_written = 0
@@ -354,7 +364,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_atomic(False)
         if sim_random(3) == 0:
             react(client)
-    if protocol.lost and (news.resume or news.pause or news.sent > 0):
+    if protocol.lost and (news.resume or news.pause or news.sent > 0 or news.timers):
         sim_fail("client %d: a callback after connection_lost", client)
     if protocol.conn == NULL:
         # It was over before it began, or all is told.
@@ -398,6 +408,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         buf = conn_take_data(conn, &wanted)
     if wanted > 0 and sim_random(3) == 0:
         offer(conn, wanted)
+    if news.timers and wakes_told(&protocol.wakes, conn, client, before) > 0:
+        react(client)
     if conn_take_eof(conn):
         sim_note("eof_received", client, 0)
         if protocol.eof:
@@ -479,7 +491,8 @@ cdef void resume(int client) noexcept nogil:
 cdef void meddle(int client) noexcept nogil:
     """A thread of the application does something to a connection."""
     cdef conn_t *conn = borrow(client)
-    cdef uint32_t what = sim_random(15)
+    cdef uint32_t what = sim_random(18)
+    cdef SOCKET sock
     if conn == NULL:
         return
     if what < 4 and not marked(&protocols[client].paused):
@@ -488,13 +501,18 @@ cdef void meddle(int client) noexcept nogil:
         resume(client)
     elif what < 12:
         close_conn(client, conn, what < 11)
-    elif what == 12 and conn_borrow_handle(conn) != INVALID_SOCKET:
-        sim_point()
-        conn_return_handle(conn)
+    elif what == 12:
+        sock = conn_borrow_handle(conn)
+        if sock != INVALID_SOCKET:
+            sim_lend_socket(sock)
+            sim_point()
+            conn_return_handle(conn)
     elif what == 14:
         # As a thread does that cannot be told of a pause.
         if conn_wait_writable(conn, sim_random(200)) == WAIT_WRITABLE:
             meddle_write(client, conn)
+    elif what > 14:
+        wakes_set(&protocols[client].wakes, conn, client)
     else:
         look_at(conn)
     conn_unref(conn)
@@ -554,6 +572,8 @@ cdef void check_idle() noexcept nogil:
                 sim_fail("client %d: a thread waits to write, and may", client_of(conn))
             if conn.inbox.head != NULL and not conn.read_paused:
                 sim_fail("client %d: data waits, and nobody is told", client_of(conn))
+            if not conn.lost_told:
+                wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
         link = link.next
 
 
@@ -585,6 +605,8 @@ cdef void application_main(void *argument) noexcept nogil:
     cdef int client
     sim_passing()
     if not start():
+        if not the.late:
+            sim_faults(False)
         stop(0)
         return
     for _round in range(rounds):
@@ -617,6 +639,8 @@ cdef void listen() noexcept nogil:
         listen_error = engine_listen(the_engine, listeners[i], AF_INET6 if i > 0 else AF_INET)
         if listen_error != 0:
             break
+        if sim_backlog(listeners[i]) != the.config.backlog:
+            sim_fail("a backlog of %d became %d", the.config.backlog, sim_backlog(listeners[i]))
     mark(&listened, True)
 
 
@@ -628,6 +652,8 @@ cdef bint start() noexcept nogil:
     while not marked(&listened):
         sim_sleep(1)
     error = listen_error
+    if error == 0 and not the.sim.handles:
+        sim_fail("the server begins where CancelIoEx reaches nothing")
     if the.unborn > 0:
         error = WSAENOBUFS
         for _i in range(the.unborn):
@@ -680,10 +706,12 @@ cdef enum knob:
     K_FAULTS
     K_RESETS
     K_SHORTS
+    K_HANDLES
     K_SKIPS
     K_ROOM
     K_BYTES
     K_LISTENERS
+    K_BACKLOG
     K_UNBORN
     K_PROBE
     K_CALM
@@ -702,9 +730,9 @@ cdef enum knob:
     N_KNOBS
 
 KNOBS = ["echo", "profile", "clients", "workers", "preempt", "stalls", "faults", "resets",
-         "shorts", "skips", "room", "bytes", "listeners", "unborn", "probe", "calm", "late",
-         "accepts", "max_accepts", "accept_receive", "max_connections", "reads", "buffer", "idle",
-         "limits", "trace", "linger", "stop"]
+         "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog", "unborn", "probe",
+         "calm", "late", "accepts", "max_accepts", "accept_receive", "max_connections", "reads",
+         "buffer", "idle", "limits", "trace", "linger", "stop"]
 cdef long[N_KNOBS] knobs
 
 
@@ -725,11 +753,13 @@ cdef void configure() noexcept nogil:
     sim.faults = <int>turned(K_FAULTS, one_of(0, 0, 40, 200))
     sim.resets = <int>turned(K_RESETS, one_of(0, 0, 10, 50))
     sim.shorts = <int>turned(K_SHORTS, one_of(0, 0, 1, 5))
+    sim.handles = <int>turned(K_HANDLES, sim_random(100) != 0)
     sim.skips = <int>turned(K_SKIPS, sim_random(4) != 0)
     sim.send_room = <size_t>turned(K_ROOM, one_of(64, 1000, 8000, 70000))
     sim.bytes = <size_t>turned(K_BYTES, one_of(10, 500, 3000, 12000))
     config.workers = <int>turned(K_WORKERS, 1 + sim_random(MAX_WORKERS))
     the.listeners = <int>turned(K_LISTENERS, 1 + (sim_random(4) == 0))
+    config.backlog = <int>turned(K_BACKLOG, one_of(1, 200, 512, 65535))
     the.unborn = <int>turned(K_UNBORN, 1 if config.workers > 1 and sim_random(100) == 0 else 0)
     config.initial_accepts = <int>turned(K_ACCEPTS, 1 + sim_random(4))
     config.max_accepts = config.initial_accepts + <int>turned(K_MAX_ACCEPTS, one_of(0, 0, 3, 30))
@@ -817,6 +847,11 @@ cdef void check_ledger() noexcept nogil:
     same("accepts pending", pools.accepts_pending, 0)
     same("packets due", the_engine.packets_due, 0)
     same("buffers out", <LONG64>pools.buffers_out, 0)
+    if engine_count(the_engine, N_ACCEPT_ERRORS) < sim_unattached():
+        sim_fail("a client that could not be taken is not counted")
+    # Clients that go before they are accepted are no lack of anything.
+    if not disturbed() and (the_engine.trouble_due_ms != 0 or the_engine.starved_due_ms != 0):
+        sim_fail("the system refused nothing, and that was told")
 
 
 cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
@@ -831,12 +866,14 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     sim_begin(seed)
     configure()
     memset(protocols, 0, sizeof(protocols))
+    for i in range(<int>MAX_CLIENTS):
+        wakes_begin(&protocols[i].wakes)
     listened = False
     listen_error = 0
     started = False
     start_error = 0
     for i in range(the.listeners):
-        listeners[i] = sim_listen(AF_INET6 if i > 0 else AF_INET)
+        listeners[i] = sim_bind(AF_INET6 if i > 0 else AF_INET)
     sim_configure(&the.sim)
     if the.probe:
         draw_probe()
@@ -854,10 +891,13 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     sim_run()
     sim_faults(False)
     if not started:
-        if not disturbed() and the.unborn == 0:
+        if not disturbed() and the.unborn == 0 and the.sim.handles:
             sim_fail("the start failed: %d", start_error)
         if start_error == 0:
             sim_fail("the start failed, and nobody knows why")
+        if not the.sim.handles:
+            # What fails before that comes first.
+            expected = 0 if disturbed() else WSAEOPNOTSUPP
         if expected != 0 and the.unborn == 0 and start_error != expected:
             sim_fail("the start failed with %d instead of %d", start_error, expected)
     if the_engine != NULL:

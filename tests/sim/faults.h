@@ -22,6 +22,7 @@
     X(WaitForMultipleObjects, ERROR_NOT_ENOUGH_MEMORY) \
     /* sockets */ \
     X(WSASocketW, WSAEMFILE, WSAENETDOWN, WSAENOBUFS) \
+    X(listen, WSAEADDRINUSE, WSAENETDOWN, WSAENOBUFS) \
     X(closesocket, WSAENETDOWN) \
     X(shutdown, WSAECONNABORTED, WSAECONNRESET, WSAENETDOWN, WSAENOTCONN) \
     X(setsockopt, WSAENETDOWN, WSAENETRESET, WSAENOBUFS, WSAENOTCONN) \
@@ -39,7 +40,7 @@
     X(CloseHandle) \
     X(SetEvent) \
     /* cannot fail */ \
-    X(HasOverlappedIoCompleted) \
+    X(SOMAXCONN_HINT) \
     X(GetLastError) \
     X(WSAGetLastError) \
     X(GetCurrentThreadId) \

@@ -20,6 +20,8 @@ typedef struct {
     int data_before_reset;  /* what came before a reset can still be received */
     int reset_as_eof;       /* of a reset that no receive was waiting for, only an end is seen */
     int lost_sends;         /* a send that a reset finds pending completes only by CancelIoEx */
+    int accepted_outlive;   /* AcceptEx that has a client and waits for data outlives its listener */
+    int inherited_events;   /* an accepted socket inherits the listener's WSAEventSelect */
     int lax_contexts;       /* an accepted socket works without SO_UPDATE_ACCEPT_CONTEXT */
     int backlog_reset;      /* the NTSTATUS of an AcceptEx whose client has gone */
 } sim_profile_t;
@@ -33,7 +35,8 @@ typedef struct {
     int faults;             /* that a call fails */
     int resets;             /* that a client's next step is a reset */
     int shorts;             /* that a send completes short */
-    int skips;              /* the provider's sockets are real handles */
+    int handles;            /* the provider's sockets are real handles */
+    int skips;              /* a completion at once can do without a packet */
     size_t send_room;       /* bytes a socket takes off a sender ahead of its client */
     size_t bytes;           /* the most that a client sends */
     int inline_limit;       /* inline completions of a socket between two looks at the port */
@@ -84,7 +87,14 @@ void sim_run(void);
 extern void (*sim_on_idle)(void);
 /* Also asserts that nothing is left: handles, operations, packets, memory. */
 void sim_end(void);
-SOCKET sim_listen(int family);
+/* A socket that is bound; its clients come when it listens. */
+SOCKET sim_bind(int family);
+/* What its listen() has made of the backlog. */
+int sim_backlog(SOCKET s);
+/* Asserts that the application can do with it whatever it may do with a socket. */
+void sim_lend_socket(SOCKET s);
+/* How many accepted sockets could not join the port. */
+int sim_unattached(void);
 void sim_client(int client, sim_client_t *out);
 /* Was this Windows code told about the client's connection? */
 int sim_was_told(int client, int error);

@@ -7,6 +7,7 @@
 ENGINE_MODULES
 #undef X
 PyMODINIT_FUNC PyInit__sim(void);
+PyMODINIT_FUNC PyInit__wakes(void);
 PyMODINIT_FUNC PyInit__scale(void);
 
 int main(int argc, char **argv)
@@ -15,6 +16,7 @@ int main(int argc, char **argv)
     ENGINE_MODULES
 #undef X
     PyImport_AppendInittab("_sim", PyInit__sim);
+    PyImport_AppendInittab("_wakes", PyInit__wakes);
     PyImport_AppendInittab("_scale", PyInit__scale);
 
     PyConfig config;

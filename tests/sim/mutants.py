@@ -58,8 +58,9 @@ MUTANTS = [
         "iocpx/_delivery.pyx",
         [
             (
-                "conn.lost_due and not conn.lost_told and not conn_news_before_lost(conn)",
-                "conn.lost_due and not conn.lost_told",
+                "(conn.due & DUE_LOST and not conn.lost_told\n"
+                "                     and not conn_news_before_lost(conn))",
+                "(conn.due & DUE_LOST and not conn.lost_told)",
             )
         ],
     ),
@@ -226,8 +227,8 @@ MUTANTS = [
         "iocpx/_accept.pyx",
         [
             (
-                "        if error == 0 and sock != INVALID_SOCKET and setsockopt(\n",
-                "        if error != 0 and sock != INVALID_SOCKET and setsockopt(\n",
+                "        if error == 0 and setsockopt(sock,",
+                "        if error != 0 and setsockopt(sock,",
             )
         ],
     ),
@@ -277,6 +278,34 @@ MUTANTS = [
         "a deadline outlives its connection",
         "iocpx/_life.pyx",
         [("    deadline_disarm(&conn.quiet)\n", "")],
+    ),
+    (
+        "a timer outlives its connection",
+        "iocpx/_life.pyx",
+        [("    conn_disarm_timer(conn)\n    ReleaseSRWLock", "    ReleaseSRWLock")],
+    ),
+    (
+        "a timer is told early",
+        "iocpx/_keeper.pyx",
+        [
+            ("engine.timers.first.due <= now:", "engine.timers.first.due <= now + 20:"),
+            ("    if 0 < conn.timer.due <= now:\n", "    if 0 < conn.timer.due <= now + 20:\n"),
+        ],
+    ),
+    (
+        "a timer that is due earlier than the one before it waits for that",
+        "iocpx/_requests.pyx",
+        [("conn.timer.due == 0 or due_ms < conn.timer.due", "conn.timer.due == 0")],
+    ),
+    (
+        "a timer that was told is told again",
+        "iocpx/_delivery.pyx",
+        [("            conn_disarm_timer(conn)\n", "            pass\n")],
+    ),
+    (
+        "a timer that is taken out of the heap takes the later ones with it",
+        "iocpx/_state.pyx",
+        [("        root = timer_meld(timers.first, root)\n", "        root = timers.first\n")],
     ),
     (
         "resume_writing is not told",
@@ -363,6 +392,60 @@ MUTANTS = [
         "memory that a handler has kept is given to the next receive",
         "iocpx/_delivery.pyx",
         [("    if buf.base == NULL:\n        buf_free(buf)\n        return\n", "")],
+    ),
+    (
+        "a silent client is dropped by closing the accept socket",
+        "iocpx/_accept.pyx",
+        [
+            (
+                "              and CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)):\n",
+                "              and acceptor.sock != INVALID_SOCKET):\n"
+                "            drop_socket(engine, NULL, acceptor.sock)\n"
+                "            acceptor.sock = INVALID_SOCKET\n",
+            ),
+            ("    if closing or error != 0:\n", "    if closing or error != 0 or sock + 1 == 0:\n"),
+        ],
+    ),
+    (
+        "AcceptEx that waits for first data is left to the end of its listener",
+        "iocpx/_engine.pyx",
+        [("                listener_abandon(listener)\n", "                pass\n")],
+    ),
+    (
+        "a backlog above 200 is no hint",
+        "iocpx/_accept.pyx",
+        [("SOMAXCONN_HINT(backlog)", "backlog")],
+    ),
+    (
+        "the port lets as many workers run as there are CPUs",
+        "iocpx/_engine.pyx",
+        [("<DWORD>engine.config.workers)", "0)")],
+    ),
+    (
+        "a provider without real handles is served",
+        "iocpx/_accept.pyx",
+        [("        return WSAEOPNOTSUPP\n", "        pass\n")],
+    ),
+    (
+        "the application gets a socket with the listener's WSAEventSelect",
+        "iocpx/_requests.pyx",
+        [("WSAEventSelect(sock, NULL, 0) == SOCKET_ERROR", "False")],
+    ),
+    (
+        "a client that cannot be attached is not counted",
+        "iocpx/_accept.pyx",
+        [
+            (
+                "    elif error != ERROR_OPERATION_ABORTED:\n"
+                "        count_accept_error(engine, worker, error)\n",
+                "    elif error != ERROR_OPERATION_ABORTED:\n",
+            )
+        ],
+    ),
+    (
+        "clients that have vanished are taken for a lack of resources",
+        "iocpx/_accept.pyx",
+        [("    return (error == WSAECONNRESET or ", "    return error > 99999 and (")],
     ),
     (
         "memory that a handler has offered goes to the engine's pool",

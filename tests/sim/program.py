@@ -1,6 +1,8 @@
 """The simulation's command line; runs inside the program that main.c makes. See lab/sim.py."""
 
+import os
 import sys
+import threading
 import time
 
 import _scale
@@ -30,6 +32,7 @@ SHORT = {
     "reads": 1,
     "clients": 1,
     "listeners": 1,
+    "handles": 1,
     "skips": 1,
     "room": 8000,
     "bytes": 500,
@@ -41,6 +44,7 @@ SCENARIOS = {
     "echo": {"echo": 1},
     "protocol": {"echo": 0},
     "no skip": {"echo": 0, "skips": 0},
+    "no handles": {"echo": 0, "handles": 0},
     "flood": {"echo": 0, "bytes": 12000, "room": 64},
     "short sends": {"echo": 1, "bytes": 3000, "shorts": 2},
     "several receives": {"echo": 1, "reads": 5, "bytes": 12000},
@@ -84,6 +88,39 @@ SCENARIOS = {
 }
 
 
+# Seconds that one run may take; they take milliseconds, and with real threads on a busy machine a
+# second.
+PATIENCE_S = 60
+
+
+class Watch:
+    """Runs the runs, and ends the process when one of them does not end: a list that has become a
+    circle is gone around without a call of the kernel, which could count them.
+
+    A thread looks, which it can because a run does not hold the GIL.
+    """
+
+    def __init__(self, patience_s):
+        self.patience_s = patience_s
+        self.current = None
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def run(self, seed, knobs, fault=None, title=""):
+        """_sim.run()."""
+        self.current = title or f"seed {seed}", time.monotonic()
+        digest = _sim.run(seed, knobs, fault, title)
+        self.current = None
+        return digest
+
+    def _look(self):
+        while True:
+            time.sleep(min(1, self.patience_s / 10 + 0.001))
+            current = self.current
+            if current and time.monotonic() - current[1] > self.patience_s:
+                print(f"{current[0]} failed\nit does not end", flush=True)
+                os._exit(1)
+
+
 def scenario_knobs(name, profile):
     return {**SHORT, **SCENARIOS[name], "profile": profile}
 
@@ -100,18 +137,18 @@ class Clock:
         return self.seconds > 0 and self.passed() > self.seconds
 
 
-def many(seed, runs, knobs, clock, trace=False):
+def many(watch, seed, runs, knobs, clock, trace=False):
     """So many runs, from this seed on."""
     done = digest = 0
     while done < runs and not clock.over():
-        digest = (digest * 31 + _sim.run(seed + done, knobs)) % (1 << 64)
+        digest = (digest * 31 + watch.run(seed + done, knobs)) % (1 << 64)
         if trace:
             _sim.print_events()
         done += 1
     return done, digest
 
 
-def sweep(part, parts, seeds):
+def sweep(watch, part, parts, seeds):
     """Every call of every function in the short scenarios fails once, with every code; then it
     and all that follow. Returns the number of runs, and of calls that failed by function."""
     runs = 0
@@ -125,7 +162,7 @@ def sweep(part, parts, seeds):
     for name, profile, seed in cases[part::parts]:
         knobs = scenario_knobs(name, profile)
         where = f"scenario {name!r}, profile {_sim.profiles()[profile]}, seed {seed}"
-        _sim.run(seed, knobs, title=where)
+        watch.run(seed, knobs, title=where)
         counts = [_sim.calls(index) for index in range(len(FUNCTIONS))]
         for index, (function, codes) in enumerate(FUNCTIONS):
             for call in range(1, counts[index] + 1):
@@ -137,7 +174,7 @@ def sweep(part, parts, seeds):
                             code > 0 or knobs["late"] or call not in (1, counts[index] // 2 + 1)
                         ):
                             continue
-                        _sim.run(
+                        watch.run(
                             seed,
                             knobs,
                             (index, call, code, sticky),
@@ -160,6 +197,7 @@ def main(words):
         "--parts": 1,
         "--seeds": 1,
         "--clients": 1000,
+        "--patience": PATIENCE_S,
     }
     knobs = {}
     flags = set()
@@ -187,18 +225,21 @@ def main(words):
         else:
             flags.add(word)
     clock = Clock(options["--seconds"])
+    watch = Watch(options["--patience"])
     if "--functions" in flags:
         for name, codes in FUNCTIONS:
             print(name, *codes)
     elif "--scale" in flags:
         print(*_scale.run(options["--clients"], "--idle" in flags))
     elif "--sweep" in flags:
-        runs, failed = sweep(options["--part"], options["--parts"], options["--seeds"])
+        runs, failed = sweep(watch, options["--part"], options["--parts"], options["--seeds"])
         print(runs)
         for name, count in failed.items():
             print(name, count)
     else:
-        done, digest = many(options["--seed"], options["--runs"], knobs, clock, "--trace" in flags)
+        done, digest = many(
+            watch, options["--seed"], options["--runs"], knobs, clock, "--trace" in flags
+        )
         print(
             f"{done} runs from seed {options['--seed']}, all good; "
             f"digest of their events {digest:016x}"

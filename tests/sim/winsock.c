@@ -22,14 +22,14 @@ enum {
 };
 
 #define STATUS_SUCCESS 0u
-#define STATUS_PENDING 0x103u
 #define STATUS_UNEXPECTED_NETWORK_ERROR 0xc00000c4u
 #define STATUS_CANCELLED 0xc0000120u
 #define STATUS_LOCAL_DISCONNECT 0xc000013bu
 #define STATUS_CONNECTION_RESET 0xc000020du
 
 const sim_profile_t sim_profiles[] = {
-    {.name = "windows", .inline_accepts = 1, .backlog_reset = (int)STATUS_CONNECTION_RESET},
+    {.name = "windows", .inline_accepts = 1, .accepted_outlive = 1, .inherited_events = 1,
+     .backlog_reset = (int)STATUS_CONNECTION_RESET},
     {.name = "wine", .fifo = 1, .data_before_reset = 1, .reset_as_eof = 1, .lost_sends = 1,
      .lax_contexts = 1, .backlog_reset = (int)STATUS_UNEXPECTED_NETWORK_ERROR},
 };
@@ -58,6 +58,9 @@ struct object {
     enum object_kind kind;
     int handle;
     int closed;
+    /* a port */
+    DWORD threads;              /* how many it lets run */
+    uint64_t lookers;           /* who has looked at it, a bit for each thread */
     /* an event */
     int manual;
     int set;
@@ -66,8 +69,10 @@ struct object {
     int on_port;
     op_t *first, *last;         /* its pending operations, in the order of their posts */
     int in_accept;              /* lent to an AcceptEx */
+    int untold;                 /* that has succeeded, and nobody has its packet yet */
     client_t *client;           /* NULL: none… */
     int updated;                /* …and told so by SO_UPDATE_ACCEPT_CONTEXT */
+    int selected;               /* a WSAEventSelect of the listener's holds for it */
     int skip;
     int non_blocking;
     int linger_zero;
@@ -82,6 +87,7 @@ struct object {
     DWORD inlined_by;           /* …by this thread */
     /* a listening one */
     int listening;
+    int backlog_limit;
     client_t *backlog, **backlog_tail;
     object_t *accept_event;
     int accept_enabled;         /* FD_ACCEPT may be told */
@@ -116,8 +122,10 @@ struct packet {
     packet_t *next;
     OVERLAPPED *overlapped;
     size_t nbytes;
+    DWORD status;
     int number;
     object_t *sock;             /* NULL: posted */
+    object_t *accepted;         /* by an AcceptEx that has succeeded */
 };
 
 enum client_state { NEW, IN_BACKLOG, ACCEPTED, GONE };
@@ -147,6 +155,8 @@ static struct {
     client_t *clients;
     object_t *listeners[MAX_LISTENERS];
     int n_listeners;
+    int cancel_failed;
+    int n_unattached;
     set_t ready;                /* operations and clients */
 } winsock;
 
@@ -323,7 +333,7 @@ static uint32_t client_steps(const client_t *client, enum client_step steps[8])
         return 0;
     if (client->state == NEW) {
         steps[0] = CONNECT;
-        return 1;
+        return client->listener->listening;
     }
     if (client->script.to_send > 0
         && (sock == NULL ? facts->sent == 0 : facts->sent - sock->taken < RECEIVE_ROOM))
@@ -385,10 +395,14 @@ int packets_waiting(void)
     return winsock.packets != NULL;
 }
 
-static void queue_packet(OVERLAPPED *overlapped, size_t nbytes, int number, object_t *sock)
+/* The status block is written only when the packet is dequeued; until then nobody can tell from it
+   that the operation is over. */
+static packet_t *queue_packet(OVERLAPPED *overlapped, DWORD status, size_t nbytes, int number,
+                              object_t *sock)
 {
     packet_t *packet = __real_calloc(1, sizeof(*packet));
     packet->overlapped = overlapped;
+    packet->status = status;
     packet->nbytes = nbytes;
     packet->number = number;
     packet->sock = sock;
@@ -397,6 +411,7 @@ static void queue_packet(OVERLAPPED *overlapped, size_t nbytes, int number, obje
     winsock.n_packets++;
     lend(overlapped, sizeof(*overlapped));
     wake();
+    return packet;
 }
 
 static op_t *new_op(enum op_kind kind, object_t *sock, OVERLAPPED *overlapped,
@@ -435,7 +450,6 @@ static void lend_op(op_t *op)
     *(sock->last == NULL ? &sock->first : &sock->last->next) = op;
     sock->last = op;
     winsock.n_ops++;
-    op->overlapped->Internal = STATUS_PENDING;
     lend(op->overlapped, sizeof(OVERLAPPED));
     if (op->kind == A_RECEIVE) {
         sock->receives++;
@@ -481,11 +495,13 @@ static void take_op_back(op_t *op)
 
 static void complete(op_t *op, DWORD status, size_t nbytes)
 {
-    op->overlapped->Internal = status;
-    op->overlapped->InternalHigh = nbytes;
     sim_note(status == STATUS_SUCCESS ? "completes, bytes" : "completes, status", op->number,
              status == STATUS_SUCCESS ? (long long)nbytes : (long long)status);
-    queue_packet(op->overlapped, nbytes, op->number, op->sock);
+    packet_t *packet = queue_packet(op->overlapped, status, nbytes, op->number, op->sock);
+    if (op->kind == AN_ACCEPT && status == STATUS_SUCCESS) {
+        packet->accepted = op->accepted;
+        op->accepted->untold = 1;
+    }
     touch(op->sock);
     __real_free(op);
 }
@@ -516,11 +532,9 @@ int sim_was_told(int client, int error)
     return who->n_told == MAX_TOLD;
 }
 
-/* What is lent may be looked at by this, and by nothing else. */
-__attribute__((no_sanitize_address, no_sanitize_thread))
-BOOL HasOverlappedIoCompleted(const OVERLAPPED *overlapped)
+int sim_unattached(void)
 {
-    return overlapped->Internal != STATUS_PENDING;
+    return winsock.n_unattached;
 }
 
 /* -- accepting ------------------------------------------------------------------------------ */
@@ -917,13 +931,20 @@ BOOL CloseHandle(HANDLE handle)
 HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads)
 {
     KERNEL;
-    (void)threads;
     (void)key;
-    if (fails(F_CreateIoCompletionPort))
+    object_t *sock = NULL;
+    if (file != INVALID_HANDLE_VALUE)
+        sock = sock_of((SOCKET)file, "CreateIoCompletionPort");
+    if (fails(F_CreateIoCompletionPort)) {
+        winsock.n_unattached += sock != NULL && !sock->listening;
         return NULL;
-    if (file == INVALID_HANDLE_VALUE)
-        return (HANDLE)(uintptr_t)new_object(A_PORT)->handle;
-    object_t *sock = sock_of((SOCKET)file, "CreateIoCompletionPort");
+    }
+    if (sock == NULL) {
+        object_t *made = new_object(A_PORT);
+        // 0: as many as there are CPUs, and there is one.
+        made->threads = threads == 0 ? 1 : threads;
+        return (HANDLE)(uintptr_t)made->handle;
+    }
     get((uintptr_t)port, A_PORT, "CreateIoCompletionPort");
     if (sock->on_port)
         sim_fail("handle %d is on a port already", sock->handle);
@@ -937,6 +958,8 @@ BOOL SetFileCompletionNotificationModes(HANDLE file, UCHAR flags)
     object_t *sock = sock_of((SOCKET)file, "SetFileCompletionNotificationModes");
     if (fails(F_SetFileCompletionNotificationModes))
         return 0;
+    if (!config()->skips)
+        return error_is(ERROR_INVALID_FUNCTION);
     sock->skip = (flags & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) != 0;
     return 1;
 }
@@ -951,9 +974,19 @@ BOOL PostQueuedCompletionStatus(HANDLE port, DWORD nbytes, ULONG_PTR key, OVERLA
     if (fails(F_PostQueuedCompletionStatus))
         return 0;
     sim_note("packet posted", ++winsock.last_number, 0);
-    queue_packet(overlapped, nbytes, winsock.last_number, NULL);
+    queue_packet(overlapped, STATUS_SUCCESS, nbytes, winsock.last_number, NULL);
     sim_point();
     return 1;
+}
+
+/* Where more threads wait for packets than the port lets run, one that computes, which for Windows is
+   whoever has packets and waits for nothing, keeps the others from theirs. */
+static void check_concurrency(object_t *port)
+{
+    port->lookers |= (uint64_t)1 << this_thread()->id % 64;
+    int n = __builtin_popcountll(port->lookers);
+    if (n > (int)port->threads)
+        sim_fail("%d threads look at a port that lets %u run", n, port->threads);
 }
 
 BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG count,
@@ -970,7 +1003,7 @@ BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG c
     if (fails(F_GetQueuedCompletionStatusEx))
         return 0;
     sim_point();
-    get((uintptr_t)port, A_PORT, "GetQueuedCompletionStatusEx");
+    check_concurrency(get((uintptr_t)port, A_PORT, "GetQueuedCompletionStatusEx"));
     while (winsock.packets == NULL) {
         if (until_us <= now_us())
             return error_is(WAIT_TIMEOUT);
@@ -988,6 +1021,10 @@ BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG c
             winsock.packets_tail = at;
         winsock.n_packets--;
         give_back(packet->overlapped, sizeof(OVERLAPPED));
+        packet->overlapped->Internal = packet->status;
+        packet->overlapped->InternalHigh = packet->nbytes;
+        if (packet->accepted != NULL)
+            packet->accepted->untold = 0;
         // Its Internal is reserved, and says nothing.
         entries[*removed] = (OVERLAPPED_ENTRY){0x696f6370, packet->overlapped, 0x5555,
                                                (DWORD)packet->nbytes};
@@ -1007,8 +1044,10 @@ BOOL CancelIoEx(HANDLE file, OVERLAPPED *overlapped)
     KERNEL;
     object_t *sock = sock_of((SOCKET)file, "CancelIoEx");
     int found = 0;
-    if (fails(F_CancelIoEx))
+    if (fails(F_CancelIoEx)) {
+        winsock.cancel_failed = 1;
         return 0;
+    }
     for (op_t *op = sock->first, *next; op != NULL; op = next) {
         next = op->next;
         if (overlapped != NULL && op->overlapped != overlapped)
@@ -1047,13 +1086,36 @@ SOCKET WSASocketW(int af, int type, int protocol, void *info, GROUP group, DWORD
     return (SOCKET)new_socket(af)->handle;
 }
 
-/* The clients are divided among all listeners that there are when they are configured. */
-SOCKET sim_listen(int family)
+/* The clients are divided among all that there are when they are configured. */
+SOCKET sim_bind(int family)
 {
     object_t *sock = new_socket(family);
-    sock->listening = 1;
     winsock.listeners[winsock.n_listeners++] = sock;
     return (SOCKET)sock->handle;
+}
+
+int listen(SOCKET s, int backlog)
+{
+    KERNEL;
+    object_t *sock = sock_of(s, "listen");
+    if (fails(F_listen))
+        return SOCKET_ERROR;
+    // Only a hint, which is negative, makes it longer than 200; one that there is stays.
+    if (!sock->listening && backlog >= 0)
+        sock->backlog_limit = backlog < 200 ? backlog : 200;
+    else if (!sock->listening)
+        sock->backlog_limit = -backlog < 200 ? 200 : -backlog < 65535 ? -backlog : 65535;
+    sock->listening = 1;
+    for (client_t *client = winsock.clients; client < winsock.clients + config()->clients; client++)
+        if (client->listener == sock)
+            touch_client(client);
+    return 0;
+}
+
+int sim_backlog(SOCKET s)
+{
+    KERNEL;
+    return sock_of(s, "sim_backlog")->backlog_limit;
 }
 
 int closesocket(SOCKET s)
@@ -1064,10 +1126,15 @@ int closesocket(SOCKET s)
     if (sock->first != NULL && !sock->listening)
         sim_fail("handle %d is closed while %s #%d is pending", sock->handle,
                  op_names[sock->first->kind], sock->first->number);
+    if (sock->untold && !winsock.cancel_failed)
+        sim_fail("client %lld has been accepted, and its socket is closed before that is known",
+                 client_of(sock));
     close_object(sock);
-    // A listener's end is that of every AcceptEx on it.
+    // A listener's end is that of every AcceptEx on it. One that has its client and waits for data
+    // is an affair of the accept socket's already; Wine ends it all the same.
     for (op_t *op = sock->first; op != NULL; op = op->next) {
-        op->cancelled = 1;
+        op->cancelled |= op->client == NULL || op->data_bytes == 0
+                         || !config()->profile->accepted_outlive;
         touch_op(op);
     }
     if (sock->in_accept)
@@ -1132,19 +1199,24 @@ int setsockopt(SOCKET s, int level, int name, const char *value, int length)
         if (length != sizeof(linger))
             sim_fail("SO_LINGER: %d bytes", length);
         memcpy(&linger, value, sizeof(linger));
-        sock->linger_zero = linger.l_onoff && linger.l_linger == 0;
+        // closesocket does not look at it where it does not know that there is a connection.
+        sock->linger_zero = linger.l_onoff && linger.l_linger == 0
+                            && (sock->updated || config()->profile->lax_contexts);
         return 0;
     }
     if (level == SOL_SOCKET && name == SO_UPDATE_ACCEPT_CONTEXT) {
         SOCKET listener;
         memcpy(&listener, value, sizeof(listener));
-        if (!sock_of(listener, "SO_UPDATE_ACCEPT_CONTEXT")->listening)
+        const object_t *from = sock_of(listener, "SO_UPDATE_ACCEPT_CONTEXT");
+        if (!from->listening)
             sim_fail("SO_UPDATE_ACCEPT_CONTEXT: %zu does not listen", listener);
         if (sock->client == NULL)
             sim_fail("SO_UPDATE_ACCEPT_CONTEXT on handle %d without a client", sock->handle);
         if (sock->reset && sim_random(4) == 0)
             return sock_error(WSAENOTCONN);
         sock->updated = 1;
+        if (config()->profile->inherited_events && from->accept_event != NULL)
+            sock->selected = sock->non_blocking = 1;
         return 0;
     }
     sim_fail("setsockopt: option %d is not simulated", name);
@@ -1167,9 +1239,7 @@ int getsockopt(SOCKET s, int level, int name, char *value, int *length)
         return SOCKET_ERROR;
     DWORD answer;
     if (level == SOL_SOCKET && name == SO_PROTOCOL_INFOW)
-        answer = config()->skips ? XP1_IFS_HANDLES : 0;
-    else if (level == SOL_SOCKET && name == SO_ACCEPTCONN)
-        answer = (DWORD)sock->listening;
+        answer = config()->handles ? XP1_IFS_HANDLES : 0;
     else if (level == SOL_SOCKET && name == SO_CONNECT_TIME)
         answer = connect_time_s(sock);
     else
@@ -1188,6 +1258,8 @@ int ioctlsocket(SOCKET s, long command, ULONG *argument)
         sim_fail("ioctlsocket: only FIONBIO is simulated");
     if (fails(F_ioctlsocket))
         return SOCKET_ERROR;
+    if (*argument == 0 && (sock->selected || sock->accept_event != NULL))
+        return sock_error(WSAEINVAL);
     sock->non_blocking = *argument != 0;
     return 0;
 }
@@ -1196,14 +1268,26 @@ int WSAEventSelect(SOCKET s, HANDLE event, long events)
 {
     KERNEL;
     object_t *sock = sock_of(s, "WSAEventSelect");
-    if (events != FD_ACCEPT)
-        sim_fail("WSAEventSelect: only FD_ACCEPT is simulated");
     if (fails(F_WSAEventSelect))
         return SOCKET_ERROR;
+    sock->non_blocking = 1;
+    if (events == 0 && event == NULL && !sock->listening) {
+        sock->selected = 0;
+        return 0;
+    }
+    if (events != FD_ACCEPT)
+        sim_fail("WSAEventSelect: only FD_ACCEPT is simulated");
     sock->accept_event = get((uintptr_t)event, AN_EVENT, "WSAEventSelect");
     sock->accept_enabled = 1;
     match_backlog(sock);
     return 0;
+}
+
+void sim_lend_socket(SOCKET s)
+{
+    KERNEL;
+    if (sock_of(s, "sim_lend_socket")->selected)
+        sim_fail("the application gets a socket that cannot be made blocking");
 }
 
 int WSAEnumNetworkEvents(SOCKET s, HANDLE event, WSANETWORKEVENTS *events)
@@ -1313,7 +1397,7 @@ static int at_once(object_t *sock, enum op_kind kind, OVERLAPPED *overlapped, si
         overlapped->Internal = STATUS_SUCCESS;
         overlapped->InternalHigh = nbytes;
         if (!sock->skip)
-            queue_packet(overlapped, nbytes, ++winsock.last_number, sock);
+            queue_packet(overlapped, STATUS_SUCCESS, nbytes, ++winsock.last_number, sock);
     }
     touch(sock);
     sim_point();

@@ -31,6 +31,7 @@ typedef struct { unsigned char bytes[16]; } GUID;
 #define ERROR_OPERATION_ABORTED 995
 #define ERROR_IO_PENDING 997
 #define ERROR_NOT_FOUND 1168
+#define ERROR_CONNECTION_ABORTED 1236
 #define ERROR_NO_SYSTEM_RESOURCES 1450
 #define FILE_SKIP_COMPLETION_PORT_ON_SUCCESS 1
 #define FILE_SKIP_SET_EVENT_ON_HANDLE 2
@@ -57,7 +58,6 @@ typedef struct { DWORD holder; } SRWLOCK;
 /* How often it has been woken. */
 typedef struct { DWORD wakes; } CONDITION_VARIABLE;
 
-BOOL HasOverlappedIoCompleted(const OVERLAPPED *overlapped);
 HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads);
 BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG count,
                                  ULONG *removed, DWORD timeout_ms, BOOL alertable);

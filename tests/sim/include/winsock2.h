@@ -5,6 +5,7 @@
 #include "windows.h"
 
 /* These names are libc's too, and Python's own sockets shall not land in the simulation. */
+#define listen sim_listen
 #define shutdown sim_shutdown
 #define setsockopt sim_setsockopt
 #define getsockopt sim_getsockopt
@@ -23,9 +24,9 @@ typedef unsigned int GROUP;
 #define SD_SEND 1
 #define SD_BOTH 2
 #define SOL_SOCKET 0xffff
-#define SO_ACCEPTCONN 2
 #define SO_LINGER 0x80
 #define SO_PROTOCOL_INFOW 0x2005
+#define SOMAXCONN_HINT(b) (-(b))
 #define TCP_NODELAY 1
 #define FIONBIO ((long)0x8004667e)
 #define FD_ACCEPT 8
@@ -37,6 +38,7 @@ typedef unsigned int GROUP;
 #define WSAEWOULDBLOCK 10035
 #define WSAENOPROTOOPT 10042
 #define WSAEOPNOTSUPP 10045
+#define WSAEADDRINUSE 10048
 #define WSAENETDOWN 10050
 #define WSAENETRESET 10052
 #define WSAECONNABORTED 10053
@@ -45,6 +47,7 @@ typedef unsigned int GROUP;
 #define WSAENOTCONN 10057
 #define WSAESHUTDOWN 10058
 #define WSAETIMEDOUT 10060
+#define WSAECONNREFUSED 10061
 
 struct sockaddr { USHORT sa_family; char sa_data[14]; };
 struct linger { USHORT l_onoff; USHORT l_linger; };
@@ -54,6 +57,7 @@ typedef struct { long lNetworkEvents; int iErrorCode[10]; } WSANETWORKEVENTS;
 
 int WSAGetLastError(void);
 SOCKET WSASocketW(int af, int type, int protocol, void *info, GROUP group, DWORD flags);
+int listen(SOCKET s, int backlog);
 int closesocket(SOCKET s);
 int shutdown(SOCKET s, int how);
 int setsockopt(SOCKET s, int level, int name, const char *value, int length);
