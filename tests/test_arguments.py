@@ -1,5 +1,5 @@
-"""The server's arguments: the limits, and beyond them an error that names argument, what is allowed,
-what came."""
+"""The server's arguments: at their limits, and beyond, where an error names argument, what is
+allowed and what came."""
 
 import functools
 import math
