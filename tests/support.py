@@ -351,6 +351,18 @@ class Echoing(Recording):
         self.transport.write(data)
 
 
+class PausesOften(Recording):
+    """Pauses at every data and counts what comes while paused."""
+
+    def __init__(self):
+        super().__init__()
+        self.unwanted = 0
+
+    def on_data(self, data):
+        self.unwanted += not self.transport.is_reading()
+        self.transport.pause_reading()
+
+
 class CountingSent(Recording):
     """Defines data_sent, which is called for protocols that have it."""
 
@@ -390,6 +402,13 @@ class RecordingBuffered(Recorder, asyncio.BufferedProtocol):
             data = bytes(self._buffer[:nbytes])
             self.received += data
             self.on_data(data)
+
+
+class EchoingBuffered(RecordingBuffered):
+    """Sends back what it gets."""
+
+    def on_data(self, data):
+        self.transport.write(data)
 
 
 class Served:

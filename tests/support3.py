@@ -48,6 +48,12 @@ def bound_socket(host="127.0.0.1"):
     return sock
 
 
+def free_port():
+    """A port that nobody listens at, for a server that has to be told one."""
+    with bound_socket() as sock:
+        return sock.getsockname()[1]
+
+
 def listening_socket(host="127.0.0.1"):
     sock = bound_socket(host)
     sock.listen()

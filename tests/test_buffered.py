@@ -3,6 +3,7 @@
 import pytest
 from support import (
     MORE_THAN_THE_KERNEL_TAKES,
+    EchoingBuffered,
     Recording,
     RecordingBuffered,
     assert_same_bytes,
@@ -11,11 +12,6 @@ from support import (
     pieces,
     run_together,
 )
-
-
-class EchoingBuffered(RecordingBuffered):
-    def on_data(self, data):
-        self.transport.write(data)
 
 
 class Tiny(EchoingBuffered):

@@ -12,6 +12,7 @@ import weakref
 
 import pytest
 from support import Echoing, Recording, assert_same_bytes, collect, pattern, run_together
+from support_hard import Plain
 
 import iocpx
 
@@ -238,14 +239,6 @@ def test_a_connection_outlives_its_server_object(serve):
     protocol.transport.close()
     assert protocol.transport.get_write_buffer_size() == 0
     assert repr(protocol.transport)
-
-
-class Plain(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def data_received(self, data):
-        self.transport.write(data)
 
 
 def test_a_finished_connection_keeps_its_protocol_no_longer_alive(serve):

@@ -5,6 +5,7 @@ import threading
 import pytest
 from support import (
     Echoing,
+    PausesOften,
     Recording,
     assert_same_bytes,
     has_ipv6,
@@ -148,19 +149,6 @@ def test_pausing_in_a_callback_stops_the_next_callback(serve):
     run_together(send, look_and_resume)
     protocol.wait_for_data(len(data))
     assert_same_bytes(protocol.received, data)
-
-
-class PausesOften(Recording):
-    """Pauses at every data and counts what comes while paused."""
-
-    def __init__(self):
-        super().__init__()
-        self.unwanted = 0
-
-    def on_data(self, data):
-        if not self.transport.is_reading():
-            self.unwanted += 1
-        self.transport.pause_reading()
 
 
 def test_pausing_and_resuming_again_and_again_keeps_every_byte_in_order(serve):

@@ -9,6 +9,8 @@ import pytest
 from support import (
     CountingSent,
     Echoing,
+    EchoingBuffered,
+    PausesOften,
     Recorder,
     Recording,
     RecordingBuffered,
@@ -66,18 +68,6 @@ def test_an_echo_with_several_receives_keeps_the_order(serve, handler, workers):
         assert_same_bytes(clients[number].exchange(pieces(data, 20, number)), data)
 
     run_together(*(lambda number=number: talk(number) for number in range(len(clients))))
-
-
-class PausesOften(Recording):
-    """Pauses at every data; lets nothing in while paused."""
-
-    def __init__(self):
-        super().__init__()
-        self.unwanted = 0
-
-    def on_data(self, data):
-        self.unwanted += not self.transport.is_reading()
-        self.transport.pause_reading()
 
 
 def test_pausing_with_several_receives_pending_loses_and_swaps_nothing(serve):
@@ -292,15 +282,12 @@ def test_data_that_races_with_the_taking_back_of_buffers_is_kept(serve):
 # -- BufferedProtocol
 
 
-class EchoingBuffered(RecordingBuffered):
+class Roomy(EchoingBuffered):
     room = 50_000
-
-    def on_data(self, data):
-        self.transport.write(data)
 
 
 def test_a_buffered_protocol_costs_no_more_calls_than_another(serve):
-    served = serve(EchoingBuffered)
+    served = serve(Roomy)
     client, _ = served.open()
     data = pattern(1 << 20)
     for _ in range(50):
@@ -339,7 +326,7 @@ def test_a_buffered_protocol_is_asked_for_as_much_room_as_there_is_data(serve):
 
 
 def test_a_lent_buffer_is_given_back_when_the_connection_is_over(serve):
-    served = serve(EchoingBuffered)
+    served = serve(Roomy)
     client, protocol = served.open()
     client.exchange([b"hello"])
     client.close()
@@ -349,7 +336,7 @@ def test_a_lent_buffer_is_given_back_when_the_connection_is_over(serve):
 
 
 def test_many_buffered_connections_do_not_mix(serve):
-    served = serve(EchoingBuffered, workers=4, initial_reads=4)
+    served = serve(Roomy, workers=4, initial_reads=4)
     clients = [served.connect() for _ in range(8)]
 
     def talk(number):
