@@ -32,22 +32,12 @@ def test_there_are_programs():
     assert len(PROGRAMS) == PAGE.count("```python") == PAGE.count("```") // 4
 
 
-# What these sections tell of is not there yet.
-AWAITED = {
-    "How do I send from a thread of my own?",
-    "How do I set a timer?",
-    "What if a callback raises? What does `sys.exit()` do?",
-    "What do context variables show?",
-}
-
-
 @pytest.mark.parametrize(
     "program, printed",
     [
         pytest.param(
             *case[1:],
             id=re.sub(r"\W+", "-", case[0]),
-            marks=[pytest.mark.skip("still to come")] if case[0] in AWAITED else [],
         )
         for case in PROGRAMS
     ],
