@@ -27,6 +27,7 @@ ENGINE = [
     "_recv",
     "_send",
     "_conn",
+    "_open",
     "_requests",
     "_delivery",
     "_accept",

@@ -5,7 +5,6 @@ cdef enum:
     SHRINK_MS = 5000        # without FD_ACCEPT before the pool shrinks again
 
 cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil
-cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbytes) noexcept nogil
 # listen() and the accept pool.  sock: bound, borrowed until engine_stop returns; one that
 # listens already keeps its backlog.  0 or a Windows code; WSAEOPNOTSUPP: its provider cannot
 # do it.  Only on the keeper's thread, before engine_run_keeper: it posts, see "Who posts".

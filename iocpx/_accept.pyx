@@ -2,7 +2,7 @@
 
 A slot of the pool is posted again before its client becomes a connection, so no outcome of
 a client costs a slot.  Called by the workers (completions) and the keeper (growing,
-shrinking, silent clients, listening); calls `_life` for what it accepted.
+shrinking, silent clients, listening); calls `_open` for what it accepted.
 """
 
 from libc.stdint cimport uint64_t
@@ -13,8 +13,8 @@ from iocpx._base cimport (
     count, drop_socket, engine_trouble, give_buffer, keeper_wants, KEY, linger_zero, live_drop,
     now_ms, op_error, op_init, RETRY_MS, take_buffer,
 )
-from iocpx._life cimport conn_open
-from iocpx._op cimport OP_ACCEPT
+from iocpx._op cimport op_t
+from iocpx._open cimport conn_open
 from iocpx._state cimport buf_t, link_t, list_append, list_init, list_remove
 from iocpx._types cimport *
 from iocpx._winsock cimport *
@@ -155,7 +155,9 @@ cdef void count_accept_error(engine_t *engine, worker_t *worker, int error) noex
     ReleaseSRWLockExclusive(&engine.lock)
 
 
-cdef void on_accept_complete(worker_t *worker, acceptor_t *acceptor, DWORD nbytes) noexcept nogil:
+cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>by
+    cdef acceptor_t *acceptor = <acceptor_t *>op
     cdef listener_t *listener = acceptor.listener
     cdef engine_t *engine = listener.engine
     cdef sockaddr *local = NULL
@@ -317,7 +319,7 @@ cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
         acceptor = <acceptor_t *>calloc(1, sizeof(acceptor_t))
         if acceptor == NULL:
             return
-        op_init(&acceptor.op, OP_ACCEPT, acceptor)
+        op_init(&acceptor.op, on_accept_complete, acceptor)
         acceptor.listener = listener
         acceptor.link.owner = acceptor
         acceptor.sock = INVALID_SOCKET

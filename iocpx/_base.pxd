@@ -1,9 +1,10 @@
 from libc.stdint cimport uint64_t
-from iocpx._op cimport op_kind, op_t
+from iocpx._op cimport done_fn, op_t
 from iocpx._state cimport buf_t, deadline_t, deadlines_t, queue_t
 from iocpx._types cimport conn_t, engine_t, worker_t
 from iocpx._winsock cimport (
-    LONG64, SOCKET, GetCurrentThreadId, InterlockedExchangeAdd64, InterlockedIncrement,
+    LONG64, SOCKET, GetCurrentThreadId, InterlockedDecrement, InterlockedExchangeAdd64,
+    InterlockedIncrement,
 )
 
 cdef enum:
@@ -22,6 +23,11 @@ cdef extern from * nogil:
 cdef inline void count(engine_t *engine, worker_t *worker, int counter, LONG64 by) noexcept nogil:
     InterlockedExchangeAdd64(
         &engine.guest_tally.n[counter] if worker == NULL else &worker.tally.n[counter], by)
+
+
+# A packet that is in `packets_due` has come.
+cdef inline void packet_came(engine_t *engine) noexcept nogil:
+    InterlockedDecrement(&engine.packets_due)
 
 
 # References are taken before a post and dropped, by conn_unref, after the completion.
@@ -62,7 +68,7 @@ cdef void conn_keep_buffer(conn_t *conn, buf_t *buf) noexcept nogil
 cdef void conn_drop_spare(conn_t *conn) noexcept nogil
 # Precondition: conn.lock held, tracing on.
 cdef void trace_line(conn_t *conn, const char *what, LONG64 detail) noexcept nogil
-cdef void op_init(op_t *op, op_kind kind, void *owner) noexcept nogil
+cdef void op_init(op_t *op, done_fn done, void *owner) noexcept nogil
 # Precondition: op is not in use.
 cdef bint packet_post(engine_t *engine, op_t *op) noexcept nogil
 # Precondition: sock is open.

@@ -10,7 +10,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from iocpx._op cimport op_kind, op_t
+from iocpx._op cimport done_fn, op_t
 from iocpx._state cimport (
     buf_new, buf_t, deadline_arm, deadline_t, deadlines_t, pool_clear, pool_give,
     pool_take, pool_trim, queue_pop, queue_push, queue_t, STATE_CLOSED, timer_disarm,
@@ -170,9 +170,9 @@ cdef void trace_line(conn_t *conn, const char *what, LONG64 detail) noexcept nog
         queue_push(&conn.traces, line)
 
 
-cdef void op_init(op_t *op, op_kind kind, void *owner) noexcept nogil:
+cdef void op_init(op_t *op, done_fn done, void *owner) noexcept nogil:
     memset(op, 0, sizeof(op_t))
-    op.kind = kind
+    op.done = done
     op.owner = owner
 
 

@@ -7,8 +7,9 @@ calls `_recv`, `_send` and `_life`.
 
 from libc.stdint cimport uint64_t
 
-from iocpx._base cimport conn_arm, conn_on_executor, count, now_ms, op_error
+from iocpx._base cimport conn_arm, conn_on_executor, count, now_ms, op_error, packet_came
 from iocpx._life cimport conn_cancel, conn_close_handle, conn_fail, conn_shut
+from iocpx._op cimport op_t
 from iocpx._recv cimport recv_done, recv_post
 from iocpx._sched cimport conn_leave, conn_to_worker, conn_unref, ready_append
 from iocpx._send cimport send_defer, send_done, send_fit, send_post
@@ -112,23 +113,35 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
         conn_to_worker(worker, conn)
 
 
-cdef void on_recv_complete(worker_t *worker, recv_t *recv, DWORD nbytes) noexcept nogil:
-    cdef conn_t *conn = <conn_t *>recv.op.owner
+cdef void on_recv_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>by
+    cdef recv_t *recv = <recv_t *>op
+    cdef conn_t *conn = <conn_t *>op.owner
     # The handle is open: it is closed only when nothing is pending.
-    cdef int error = op_error(&recv.op, conn.sock)
+    cdef int error = op_error(op, conn.sock)
+    packet_came(conn.engine)
     AcquireSRWLockExclusive(&conn.lock)
     recv_done(worker, conn, recv, error, nbytes)
     conn_advance(worker, conn, False)
     conn_unref(conn)
 
 
-cdef void on_send_complete(worker_t *worker, conn_t *conn, DWORD nbytes) noexcept nogil:
-    cdef int error = op_error(&conn.send, conn.sock)
+cdef void on_send_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>by
+    cdef conn_t *conn = <conn_t *>op.owner
+    cdef int error = op_error(op, conn.sock)
+    packet_came(conn.engine)
     AcquireSRWLockExclusive(&conn.lock)
     send_fit(conn, nbytes)
     send_done(worker, conn, error, nbytes)
     conn_advance(worker, conn, False)
     conn_unref(conn)
+
+
+cdef void on_serve(void *worker, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef conn_t *conn = <conn_t *>op.owner
+    packet_came(conn.engine)
+    conn_to_worker(<worker_t *>worker, conn)
 
 
 cdef void conn_close_due(conn_t *conn, bint stop) noexcept nogil:

@@ -3,10 +3,11 @@
     _types     structs, who owns what, the order of the locks
     _base      counters, clock, buffers, packets, deadlines
     _sched     whose turn it is: ready lists, run queue, references
-    _life      opening, cancelling, failing, closing
+    _life      how a connection ends: cancelling, failing, closing
     _recv      WSARecv: post and completion
     _send      WSASend: post and completion
     _conn      a connection's turn
+    _open      how a connection begins
     _requests  what the application asks for
     _delivery  what the handler is told
     _accept    listeners and their pools of AcceptEx
@@ -43,7 +44,7 @@ the Python Connection.  References are taken before the post and dropped after
 the completion was handled, so an OVERLAPPED is never freed while it is lent.
 
 The serial executor.  A connection with something to do is `scheduled` exactly
-once: in a worker's ready list, in the run queue or in an OP_SERVE packet.  The
+once: in a worker's ready list, in the run queue or in an on_serve packet.  The
 worker that has it delivers its news, posts its operations (conn_served), looks
 again under the lock, and only then gives it up.  "Something to do" is computed from the state
 (conn_has_news, conn_has_work), not kept in messages, so no wake-up can be lost.
@@ -82,11 +83,11 @@ from libc.stdlib cimport calloc, free
 
 from iocpx._accept cimport listener_abandon, SHRINK_MS
 from iocpx._base cimport keeper_wants, live_drop, NEVER, now_ms, op_init, pools_clear
-from iocpx._op cimport OP_HELP, OP_STOP
 from iocpx._requests cimport engine_close_clients
 from iocpx._state cimport deadlines_init, list_init, pool_init, pool_t
 from iocpx._types cimport *
 from iocpx._winsock cimport *
+from iocpx._worker cimport on_help, on_stop
 
 cdef enum:
     QUIET_MS = 1000         # without data before a receive's buffer is taken back
@@ -142,8 +143,8 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
     engine.keeper_due_ms = NEVER
     engine.stop_due_ms = NEVER
     engine.help_due_ms = NEVER
-    op_init(&engine.help, OP_HELP, engine)
-    op_init(&engine.stop, OP_STOP, engine)
+    op_init(&engine.help, on_help, engine)
+    op_init(&engine.stop, on_stop, engine)
     for i in range(<int>N_SIZES - 1):
         pool_init(&engine.pools[i], min(config.buffer_size, <size_t>SMALLEST_BYTES << (3 * i)), 0)
     pool_init(&engine.pools[<int>N_SIZES - 1], config.buffer_size, 0)

@@ -41,6 +41,7 @@ from iocpx import (
     _life,
     _listening,
     _native,
+    _open,
     _recv,
     _requests,
     _runtime,

@@ -1,12 +1,5 @@
-from iocpx._state cimport buf_t
-from iocpx._types cimport abort_reason, conn_t, engine_t, recv_t, worker_t
-from iocpx._winsock cimport SOCKET
+from iocpx._types cimport abort_reason, conn_t, recv_t
 
-# data: the first data, or NULL; the connection's from here on.  0, or a Windows code, and sock and
-# data are still the caller's: WSAECONNREFUSED beyond max_connections, ERROR_OPERATION_ABORTED while
-# the engine stops, else what the system refused.
-cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *local,
-                   const char *remote, buf_t *data) noexcept nogil
 # Precondition: conn.lock held, handle open.
 cdef void conn_cancel(conn_t *conn) noexcept nogil
 # Precondition: conn.lock held.

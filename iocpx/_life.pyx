@@ -1,144 +1,23 @@
-"""How a connection begins and ends: opening, cancelling, failing, SD_SEND, closing the handle.
+"""How a connection ends: cancelling, failing, SD_SEND, closing the handle.
 
 CancelIoEx reaches only what has been posted.  A post that races with conn_fail is therefore
 followed by a second look at the state (op_pended), under the lock that conn_fail holds.  A
 handle is closed only when nothing is pending on it: its value is reused at once by Windows,
 and a send still queued on it could reach another client.
 
-Called by the operations (`_recv`, `_send`), by `_conn` and `_accept`; calls `_sched`.
+Called by the operations (`_recv`, `_send`) and by `_conn`; calls `_sched`.
 """
 
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
-
 from iocpx._base cimport (
-    conn_arm, conn_disarm_timer, conn_drop_queue, conn_drop_spare, conn_keep_buffer, count,
-    engine_connections, KEY, linger_zero, now_ms, op_init, trace,
+    conn_arm, conn_disarm_timer, conn_drop_queue, conn_drop_spare, count,
+    InterlockedExchangeAdd64, InterlockedIncrement, linger_zero, now_ms, trace,
 )
-from iocpx._op cimport OP_RECV, OP_SEND, OP_SERVE
-from iocpx._sched cimport conn_leave, conn_unref
 from iocpx._state cimport (
-    buf_t, conn_next_state, deadline_disarm, EVENT_ABORT, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
-    list_append, list_remove, queue_push, STATE_ABORTING, STATE_DRAINING, STATE_ENDING,
-    STATE_FLUSHING, STATE_OPEN,
+    conn_next_state, deadline_disarm, EVENT_ABORT, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
+    list_remove, STATE_ABORTING, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
 )
 from iocpx._types cimport *
 from iocpx._winsock cimport *
-
-
-cdef conn_t *conn_new(engine_t *engine) noexcept nogil:
-    """A conn_t with its recv_t's, all zero; NULL: out of memory."""
-    cdef size_t nbytes = sizeof(conn_t) + <size_t>engine.config.initial_reads * sizeof(recv_t)
-    cdef conn_t *conn
-    AcquireSRWLockExclusive(&engine.pool_lock)
-    conn = engine.free_conns
-    if conn != NULL:
-        engine.free_conns = conn.next_ready
-        engine.n_free_conns -= 1
-        engine.conn_hits += 1
-    else:
-        engine.conn_misses += 1
-    ReleaseSRWLockExclusive(&engine.pool_lock)
-    if conn != NULL:
-        memset(conn, 0, nbytes)
-        return conn
-    return <conn_t *>calloc(1, nbytes)
-
-
-cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *local,
-                   const char *remote, buf_t *data) noexcept nogil:
-    """Make a connection of a connected socket and schedule it."""
-    cdef conn_t *conn
-    cdef tcp_keepalive keepalive
-    cdef DWORD nbytes = 0
-    cdef BOOL on = True
-    cdef bint running
-    cdef bint room
-    cdef int error
-    cdef int i
-    cdef LONG64 now
-    conn = conn_new(engine)
-    if conn == NULL:
-        return WSAENOBUFS
-    if CreateIoCompletionPort(<HANDLE>sock, engine.port, KEY, 0) == NULL:
-        error = <int>GetLastError()
-        free(conn)
-        return error
-    # These only tune the connection; without them it still works.
-    setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, <char *>&on, sizeof(on))
-    if engine.config.keepalive_idle_ms != 0:
-        keepalive.onoff = 1
-        keepalive.keepalivetime = engine.config.keepalive_idle_ms
-        keepalive.keepaliveinterval = engine.config.keepalive_interval_ms
-        WSAIoctl(sock, SIO_KEEPALIVE_VALS, &keepalive, sizeof(keepalive), NULL, 0, &nbytes,
-                 NULL, NULL)
-
-    conn.engine = engine
-    conn.sock = sock
-    conn.refs = 2       # the open handle, and this function's
-    conn.link.owner = conn
-    conn.closing.link.owner = conn
-    conn.quiet.link.owner = conn
-    conn.idling.link.owner = conn
-    conn.timer.owner = conn
-    conn.due = DUE_MADE
-    InitializeSRWLock(&conn.lock)
-    conn.state = STATE_OPEN
-    conn.reason = -1
-    conn.send_bytes = SEND_BYTES
-    conn.skips = SetFileCompletionNotificationModes(
-        <HANDLE>sock, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)
-    conn.marks.high = engine.config.high_water_bytes
-    conn.marks.low = engine.config.low_water_bytes
-    conn.window.size = engine.config.initial_reads
-    conn.recvs = <recv_t *>(conn + 1)
-    for i in range(conn.window.size):
-        op_init(&conn.recvs[i].op, OP_RECV, conn)
-    op_init(&conn.send, OP_SEND, conn)
-    op_init(&conn.serve, OP_SERVE, conn)
-    memcpy(conn.local, local, ADDRESS_BYTES)
-    memcpy(conn.remote, remote, ADDRESS_BYTES)
-
-    # From the list on others may reach it, to end it at once; its first data comes before that.
-    AcquireSRWLockExclusive(&conn.lock)
-    AcquireSRWLockExclusive(&engine.lock)
-    # Under the lock that engine_stop takes: what is in the list by then it
-    # closes, and nothing comes after.
-    running = engine.phase == PHASE_RUNNING
-    now = engine_connections(engine)
-    room = engine.config.max_connections == 0 or (
-        now - InterlockedExchangeAdd64(&engine.draining, 0) < engine.config.max_connections)
-    if running and room:
-        list_append(&engine.connections, &conn.link)
-        InterlockedIncrement(&engine.live)
-        InterlockedExchangeAdd64(&engine.connections_now, 1)
-        engine.connections_peak = max(engine.connections_peak, now + 1)
-        engine.last_number += 1
-        conn.number = engine.last_number
-    ReleaseSRWLockExclusive(&engine.lock)
-    if not (running and room):
-        ReleaseSRWLockExclusive(&conn.lock)
-        free(conn)
-        return WSAECONNREFUSED if running else ERROR_OPERATION_ABORTED
-    count(engine, worker, N_CONNECTIONS_MADE, 1)
-
-    trace(conn, "accepted", 0)
-    if data != NULL and data.size > 0:
-        trace(conn, "received", <LONG64>data.size)
-        count(engine, worker, N_RECEIVES, 1)
-        count(engine, worker, N_BYTES_RECEIVED, <LONG64>data.size)
-        queue_push(&conn.inbox, data)
-    else:
-        # A client that says nothing at once finds out that it is idle later.
-        if data != NULL:
-            conn_keep_buffer(conn, data)
-    if engine.config.idle_timeout_ms != 0:
-        conn.active_ms = now_ms()
-        conn_arm(conn, &engine.idling, &conn.idling)
-    conn_arm(conn, &engine.quiet, &conn.quiet)
-    conn_leave(worker, conn)
-    conn_unref(conn)
-    return 0
 
 
 cdef void conn_cancel(conn_t *conn) noexcept nogil:

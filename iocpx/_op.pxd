@@ -2,21 +2,18 @@
 
 From the post until its completion an op is lent to the kernel: its memory is
 not moved, reused or freed, whatever else happens to its connection.
+
+An op knows what completes it: a worker that dequeues its packet calls `done` and
+asks no further, so a new kind of operation changes nothing in the workers.
 """
 
-from iocpx._winsock cimport OVERLAPPED
+from iocpx._winsock cimport DWORD, OVERLAPPED
 
-# What an op does, and so what `owner` points to and who handles its packet.
-cdef enum op_kind:
-    OP_ACCEPT   # owner: acceptor_t, one slot of a listener's accept pool
-    OP_RECV     # owner: conn_t
-    OP_SEND     # owner: conn_t
-    OP_SERVE    # owner: conn_t; posted packet: serve this connection on a worker
-    OP_HELP     # owner: engine_t; posted packet: an idle worker looks what others have
-    OP_STOP     # owner: engine_t; posted packet: one worker ends
+# worker: the worker_t that has dequeued the packet.  nbytes: of the operation.  No lock held.
+ctypedef void (*done_fn)(void *worker, op_t *op, DWORD nbytes) noexcept nogil
 
 ctypedef struct op_t:
     # First, so that the OVERLAPPED pointer of a packet is the op pointer.
     OVERLAPPED overlapped
     void *owner         # borrowed: the owner embeds or outlives the op
-    op_kind kind
+    done_fn done

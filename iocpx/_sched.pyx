@@ -2,7 +2,7 @@
 its references.
 
 A connection with something to do is `scheduled` exactly once: in a worker's ready list, in
-the run queue or in an OP_SERVE packet.  "Something to do" is computed from the state
+the run queue or in an on_serve packet.  "Something to do" is computed from the state
 (conn_has_news, conn_has_work), not kept in messages, so no wake-up can be lost.
 
 Called by all rooms that change a connection (conn_leave) and by the workers; calls `_base`.

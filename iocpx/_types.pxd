@@ -225,6 +225,8 @@ ctypedef struct worker_t:
     ULONG batch                 # packets that it takes next, at most
     int unlooked                # shares since its last look at the port…
     uint64_t look_due_ms        # …which it has again by then
+    bint ending                 # its stop packet has come
+    bint helps                  # a help packet has come: it looks what the others have
     int failures                # looks at the port that failed in a row while the server stops
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.

@@ -1,17 +1,19 @@
 """The workers' loop: look at the port, handle the packets, deliver, serve.
 
-Called by the threads of the layer above; calls the completions in `_conn` and `_accept`,
-and the service's `deliver`.
+Called by the threads of the layer above; calls what completes each op (`op_t.done`) and
+`deliver`, then `_conn` for those that were ready.
 """
 
 from libc.stdint cimport uint64_t
 
-from iocpx._accept cimport on_accept_complete
-from iocpx._base cimport count, engine_trouble, keeper_wants, NEVER, now_ms, RETRY_MS
-from iocpx._conn cimport conn_served, on_recv_complete, on_send_complete
-from iocpx._op cimport OP_ACCEPT, OP_HELP, OP_RECV, OP_SEND, OP_SERVE, op_t
+from iocpx._base cimport (
+    count, engine_trouble, GetCurrentThreadId, InterlockedDecrement, InterlockedIncrement,
+    keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
+)
+from iocpx._conn cimport conn_served
+from iocpx._op cimport op_t
 from iocpx._sched cimport (
-    conn_to_worker, engine_has_waiting, ready_move, worker_has_any, worker_next_work,
+    engine_has_waiting, InterlockedDecrement, ready_move, worker_has_any, worker_next_work,
     worker_share, worker_take_over,
 )
 from iocpx._types cimport *
@@ -91,8 +93,6 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     cdef ULONG n = 0
     cdef ULONG i
     cdef op_t *op
-    cdef bint go_on = True
-    cdef bint help = False
     cdef bint ok
     cdef DWORD error
     cdef uint64_t now
@@ -133,40 +133,38 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
         count(engine, worker, N_OPS_COMPLETED, n)
         for i in range(n):
             op = <op_t *>worker.entries[i].lpOverlapped
-            if op.kind != OP_ACCEPT:
-                InterlockedDecrement(&engine.packets_due)
-            if op.kind == OP_RECV:
-                on_recv_complete(worker, <recv_t *>op,
-                                 worker.entries[i].dwNumberOfBytesTransferred)
-            elif op.kind == OP_SEND:
-                on_send_complete(worker, <conn_t *>op.owner,
-                                 worker.entries[i].dwNumberOfBytesTransferred)
-            elif op.kind == OP_ACCEPT:
-                on_accept_complete(worker, <acceptor_t *>op,
-                                   worker.entries[i].dwNumberOfBytesTransferred)
-            elif op.kind == OP_SERVE:
-                conn_to_worker(worker, <conn_t *>op.owner)
-            elif op.kind == OP_HELP:
-                AcquireSRWLockExclusive(&engine.lock)
-                engine.help_posted = False
-                if engine.phase == PHASE_FINISHED:
-                    SetEvent(engine.keeper_event)
-                ReleaseSRWLockExclusive(&engine.lock)
-                help = True
-            else:
-                go_on = False
+            op.done(worker, op, worker.entries[i].dwNumberOfBytesTransferred)
     elif error == WAIT_TIMEOUT:
         count(engine, worker, N_EMPTY_WAITS, 1)
     else:
-        go_on = worker_wait_out(worker, error)
+        worker.ending = not worker_wait_out(worker, error)
     worker.batch = (min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if n == worker.batch
                     else max(n, <ULONG>1))
     worker_share(worker)
-    if help:
+    if worker.helps:
+        worker.helps = False
         # Not before: what is late already must not queue up again.
         worker_take_over(worker)
     worker_serve_all(worker)
-    return go_on
+    return not worker.ending
+
+
+cdef void on_help(void *by, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>by
+    cdef engine_t *engine = worker.engine
+    packet_came(engine)
+    AcquireSRWLockExclusive(&engine.lock)
+    engine.help_posted = False
+    if engine.phase == PHASE_FINISHED:
+        SetEvent(engine.keeper_event)
+    ReleaseSRWLockExclusive(&engine.lock)
+    worker.helps = True
+
+
+cdef void on_stop(void *by, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>by
+    packet_came(worker.engine)
+    worker.ending = True
 
 
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:

@@ -27,7 +27,7 @@ BELOW = "_types _state _op _winsock libc"
 # The engine's rooms, from the bottom up; above them stands Python.
 ENGINE = (
     *("_types", "_wants", "_base", "_sched", "_life", "_recv", "_send", "_conn", "_requests"),
-    *("_delivery", "_accept", "_worker", "_keeper", "_engine", "_native"),
+    *("_open", "_delivery", "_accept", "_worker", "_keeper", "_engine", "_native"),
 )
 
 # Who may import whom. `iocpx` and `native` are what the public sees.
@@ -45,12 +45,13 @@ ROOMS = {
     "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _recv _send"),
     "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _conn"),
     "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
-    "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _life"),
-    "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn _accept"),
+    "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _conn"),
+    "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _open"),
+    "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn"),
     "_keeper": Room(
         "iocpx/_keeper.*", f"{BELOW} _base _sched _life _conn _requests _accept _worker"
     ),
-    "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _requests _accept _keeper"),
+    "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _requests _accept _worker"),
     "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _sched _requests _delivery"),
     "_errors": Room("iocpx/_errors.*", "stdlib"),
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),

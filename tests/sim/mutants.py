@@ -324,7 +324,12 @@ MUTANTS = [
     (
         "a look at the port that fails ends the worker",
         "iocpx/_worker.pyx",
-        [("        go_on = worker_wait_out(worker, error)\n", "        go_on = False\n")],
+        [
+            (
+                "        worker.ending = not worker_wait_out(worker, error)\n",
+                "        go_on = False\n",
+            )
+        ],
     ),
     (
         "a pause is told beside the connection's own callbacks",
