@@ -327,7 +327,7 @@ MUTANTS = [
         [
             (
                 "        worker.ending = not worker_wait_out(worker, error)\n",
-                "        go_on = False\n",
+                "        worker.ending = True\n",
             )
         ],
     ),
