@@ -88,6 +88,7 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     conn.executor = 0
     conn_advance(worker, conn, True)
     AcquireSRWLockExclusive(&conn.lock)
+    conn.limit_told = conn.pause_told
     if conn.turn_writes != 0:
         # From here on what the turn has written counts, unless it was what passed the mark.
         if conn.turn_told:

@@ -49,6 +49,7 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
         conn.pause_told = conn.marks.above
         conn.passed = False
         if news.resume:
+            conn.limit_told = False
             conn.over_bytes = 0
         news.sent = conn.sent_untold
         conn.sent_untold = 0

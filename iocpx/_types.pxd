@@ -165,6 +165,7 @@ ctypedef struct conn_t:
     size_t turn_bytes           # written by the callbacks of the turn under way…
     int turn_writes             # … in so many writes
     bint turn_told              # writing was paused already when it began
+    bint limit_told             # … and also when the last one ended
     size_t over_bytes           # queued although writing was paused: what the limit counts
     int waiters                 # threads in conn_wait_writable, which sleep on…
     CONDITION_VARIABLE writable

@@ -56,9 +56,10 @@ cdef inline bint conn_may_send(conn_t *conn) noexcept nogil:
 
 
 cdef inline bint conn_limit_counts(conn_t *conn) noexcept nogil:
-    """Does what is queued now count against max_write_buffer?  Only what is written although
-    writing is paused does; where the high mark is no lower than the limit, everything."""
-    return conn.pause_told or conn.marks.high >= conn.engine.config.max_write_buffer
+    """Does what is queued now count against max_write_buffer?  Only what is written after a turn
+    in which pause_writing was told does; where the high mark is no lower than the limit,
+    everything."""
+    return conn.limit_told or conn.marks.high >= conn.engine.config.max_write_buffer
 
 
 cdef inline bint conn_has_work(conn_t *conn) noexcept nogil:

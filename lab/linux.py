@@ -132,16 +132,8 @@ MANIFEST = """\
 </assembly>
 """
 
-# What a recent Rust makes, cadeloop for one, takes its random numbers from bcryptprimitives.dll,
-# which Wine 8 lacks. advapi32 has them too, under the name behind RtlGenRandom.
-BCRYPTPRIMITIVES = """\
-#include <windows.h>
-BOOLEAN WINAPI SystemFunction036(PVOID, ULONG);
-__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T size)
-{
-    return SystemFunction036(data, (ULONG)size);
-}
-"""
+# A DLL that Wine 8 lacks: see there.
+BCRYPTPRIMITIVES = ROOT / "lab" / "bcryptprimitives.c"
 
 # Python version: the Debian suites that have it, in order of preference. A stable suite keeps the
 # version it has; 3.14 is in no stable suite yet, so it moves on from time to time, its ABI does
@@ -168,7 +160,7 @@ def setup(names):
     have_wine = shutil.which("wine64", path="/usr/lib/wine")
     install_from_debian([] if have_wine else ["wine", "wine64"])
     step("cross compiler", [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
-    step("Wine prefix", ["win10", BCRYPTPRIMITIVES], make_prefix, wine.PREFIX / "system.reg")
+    step("Wine prefix", ["win10", BCRYPTPRIMITIVES.read_text()], make_prefix, wine.PREFIX / "system.reg")
     for name in names:
         lane = LANES[name]
         headers = make_headers(lane.headers)
@@ -247,11 +239,9 @@ def make_prefix():
     missing = wine.PREFIX / "drive_c" / "windows" / "system32" / "bcryptprimitives.dll"
     if missing.exists():
         return
-    source = LAB / "bcryptprimitives.c"
-    source.write_text(BCRYPTPRIMITIVES)
-    made = source.with_suffix(".dll")
+    made = LAB / "bcryptprimitives.dll"
     run(
-        [*compiler(), "-O2", "-shared", source, "-ladvapi32", "-o", made],
+        [*compiler(), "-O2", "-shared", BCRYPTPRIMITIVES, "-ladvapi32", "-o", made],
         env=compiler_environment(),
     )
     shutil.copy2(made, missing)

@@ -142,8 +142,8 @@ MUTANTS = [
         "iocpx/_sched.pyx",
         [
             (
-                "not conn.scheduled and (news or conn_has_work(conn))",
-                "not conn.scheduled and news",
+                "wake = conn.deliver or conn_has_work(conn)",
+                "wake = conn.deliver",
             )
         ],
     ),
@@ -248,9 +248,8 @@ MUTANTS = [
         "iocpx/_wants.pxd",
         [
             (
-                "conn.read_paused or conn.inbox.head != NULL\n"
-                "                or conn.marks.above):",
-                "conn.read_paused or conn.inbox.head != NULL):",
+                "conn.inbox.head != NULL or conn.marks.above:",
+                "conn.inbox.head != NULL:",
             )
         ],
     ),
@@ -310,7 +309,7 @@ MUTANTS = [
     (
         "resume_writing is not told",
         "iocpx/_delivery.pyx",
-        [("        news.resume = conn.pause_told and not conn.marks.above\n", "")],
+        [("        news.resume = (conn.pause_told or news.pause) and not conn.marks.above\n", "")],
     ),
     (
         "AcceptEx is posted on a listener that is closed",
@@ -330,7 +329,37 @@ MUTANTS = [
     (
         "a pause is told beside the connection's own callbacks",
         "iocpx/_requests.pyx",
-        [("conn_on_executor(conn) and conn.delivering and ", "conn_on_executor(conn) and ")],
+        [("if conn_in_callback(conn) and conn.marks.above", "if conn.marks.above")],
+    ),
+    (
+        "a queue that drained before its pause was told is never said to have drained",
+        "iocpx/_delivery.pyx",
+        [("(conn.pause_told or news.pause) and not", "conn.pause_told and not")],
+    ),
+    (
+        "what is written in spite of a pause is not counted",
+        "iocpx/_requests.pyx",
+        [("        conn.over_bytes += nbytes\n", "        pass\n")],
+    ),
+    (
+        "what a turn writes in spite of a pause is not counted",
+        "iocpx/_conn.pyx",
+        [("        if conn.turn_told:\n", "        if False:\n")],
+    ),
+    (
+        "a thread that waits to write is not woken",
+        "iocpx/_sched.pyx",
+        [("        WakeAllConditionVariable(&conn.writable)\n", "        pass\n")],
+    ),
+    (
+        "nothing is received while reading is paused",
+        "iocpx/_wants.pxd",
+        [
+            (
+                "(1 if conn.idle or conn.read_paused else",
+                "(0 if conn.read_paused else 1 if conn.idle else",
+            )
+        ],
     ),
     (
         "CancelIoEx that fails is not tried again",
