@@ -81,7 +81,7 @@ MUTANTS = [
         [
             (
                 "    if conn.pending == 0 and (conn.state == STATE_ENDING",
-                "    if conn.state != STATE_CLOSED and (conn.state == STATE_ENDING",
+                "    if conn.pending >= 0 and (conn.state == STATE_ENDING",
             )
         ],
     ),
