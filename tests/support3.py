@@ -22,6 +22,13 @@ def wait_until(condition, what):
         pause.wait(0.01)
 
 
+def wait_for_a_turn(connection):
+    """Wait until the turn that the connection has now, callbacks and all, is over."""
+    over = threading.Event()
+    connection.call_soon(over.set)
+    assert over.wait(WAIT_S), f"no other turn came within {WAIT_S} s"
+
+
 def wait_for_figure(server, name, value):
     """Wait until `server.stats()[name]` is `value`."""
     figures = []

@@ -25,6 +25,7 @@ from support import (
     run_together,
     wait_for_event,
 )
+from support3 import wait_for_a_turn
 from support_hard import (
     Plain,
     connect_all,
@@ -96,6 +97,7 @@ def test_a_server_that_writes_64_mb_to_a_client_that_never_reads(serve):
     block = pattern(256 * KB)
     protocol.transport.write(pattern(MORE_THAN_THE_KERNEL_TAKES))
     protocol.wait_for("pause_writing")
+    wait_for_a_turn(protocol.transport)
     # What was queued before the pause was told is not held against it.
     queued = protocol.transport.get_write_buffer_size()
     sizes = []

@@ -13,7 +13,7 @@ from support import (
     pattern,
     run_together,
 )
-from support3 import wait_for_figure, wait_until
+from support3 import wait_for_a_turn, wait_for_figure, wait_until
 
 MB = 1 << 20
 NO_BUFFER_SPACE = 10055
@@ -198,6 +198,7 @@ def test_by_default_64_mib_may_be_queued_in_spite_of_a_pause(serve):
     # More than the limit, and fine: nobody has been told to pause.
     fill(protocol)
     protocol.wait_for("pause_writing")
+    wait_for_a_turn(protocol.transport)
     protocol.transport.write(bytes(64 * MB))
     assert protocol.transport.is_closing() is False
     protocol.transport.write(b"x")
