@@ -9,8 +9,8 @@ Called by the operations (`_recv`, `_send`) and by `_conn`; calls `_sched`.
 """
 
 from iocpx._base cimport (
-    conn_arm, conn_disarm_timer, conn_drop_queue, conn_drop_spare, count,
-    InterlockedExchangeAdd64, InterlockedIncrement, linger_zero, now_ms, trace,
+    conn_arm, conn_disarm_timer, conn_drop_queue, conn_drop_spare, count, linger_zero, now_ms,
+    trace,
 )
 from iocpx._state cimport (
     conn_next_state, deadline_disarm, EVENT_ABORT, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,

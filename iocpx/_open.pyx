@@ -7,8 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    conn_arm, conn_keep_buffer, count, engine_connections, InterlockedExchangeAdd64,
-    InterlockedIncrement, KEY, now_ms, op_init, trace,
+    conn_arm, conn_keep_buffer, count, engine_connections, KEY, now_ms, op_init, trace,
 )
 from iocpx._conn cimport on_recv_complete, on_send_complete, on_serve
 from iocpx._sched cimport conn_leave, conn_unref

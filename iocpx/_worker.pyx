@@ -7,13 +7,12 @@ Called by the threads of the layer above; calls what completes each op (`op_t.do
 from libc.stdint cimport uint64_t
 
 from iocpx._base cimport (
-    count, engine_trouble, GetCurrentThreadId, InterlockedDecrement, InterlockedIncrement,
-    keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
+    count, engine_trouble, keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
 )
 from iocpx._conn cimport conn_served
 from iocpx._op cimport op_t
 from iocpx._sched cimport (
-    engine_has_waiting, InterlockedDecrement, ready_move, worker_has_any, worker_next_work,
+    engine_has_waiting, ready_move, worker_has_any, worker_next_work,
     worker_share, worker_take_over,
 )
 from iocpx._types cimport *

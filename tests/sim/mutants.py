@@ -89,11 +89,12 @@ MUTANTS = [
         "the buffer of a receive is freed on a timeout",
         "iocpx/_life.pyx",
         [
+            ("    trace,\n)\n", "    give_buffer, trace,\n)\n"),
             (
                 "        recv.cancelled = True\n        CancelIoEx(",
                 "        recv.cancelled = True\n        give_buffer(conn.engine, recv.buf)\n"
                 "        recv.buf = NULL\n        CancelIoEx(",
-            )
+            ),
         ],
     ),
     (
