@@ -89,7 +89,7 @@ MUTANTS = [
         "the buffer of a receive is freed on a timeout",
         "iocpx/_life.pyx",
         [
-            ("    trace,\n)\n", "    give_buffer, trace,\n)\n"),
+            ("from iocpx._base cimport (\n", "from iocpx._base cimport (\n    give_buffer,\n"),
             (
                 "        recv.cancelled = True\n        CancelIoEx(",
                 "        recv.cancelled = True\n        give_buffer(conn.engine, recv.buf)\n"
