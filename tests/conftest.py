@@ -5,7 +5,8 @@ run where iocpx cannot be imported.
 """
 
 import pytest
-from support import Script, Served
+from script import Script
+from served import Served
 
 
 @pytest.fixture

@@ -4,26 +4,12 @@ import socket
 import threading
 
 import pytest
-from support import (
-    WAIT_S,
-    Client,
-    Echoing,
-    Recording,
-    assert_balanced,
-    assert_same_bytes,
-    connect_until_refused,
-    has_ipv6,
-    pattern,
-    take,
-    wait_for_event,
-)
-from support3 import (
-    bound_socket,
-    clock,
-    listening_socket,
-    wait_for_figure,
-    wait_until_gone,
-)
+from clients import Client, connect_until_refused
+from payload import assert_same_bytes, pattern
+from protocols import Echoing, Recording
+from served import assert_balanced
+from sockets import bound_socket, has_ipv6, listening_socket
+from waiting import WAIT_S, clock, take, wait_for_event, wait_for_figure, wait_until_gone
 
 import iocpx
 

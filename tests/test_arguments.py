@@ -8,7 +8,9 @@ import re
 import socket
 
 import pytest
-from support import Client, Echoing, Recording, take
+from clients import Client
+from protocols import Echoing, Recording
+from waiting import take
 
 import iocpx
 

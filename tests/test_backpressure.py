@@ -3,17 +3,9 @@
 import threading
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    Echoing,
-    Recording,
-    assert_same_bytes,
-    in_turn,
-    pattern,
-    run_together,
-    wait_for_event,
-)
-from support3 import clock, wait_until
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from protocols import Echoing, Recording, in_turn
+from waiting import clock, run_together, wait_for_event, wait_until
 
 MB = 1 << 20
 BLOCK = 64 * 1024

@@ -6,7 +6,9 @@ import socket
 import threading
 
 import pytest
-from support import Client, Echoing, assert_balanced
+from clients import Client
+from protocols import Echoing
+from served import assert_balanced
 
 import iocpx
 from iocpx._listening import PORT_ATTEMPTS

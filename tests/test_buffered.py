@@ -1,17 +1,9 @@
 """BufferedProtocol: what is received goes into the protocol's own buffer."""
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    EchoingBuffered,
-    Recording,
-    RecordingBuffered,
-    assert_same_bytes,
-    in_turn,
-    pattern,
-    pieces,
-    run_together,
-)
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern, pieces
+from protocols import EchoingBuffered, Recording, RecordingBuffered, in_turn
+from waiting import run_together
 
 
 class Tiny(EchoingBuffered):

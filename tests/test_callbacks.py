@@ -9,21 +9,10 @@ import queue
 import threading
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Client,
-    CountingSent,
-    Echoing,
-    Recording,
-    RecordingBuffered,
-    assert_same_bytes,
-    in_turn,
-    pattern,
-    run_together,
-    take,
-    wait_for_event,
-)
+from clients import Client
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from protocols import CountingSent, Echoing, Recording, RecordingBuffered, in_turn
+from waiting import WAIT_S, run_together, take, wait_for_event
 
 import iocpx
 

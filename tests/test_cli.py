@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from support import WAIT_S, Client, assert_same_bytes, pattern
+from clients import Client
+from payload import assert_same_bytes, pattern
+from waiting import WAIT_S
 
 import iocpx
 

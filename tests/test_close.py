@@ -4,17 +4,9 @@ import sys
 import threading
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    CountingSent,
-    Echoing,
-    Recording,
-    assert_same_bytes,
-    pattern,
-    run_together,
-    wait_for_event,
-)
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from protocols import CountingSent, Echoing, Recording
+from waiting import WAIT_S, run_together, wait_for_event
 
 import iocpx
 

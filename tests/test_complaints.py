@@ -12,18 +12,11 @@ import threading
 import time
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Client,
-    Echoing,
-    Recording,
-    assert_balanced,
-    assert_same_bytes,
-    pattern,
-    run_together,
-)
-from support_hard import Plain, echo_rounds, echo_until
+from clients import Client, echo_rounds, echo_until
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from protocols import Echoing, Plain, Recording
+from served import assert_balanced
+from waiting import WAIT_S, run_together
 
 import iocpx
 

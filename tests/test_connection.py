@@ -11,8 +11,10 @@ import threading
 import weakref
 
 import pytest
-from support import Echoing, Recording, assert_same_bytes, collect, pattern, run_together
-from support_hard import Plain
+from payload import assert_same_bytes, pattern
+from process import collect
+from protocols import Echoing, Plain, Recording
+from waiting import run_together
 
 import iocpx
 

@@ -12,17 +12,10 @@ import queue
 import weakref
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    CountingSent,
-    Echoing,
-    Recording,
-    RecordingBuffered,
-    collect,
-    in_turn,
-    pattern,
-    take,
-)
+from payload import MORE_THAN_THE_KERNEL_TAKES, pattern
+from process import collect
+from protocols import CountingSent, Echoing, Recording, RecordingBuffered, in_turn
+from waiting import take
 
 import iocpx
 

@@ -5,7 +5,11 @@ import multiprocessing
 import pickle
 
 import pytest
-from support import Client, Echoing, assert_balanced, assert_same_bytes, collect, pattern
+from clients import Client
+from payload import assert_same_bytes, pattern
+from process import collect
+from protocols import Echoing
+from served import assert_balanced
 
 import iocpx
 

@@ -9,21 +9,11 @@ import socket
 import threading
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Client,
-    CountingSent,
-    Echoing,
-    Recording,
-    assert_balanced,
-    assert_same_bytes,
-    connect_until_refused,
-    pattern,
-    run_together,
-    wait_for_event,
-)
-from support_hard import ROUNDS, Plain, echo_rounds, echo_until
+from clients import ROUNDS, Client, connect_until_refused, echo_rounds, echo_until
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from protocols import CountingSent, Echoing, Plain, Recording
+from served import assert_balanced
+from waiting import WAIT_S, run_together, wait_for_event
 
 import iocpx
 

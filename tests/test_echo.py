@@ -6,7 +6,10 @@ import random
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support import WAIT_S, Echoing, assert_same_bytes, has_ipv6, pattern, pieces, run_together
+from payload import assert_same_bytes, pattern, pieces
+from protocols import Echoing
+from sockets import has_ipv6
+from waiting import WAIT_S, run_together
 
 import iocpx
 

@@ -8,20 +8,12 @@ import threading
 import warnings
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Client,
-    Echoing,
-    assert_balanced,
-    assert_same_bytes,
-    collect,
-    connect_until_refused,
-    pattern,
-    run_together,
-    wait_for_event,
-)
-from support3 import wait_until
+from clients import Client, connect_until_refused
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from process import collect
+from protocols import Echoing
+from served import assert_balanced
+from waiting import WAIT_S, run_together, wait_for_event, wait_until
 
 import iocpx
 

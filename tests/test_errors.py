@@ -5,7 +5,8 @@ import re
 import socket
 
 import pytest
-from support import MORE_THAN_THE_KERNEL_TAKES, Echoing, Recording, pattern
+from payload import MORE_THAN_THE_KERNEL_TAKES, pattern
+from protocols import Echoing, Recording
 
 import iocpx
 from iocpx._errors import os_error

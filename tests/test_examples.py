@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import WAIT_S
+from waiting import WAIT_S
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "PROTOCOLS.md").read_text(encoding="utf-8")

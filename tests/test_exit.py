@@ -1,7 +1,8 @@
 """The end of the interpreter: what still runs is stopped in order, with nothing on stderr."""
 
 import pytest
-from support import MORE_THAN_THE_KERNEL_TAKES, Client
+from clients import Client
+from payload import MORE_THAN_THE_KERNEL_TAKES
 
 # Every program prints its address, then waits for a line before it goes on to its end. Its servers
 # are stopped by the exit of the interpreter alone.

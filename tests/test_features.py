@@ -9,26 +9,23 @@ import socket
 import threading
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
+from clients import Client, connect_until_refused
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern, pieces
+from process import collect
+from protocols import CountingSent, Echoing, Recording
+from served import assert_balanced
+from sockets import has_ipv6
+from test_cli import CLI, assert_totals, listening_address, set_event
+from waiting import (
     WAIT_S,
-    Client,
-    CountingSent,
-    Echoing,
-    Recording,
-    assert_balanced,
-    assert_same_bytes,
-    collect,
-    connect_until_refused,
-    has_ipv6,
-    pattern,
-    pieces,
+    clock,
     run_together,
     take,
     wait_for_event,
+    wait_for_figure,
+    wait_until,
+    wait_until_gone,
 )
-from support3 import clock, wait_for_figure, wait_until, wait_until_gone
-from test_cli import CLI, assert_totals, listening_address, set_event
 
 import iocpx
 

@@ -10,30 +10,12 @@ import threading
 import weakref
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Client,
-    CountingSent,
-    Echoing,
-    Recording,
-    assert_balanced,
-    assert_same_bytes,
-    collect,
-    pattern,
-    pieces,
-    run_together,
-    wait_for_event,
-)
-from support3 import wait_for_a_turn
-from support_hard import (
-    Plain,
-    connect_all,
-    descriptor_limit,
-    echo_rounds,
-    echo_until,
-    handle_count,
-)
+from clients import Client, connect_all, echo_rounds, echo_until
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern, pieces
+from process import collect, descriptor_limit, handle_count
+from protocols import CountingSent, Echoing, Plain, Recording
+from served import assert_balanced
+from waiting import WAIT_S, run_together, wait_for_a_turn, wait_for_event
 
 import iocpx
 

@@ -3,17 +3,9 @@
 import re
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    CountingSent,
-    Echoing,
-    Recording,
-    assert_same_bytes,
-    in_turn,
-    pattern,
-    run_together,
-)
-from support3 import wait_for_a_turn, wait_for_figure, wait_until
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from protocols import CountingSent, Echoing, Recording, in_turn
+from waiting import run_together, wait_for_a_turn, wait_for_figure, wait_until
 
 MB = 1 << 20
 NO_BUFFER_SPACE = 10055

@@ -3,15 +3,11 @@
 import socket
 
 import pytest
-from support import (
-    WAIT_S,
-    Client,
-    Echoing,
-    assert_balanced,
-    has_ipv6,
-    run_together,
-)
-from support3 import free_port
+from clients import Client
+from protocols import Echoing
+from served import assert_balanced
+from sockets import free_port, has_ipv6
+from waiting import WAIT_S, run_together
 
 import iocpx
 

@@ -3,7 +3,10 @@
 import logging
 
 import pytest
-from support import MORE_THAN_THE_KERNEL_TAKES, WAIT_S, Client, Echoing, Recording, pattern
+from clients import Client
+from payload import MORE_THAN_THE_KERNEL_TAKES, pattern
+from protocols import Echoing, Recording
+from waiting import WAIT_S
 
 import iocpx
 

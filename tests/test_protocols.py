@@ -9,17 +9,9 @@ import contextlib
 import warnings
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    CountingSent,
-    Echoing,
-    Recording,
-    RecordingBuffered,
-    assert_same_bytes,
-    collect,
-    in_turn,
-    pattern,
-)
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from process import collect
+from protocols import CountingSent, Echoing, Recording, RecordingBuffered, in_turn
 
 REPLY = pattern(MORE_THAN_THE_KERNEL_TAKES)
 

@@ -3,19 +3,10 @@
 import threading
 
 import pytest
-from support import (
-    Echoing,
-    PausesOften,
-    Recording,
-    assert_same_bytes,
-    has_ipv6,
-    in_turn,
-    pattern,
-    pieces,
-    run_together,
-    wait_for_event,
-)
-from support3 import wait_until
+from payload import assert_same_bytes, pattern, pieces
+from protocols import Echoing, PausesOften, Recording, in_turn
+from sockets import has_ipv6
+from waiting import run_together, wait_for_event, wait_until
 
 
 def test_data_arrives_in_order_and_before_the_end(serve):

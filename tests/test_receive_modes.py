@@ -6,7 +6,8 @@ import threading
 import tracemalloc
 
 import pytest
-from support import (
+from payload import assert_same_bytes, pattern, pieces
+from protocols import (
     CountingSent,
     Echoing,
     EchoingBuffered,
@@ -14,13 +15,15 @@ from support import (
     Recorder,
     Recording,
     RecordingBuffered,
-    assert_same_bytes,
-    pattern,
-    pieces,
+)
+from waiting import (
+    clock,
     run_together,
     wait_for_event,
+    wait_for_figure,
+    wait_until,
+    wait_until_gone,
 )
-from support3 import clock, wait_for_figure, wait_until, wait_until_gone
 
 import iocpx
 

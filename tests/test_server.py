@@ -6,20 +6,13 @@ import threading
 import warnings
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Client,
-    Echoing,
-    Recording,
-    assert_balanced,
-    assert_same_bytes,
-    collect,
-    connect_until_refused,
-    pattern,
-    run_together,
-)
-from support3 import free_port
+from clients import Client, connect_until_refused
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from process import collect
+from protocols import Echoing, Recording
+from served import assert_balanced
+from sockets import free_port
+from waiting import WAIT_S, run_together
 
 import iocpx
 

@@ -3,7 +3,9 @@
 import socket
 
 import pytest
-from support import MORE_THAN_THE_KERNEL_TAKES, Echoing, Recording, in_turn, run_together
+from payload import MORE_THAN_THE_KERNEL_TAKES
+from protocols import Echoing, Recording, in_turn
+from waiting import run_together
 
 
 @pytest.mark.parametrize("end", ["abort", "raise", "timeout"])

@@ -3,8 +3,9 @@
 import socket
 import threading
 
-from support import Recording, pattern
-from support3 import wait_for_figure, wait_until
+from payload import pattern
+from protocols import Recording
+from waiting import wait_for_figure, wait_until
 
 KB = 1 << 10
 # Seconds; what a test's peer needs is a multiple of it.

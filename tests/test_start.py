@@ -8,17 +8,12 @@ import sys
 import threading
 
 import pytest
-from support import (
-    WAIT_S,
-    Client,
-    Echoing,
-    assert_balanced,
-    connect_until_refused,
-    run_together,
-    wait_for_event,
-)
-from support3 import bound_socket, wait_until
-from support_hard import handle_count
+from clients import Client, connect_until_refused
+from process import handle_count
+from protocols import Echoing
+from served import assert_balanced
+from sockets import bound_socket
+from waiting import WAIT_S, run_together, wait_for_event, wait_until
 
 import iocpx
 

@@ -9,9 +9,9 @@ import contextlib
 import socket
 import threading
 
-from support import WAIT_S, Echoing, wait_for_event
-from support3 import wait_until
-from support_hard import echo_rounds
+from clients import echo_rounds
+from protocols import Echoing
+from waiting import WAIT_S, wait_for_event, wait_until
 
 # When the server gives up on a closed connection, in seconds: later than a client on its answer.
 CLOSE_TIMEOUT_S = 2 * WAIT_S

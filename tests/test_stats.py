@@ -4,18 +4,10 @@ import queue
 import threading
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Echoing,
-    Recording,
-    assert_balanced,
-    in_turn,
-    pattern,
-    take,
-    wait_for_event,
-)
-from support3 import wait_for_figure, wait_until, wait_until_gone
+from payload import MORE_THAN_THE_KERNEL_TAKES, pattern
+from protocols import Echoing, Recording, in_turn
+from served import assert_balanced
+from waiting import WAIT_S, take, wait_for_event, wait_for_figure, wait_until, wait_until_gone
 
 import iocpx
 

@@ -6,20 +6,12 @@ import sys
 import threading
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Client,
-    Echoing,
-    Recording,
-    assert_balanced,
-    assert_same_bytes,
-    connect_until_refused,
-    pattern,
-    run_together,
-    wait_for_event,
-)
-from support3 import free_port
+from clients import Client, connect_until_refused
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from protocols import Echoing, Recording
+from served import assert_balanced
+from sockets import free_port
+from waiting import WAIT_S, run_together, wait_for_event
 
 import iocpx
 

@@ -7,17 +7,12 @@ import threading
 import weakref
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    WAIT_S,
-    Recording,
-    collect,
-    run_together,
-    wait_for_event,
-)
-from support3 import wait_until, wait_until_gone
-from support_hard import connect_all
+from clients import connect_all
+from payload import MORE_THAN_THE_KERNEL_TAKES
+from process import collect
+from protocols import Recording
 from test_timers import HOUR_S, Timed
+from waiting import WAIT_S, run_together, wait_for_event, wait_until, wait_until_gone
 
 
 class Sees(Timed):

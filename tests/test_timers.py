@@ -16,16 +16,10 @@ import time
 import weakref
 
 import pytest
-from support import (
-    WAIT_S,
-    Echoing,
-    collect,
-    in_turn,
-    run_together,
-    take,
-    wait_for_event,
-)
-from support_hard import echo_rounds
+from clients import echo_rounds
+from process import collect
+from protocols import Echoing, in_turn
+from waiting import WAIT_S, run_together, take, wait_for_event
 
 import iocpx
 

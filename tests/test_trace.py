@@ -4,8 +4,9 @@ import re
 import threading
 
 import pytest
-from support import WAIT_S, Echoing, Recording, assert_same_bytes, pattern
-from support3 import wait_until_gone
+from payload import assert_same_bytes, pattern
+from protocols import Echoing, Recording
+from waiting import WAIT_S, wait_until_gone
 
 
 class Trace:

@@ -6,15 +6,9 @@ import struct
 import sys
 
 import pytest
-from support import (
-    MORE_THAN_THE_KERNEL_TAKES,
-    CountingSent,
-    Echoing,
-    Recording,
-    assert_same_bytes,
-    pattern,
-    run_together,
-)
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from protocols import CountingSent, Echoing, Recording
+from waiting import run_together
 
 MB = 1 << 20
 

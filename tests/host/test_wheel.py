@@ -72,7 +72,7 @@ def test_the_sdist_has_all_sources_and_nothing_built(made):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert sources(BUILT_FROM) <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "dev.py", "lab/linux.py"} <= names
-    assert {"tests/conftest.py", "tests/support.py", "benchmarks/ceiling.c"} <= names
+    assert {"tests/conftest.py", "tests/served.py", "benchmarks/ceiling.c"} <= names
     assert [name for name in names if name.endswith((".pyd", ".pyc"))] == []
     # Cython's; tests/sim has C of our own.
     assert [name for name in names if name.startswith("iocpx/") and name.endswith(".c")] == []

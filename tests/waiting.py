@@ -1,13 +1,28 @@
-"""What the tests of the server's parameters share, beside `support`."""
+"""Waits of the tests: each has a limit and fails with a sentence."""
 
-import socket
+import queue
 import threading
 import time
 
-from support import WAIT_S
+# How long anything may take before a test calls it lost, in seconds. Far above what is needed: it
+# measures nothing.
+WAIT_S = 30
 
 # The clock for "never early": time.monotonic() has steps of 15.6 ms on Windows before Python 3.13.
 clock = time.perf_counter
+
+
+def wait_for_event(event, what):
+    """Wait for a threading.Event; `what` completes the sentence "... did not happen"."""
+    assert event.wait(WAIT_S), f"{what} did not happen within {WAIT_S} s"
+
+
+def take(items, what):
+    """The next item of a queue; `what` completes the sentence "... did not come"."""
+    try:
+        return items.get(timeout=WAIT_S)
+    except queue.Empty:
+        raise AssertionError(f"{what} did not come within {WAIT_S} s") from None
 
 
 def wait_until(condition, what):
@@ -48,20 +63,23 @@ def wait_until_gone(served, count=0):
     wait_until(lambda: served.server.connection_count == count, f"a count of {count} connections")
 
 
-def bound_socket(host="127.0.0.1"):
-    """A TCP socket with an address, not listening."""
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    sock.bind((host, 0))
-    return sock
+def run_together(*functions):
+    """Run the functions at the same time, each in a thread; raise the first error of theirs."""
+    errors = []
 
+    def guarded(function):
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
 
-def free_port():
-    """A port that nobody listens at, for a server that has to be told one."""
-    with bound_socket() as sock:
-        return sock.getsockname()[1]
-
-
-def listening_socket(host="127.0.0.1"):
-    sock = bound_socket(host)
-    sock.listen()
-    return sock
+    threads = [
+        threading.Thread(target=guarded, args=(function,), daemon=True) for function in functions
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(4 * WAIT_S)
+        assert not thread.is_alive(), f"a thread of the test did not end within {4 * WAIT_S} s"
+    if errors:
+        raise errors[0]

@@ -1,0 +1,122 @@
+"""A server with its clients, and its books when it has stopped."""
+
+import queue
+
+from clients import Client
+from payload import assert_same_bytes, pattern
+from protocols import Recorder
+from waiting import WAIT_S, take
+
+
+class Served:
+    """A started server with its clients, the protocols it made and the errors it reported."""
+
+    def __init__(
+        self,
+        protocol_factory,
+        host="127.0.0.1",
+        port=0,
+        *,
+        started=True,
+        exception_handler=None,
+        **parameters,
+    ):
+        import iocpx
+
+        self.protocols = []
+        self.errors = queue.Queue()
+        self._made = queue.Queue()
+        self._clients = []
+        native = protocol_factory is iocpx.native.Echo
+        self.server = iocpx.Server(
+            protocol_factory if native else self._recorded(protocol_factory),
+            host,
+            port,
+            exception_handler=exception_handler or self.errors.put,
+            **parameters,
+        )
+        if started:
+            self.server.start()
+
+    def _recorded(self, protocol_factory):
+        # A function and no method: the server must not be kept alive by what it keeps alive itself.
+        protocols, made = self.protocols, self._made
+
+        def factory():
+            protocol = protocol_factory()
+            if issubclass(type(protocol), Recorder):  # a proxy may not like isinstance()
+                protocols.append(protocol)
+                made.put(protocol)
+            return protocol
+
+        return factory
+
+    def connect(self, address=None):
+        """A new client of this server."""
+        client = Client(address or self.server.address)
+        self._clients.append(client)
+        return client
+
+    def connect_in_vain(self, ask=b""):
+        """Connect to a server that drops its clients, before or after `ask` was sent.
+
+        Return what still came from it.
+        """
+        try:
+            client = self.connect()
+        except (ConnectionResetError, ConnectionAbortedError):
+            # Dropped already while connect() looked at the result.
+            return b""
+        client.send_until_refused(ask)
+        return client.read_until_gone()
+
+    def open(self, address=None):
+        """A new client and the recording protocol made for it, its connection_made done.
+
+        Only for one client at a time: the next protocol made is taken for this client's.
+        """
+        client = self.connect(address)
+        protocol = take(self._made, "the protocol of a new connection")
+        protocol.wait_for("connection_made")
+        return client, protocol
+
+    def take_error(self):
+        """The next context that the server gave to its exception handler."""
+        return take(self.errors, "a call of the exception handler")
+
+    def assert_serving(self, size=1000):
+        """Ask a server that echoes for one more echo, on a new connection."""
+        with self.connect() as client:
+            data = pattern(size, seed=size)
+            assert_same_bytes(client.exchange([data]), data)
+
+    def hang_up(self):
+        """Close all clients."""
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+
+    def finish(self):
+        """Stop the server and assert that nothing is left behind."""
+        self.hang_up()
+        self.server.close()
+        assert self.server.wait_closed(2 * WAIT_S) is True, (
+            f"the server did not stop within {2 * WAIT_S} s: {self.server.stats()}"
+        )
+        assert_balanced(self.server)
+        for protocol in self.protocols:
+            protocol.check()
+        assert self.errors.empty(), f"an error that no test asked for: {self.errors.get()}"
+
+
+def assert_balanced(server):
+    """The ledger of a stopped server."""
+    stats = server.stats()
+    assert stats["ops_posted"] == stats["ops_completed"], stats
+    assert stats["sockets_opened"] == stats["sockets_closed"], stats
+    assert stats["connections_made"] == stats["connections_retired"], stats
+    assert stats["connections_now"] == 0, stats
+    assert stats["buffers_out"] == 0, stats
+    assert server.connection_count == 0
+    assert server.sockets == ()
+    assert server.is_serving() is False
