@@ -202,7 +202,7 @@ cdef class Runtime:
 
     def _is_prepared(self):
         try:
-            self._prepared.get(True, WAIT_SLICE_MS / 1000)
+            self._prepared.get(True, WAIT_SLICE_MS / 1000.0)
         except queue.Empty:
             return False
         return True

@@ -160,7 +160,7 @@ class Signalled:
 
     def interrupt(self):
         signal.raise_signal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread():
+        if threading.get_ident() != threading.main_thread().ident:
             wait_for_event(self.handled, "the call of the signal handler")
 
     def at(self, owner, name, number, after=False):
