@@ -229,11 +229,12 @@ cdef class Runtime:
         cdef int i
         try:
             sockets, self._skipped = make_sockets()
+            # Before close() can reach them.
+            self.addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
             with self._sockets_lock:
                 self.sockets = sockets
                 go_on = not (self._closed or self.failed)
             if go_on:
-                self.addresses = ", ".join(address_text(sock.getsockname()) for sock in sockets)
                 self._start_thread("iocpx-keeper", self.run_keeper)
                 for i in range(self.engine.config.workers):
                     self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
@@ -276,6 +277,8 @@ cdef class Runtime:
             for sock in self.sockets:
                 self._listen(sock)
         except BaseException as exc:
+            if self._closed:
+                return      # and has taken the socket away
             self._raised = exc
             self.failed = True
             with nogil:

@@ -414,6 +414,28 @@ def test_a_close_during_the_start_closes_the_callers_socket_too(monkeypatch, log
     assert_balanced(server)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_close_while_the_sockets_are_looked_at_is_no_error(monkeypatch, number):
+    server = iocpx.Server(Echoing, "127.0.0.1")
+    look = socket.socket.getsockname
+    looks = []
+
+    def look_and_close(sock):
+        looks.append(sock)
+        if len(looks) == number:
+            server.close()
+        return look(sock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "getsockname", look_and_close)
+        server.start()
+    assert server.is_serving() is False
+    assert server.wait_closed(WAIT_S) is True
+    assert looks[0].fileno() == -1
+    assert_balanced(server)
+    assert_serves(server)
+
+
 def test_a_close_before_the_start_has_no_effect_on_it():
     server = iocpx.Server(Echoing, "127.0.0.1")
     server.close()
