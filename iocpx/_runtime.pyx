@@ -225,7 +225,7 @@ cdef class Runtime:
     def _prepare(self, make_sockets):
         """All of the start that an interrupt must not split.  Neither this thread nor the
         keeper may log before the end: the caller of start() may hold the lock of a log handler."""
-        cdef bint go_on
+        cdef bint go_on = False
         cdef int i
         try:
             sockets, self._skipped = make_sockets()
