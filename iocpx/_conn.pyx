@@ -40,6 +40,10 @@ cdef void conn_mark(worker_t *worker, conn_t *conn) noexcept nogil:
         # Told also where the queue drains before: whoever has seen it above the mark may be
         # waiting for resume_writing.
         conn.passed = not conn.pause_told
+    elif above and not conn.marks.above:
+        # A thread may go on at once (conn_wait_writable), though resume_writing is told later.
+        conn.limit_told = False
+        conn.over_bytes = 0
 
 
 cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept nogil:
@@ -89,7 +93,7 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     conn.executor = 0
     conn_advance(worker, conn, True)
     AcquireSRWLockExclusive(&conn.lock)
-    conn.limit_told = conn.pause_told
+    conn.limit_told = conn.pause_told and conn.marks.above
     if conn.turn_writes != 0:
         # From here on what the turn has written counts, unless it was what passed the mark.
         if conn.turn_told:

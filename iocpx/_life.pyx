@@ -124,8 +124,7 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
         # The application's own handle keeps the connection open, so closesocket does not reset
         # it: the peer shall see an end at least.
         shutdown(sock, SD_BOTH)
-    if conn.lost_told:
-        InterlockedExchangeAdd64(&engine.draining, -1)
+    cdef bint told = conn.lost_told
     conn.state = conn_next_state(conn.state, EVENT_QUIET)
     conn.sock = INVALID_SOCKET
     conn_drop_queue(conn, &conn.outbox)
@@ -140,8 +139,12 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     deadline_disarm(&conn.closing)
     deadline_disarm(&conn.quiet)
     deadline_disarm(&conn.idling)
-    ReleaseSRWLockExclusive(&engine.lock)
+    # Both under the lock under which conn_open compares them: a client within max_connections
+    # would be refused in between.
     InterlockedExchangeAdd64(&engine.connections_now, -1)
+    if told:
+        InterlockedExchangeAdd64(&engine.draining, -1)
+    ReleaseSRWLockExclusive(&engine.lock)
 
     AcquireSRWLockExclusive(&conn.lock)
     trace(conn, "handle closed", 0)

@@ -254,7 +254,10 @@ cdef wait_result conn_wait_writable(conn_t *conn, DWORD timeout_ms) noexcept nog
         if conn.state != STATE_OPEN or conn.write_eof:
             result = WAIT_CLOSED
         elif not conn.marks.above and (
-                config.max_sends == 0 or conn.outbox.writes < config.max_sends):
+                config.max_sends == 0 or conn.outbox.writes < config.max_sends) and (
+                # Where the limit comes before the mark only an empty queue is sure to take more.
+                conn.outbox.head == NULL or config.max_write_buffer == 0
+                or conn.marks.high < config.max_write_buffer):
             result = WAIT_WRITABLE
         if result != WAIT_AGAIN or timeout_ms == 0:
             break

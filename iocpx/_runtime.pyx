@@ -207,9 +207,19 @@ cdef class Runtime:
             self._may_listen.put(None)
             self.wait(-1)
             raise
-        # No signal handler runs from here on to the end of the start.
         self._may_listen.put(None)
-        self._listened.get()
+        interrupt = None
+        while True:
+            try:
+                self._listened.get()    # from 3.14 on signal handlers run in it
+                break
+            except BaseException as exc:
+                interrupt = exc
+        if interrupt is not None:
+            self._fail()
+            self._drop_sockets()        # the keeper may have looked at `failed` before
+            self.wait(-1)
+            raise interrupt
         raised, self._raised = self._raised, None
         if raised is not None:
             self.wait(-1)
@@ -357,10 +367,11 @@ cdef class Runtime:
         for its lock, which whoever waits for the stop may hold."""
         if self._telling is not None and self._telling.is_alive():
             return      # still at the last one
-        thread = threading.Thread(
-            target=logger.warning, name="iocpx-log", daemon=True,
-            args=("cannot serve for now, trying again: %s", os_error(trouble, "accept or wait")))
         try:
+            thread = threading.Thread(
+                target=logger.warning, name="iocpx-log", daemon=True, args=(
+                    "cannot serve for now, trying again: %s",
+                    os_error(trouble, "accept or wait")))
             thread.start()
         except (RuntimeError, MemoryError):
             return      # no thread to be had either; it is told again while it lasts

@@ -48,6 +48,7 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
         n += 1
         buf = buf.next
     conn.send_lent = conn.send_bytes - room
+    conn.send_ms = 0
     conn.sending = True
     conn.pending += 1
     conn_ref(conn)
@@ -93,8 +94,10 @@ cdef void send_defer(conn_t *conn) noexcept nogil:
 cdef void send_fit(conn_t *conn, DWORD nbytes) noexcept nogil:
     """After a send that was pending: the next takes what the peer has taken in a second, so that
     one that reads slowly shows that it does.  Precondition: conn.lock held."""
-    cdef uint64_t took_ms = max(now_ms() - conn.send_ms, <uint64_t>1)
-    if nbytes > 0:
+    cdef uint64_t took_ms
+    # 0: it was faster than who posted it.
+    if nbytes > 0 and conn.send_ms != 0:
+        took_ms = max(now_ms() - conn.send_ms, <uint64_t>1)
         conn.send_bytes = <size_t>min(max(<uint64_t>nbytes * 1000 // took_ms,
                                           <uint64_t>SLOW_SEND_BYTES), <uint64_t>SEND_BYTES)
 

@@ -100,6 +100,7 @@ class Server:
                  exception_handler=None, trace=None):
         self._runtime = None
         self._address = None
+        self._closes = 0            # so often close() was called
         if protocol_factory is not Echo and not callable(protocol_factory):
             raise TypeError(f"protocol_factory must be callable, got {protocol_factory!r}")
         for name, value in (("exception_handler", exception_handler), ("trace", trace)):
@@ -191,6 +192,7 @@ class Server:
         system.  After close() and wait_closed() it may be started again.
         """
         # Without waiting: a signal handler may start what this very thread is starting.
+        closes = self._closes
         if not self._start_lock.acquire(False):
             raise RuntimeError("the server is already running")
         try:
@@ -200,6 +202,8 @@ class Server:
             require_system_threads()
             runtime = Runtime(*self._arguments)
             self._runtime = runtime     # from here on close() finds it
+            if self._closes != closes:
+                runtime.close(0)        # one came while the threads were looked at
             try:
                 runtime.start(self._make_sockets, self._sock is None)
             except BaseException:
@@ -250,6 +254,7 @@ class Server:
         """Stop: no new clients, every connection is closed gracefully, within
         close_timeout_s.  Returns at once, see wait_closed(); any number of times.
         While start() runs it ends that; a start() that begins later is not affected."""
+        self._closes += 1
         runtime = self._runtime     # read once: a failing start() takes it back
         if runtime is not None:
             runtime.close(self._numbers["close_timeout_s"])

@@ -161,7 +161,7 @@ def test_the_wait_ends_at_the_low_mark(serve):
 
 
 def test_the_wait_heeds_max_sends(serve):
-    client, protocol = serve(Recording, max_sends=2).open()
+    client, protocol = serve(Recording, max_sends=2, max_write_buffer=None).open()
     transport = protocol.transport
     transport.set_write_buffer_limits(high=1 << 40)
     transport.write(bytes(MORE_THAN_THE_KERNEL_TAKES))
@@ -262,3 +262,14 @@ def test_what_was_sent_is_given_back_while_a_callback_lasts(serve):
         may_return.set()
     assert most <= 3
     protocol.wait_for("data_received")
+
+
+def test_the_wait_heeds_a_limit_that_is_below_the_high_mark(serve):
+    _, protocol = serve(Recording, max_write_buffer=65536).open()
+    writes = 0
+    while protocol.transport.wait_writable(0.3):
+        protocol.transport.write(bytes(40_000))
+        writes += 1
+    assert writes > 1
+    assert protocol.transport.is_closing() is False
+    protocol.transport.abort()

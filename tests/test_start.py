@@ -436,6 +436,15 @@ def test_a_close_while_the_sockets_are_looked_at_is_no_error(monkeypatch, number
     assert_serves(server)
 
 
+def test_a_close_while_the_threads_are_looked_at_is_not_lost(monkeypatch):
+    server = iocpx.Server(Echoing, "127.0.0.1")
+    monkeypatch.setattr(iocpx._server, "require_system_threads", server.close)
+    server.start()
+    assert server.is_serving() is False
+    assert server.wait_closed(WAIT_S) is True
+    assert_balanced(server)
+
+
 def test_a_close_before_the_start_has_no_effect_on_it():
     server = iocpx.Server(Echoing, "127.0.0.1")
     server.close()

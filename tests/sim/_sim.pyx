@@ -571,7 +571,9 @@ cdef void check_idle() noexcept nogil:
                     and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
                 sim_fail("client %d: what was written waits, and nobody sends", client_of(conn))
             if conn.waiters != 0 and not conn.marks.above and (
-                    the.config.max_sends == 0 or conn.outbox.writes < the.config.max_sends):
+                    the.config.max_sends == 0 or conn.outbox.writes < the.config.max_sends) and (
+                    the.config.max_write_buffer == 0
+                    or conn.marks.high < the.config.max_write_buffer):
                 sim_fail("client %d: a thread waits to write, and may", client_of(conn))
             if conn.inbox.head != NULL and not conn.read_paused:
                 sim_fail("client %d: data waits, and nobody is told", client_of(conn))
