@@ -31,12 +31,13 @@ ENGINE = [
     "_requests",
     "_delivery",
     "_accept",
+    "_service",
     "_worker",
     "_keeper",
     "_engine",
     "_native",
 ]
-MODULES = [*ENGINE, "_runtime", "_timers", "_connection", "_server", "_core"]
+MODULES = [*ENGINE, "_engines", "_runtime", "_timers", "_connection", "_server", "_core"]
 
 # The one place for Cython's directives: none stands in a source file.
 DIRECTIVES = {
@@ -62,7 +63,7 @@ DEFINES = [
 ]
 
 # AcceptEx and its kin are fetched with WSAIoctl, so mswsock is not linked.
-LIBRARIES = ["ws2_32"]
+LIBRARIES = ["ws2_32", "ntdll"]
 
 CONFIG = {}
 if "IOCPX_BUILD_CONFIG" in os.environ:

@@ -2,14 +2,15 @@
 
 Server      a threaded server for any Python program; speaks asyncio's protocol
             and transport interface, with the callbacks on the engine's workers
+Engine      the completion port and worker threads, which several servers may share
 Connection  the transport that a protocol gets in connection_made
 TimerHandle what its call_later() and call_soon() return
 native      handlers that never enter Python
 
 From the bottom up: `_winsock` declares the operating system, `_op` is the struct
 of one operation, `_state` the portable data structures, `_engine` the completion
-port and its workers (no GIL), `_errors` the table of Windows codes, `_runtime`
-one run of the engine with its threads, `_timers`, `_connection` and `_server` the
+port and its workers (no GIL), `_errors` the table of Windows codes, `_engines` the
+engine with its threads, `_runtime` one run of a server on it, `_timers`, `_connection` and `_server` the
 classes above, and `_core` the one place that takes the GIL.
 """
 
@@ -25,6 +26,6 @@ if sys.platform != "win32":
 
 # After the check, which says better what is wrong than the missing extension would.
 from iocpx import _imports, native  # noqa: F401 - _imports is for freezers
-from iocpx._core import Connection, Server, TimerHandle
+from iocpx._core import Connection, Engine, Server, TimerHandle
 
-__all__ = ["Connection", "Server", "TimerHandle", "__version__", "native"]
+__all__ = ["Connection", "Engine", "Server", "TimerHandle", "__version__", "native"]

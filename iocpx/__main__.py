@@ -61,7 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         return info()
     try:
         server = iocpx.Server(
-            iocpx.native.Echo if args.native else Echo, args.host, args.port, workers=args.workers
+            iocpx.native.Echo if args.native else Echo,
+            args.host,
+            args.port,
+            engine=iocpx.Engine(workers=args.workers),
         )
     except (TypeError, ValueError) as error:
         echo.error(str(error))
@@ -130,7 +133,7 @@ def serve_echo(server: iocpx.Server, event_name: str | None) -> int:
     except OSError as error:
         print(f"iocpx echo: {error}", file=sys.stderr)
         return 1
-    for line in totals(server.stats()):
+    for line in totals({**server.engine.stats(), **server.stats()}):
         print(line)
     return 0
 

@@ -10,8 +10,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    count, drop_socket, engine_trouble, give_buffer, keeper_wants, KEY, linger_zero, live_drop,
-    now_ms, op_error, op_init, RETRY_MS, take_buffer,
+    count, count_op, drop_socket, engine_trouble, give_buffer, keeper_wants, KEY, linger_zero,
+    live_drop, now_ms, op_error, op_init, RETRY_MS, take_buffer,
 )
 from iocpx._op cimport op_t
 from iocpx._open cimport conn_open
@@ -40,6 +40,7 @@ cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
     be posted now is left to the keeper.
     """
     cdef listener_t *listener = acceptor.listener
+    cdef service_t *service = listener.service
     cdef engine_t *engine = listener.engine
     cdef int error = 0
     cdef int _attempt
@@ -51,20 +52,20 @@ cdef void accept_post(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
             list_remove(&acceptor.link)
             listener.n_acceptors -= 1
             if not listener.closing:
-                count(engine, worker, N_ACCEPTS_SHRUNK, 1)
+                count(service, worker, N_ACCEPTS_SHRUNK, 1)
         ReleaseSRWLockExclusive(&listener.lock)
         if over:
             if acceptor.data != NULL:
                 give_buffer(engine, acceptor.data)
             free(acceptor)
-            live_drop(engine)
+            live_drop(service)
             return
         error = acceptor_call(worker, acceptor)
         if error == ERROR_IO_PENDING:
             return
         if error == ERROR_OPERATION_ABORTED:
             continue    # closing: the next turn ends it
-        count_accept_error(engine, worker, error)
+        count_accept_error(service, worker, error)
         if not client_vanished(error):
             break       # trying again at once is no use
     accept_starve(acceptor, error)
@@ -95,13 +96,14 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
     """A fresh socket, and AcceptEx.  ERROR_IO_PENDING: a packet will follow, and the
     acceptor is no longer the caller's.  Else a Windows code, and nothing is posted."""
     cdef listener_t *listener = acceptor.listener
+    cdef service_t *service = listener.service
     cdef engine_t *engine = listener.engine
     cdef SOCKET sock
     cdef DWORD nbytes = 0
     cdef DWORD data_bytes = 0
     cdef char *output = acceptor.addresses
     cdef int error
-    if engine.config.accept_receive:
+    if service.config.accept_receive:
         if acceptor.data == NULL:
             acceptor.data = take_buffer(engine, 2 * ACCEPT_ADDRESS_BYTES + 1)
             if acceptor.data == NULL:
@@ -112,7 +114,7 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
                       WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT)
     if sock == INVALID_SOCKET:
         return WSAGetLastError()
-    count(engine, worker, N_SOCKETS_OPENED, 1)
+    count(service, worker, N_SOCKETS_OPENED, 1)
     memset(&acceptor.op.overlapped, 0, sizeof(OVERLAPPED))
     # The lock keeps the listening handle from being closed, and its value from
     # being reused, between the look at `closing` and the call.
@@ -122,8 +124,8 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
     else:
         acceptor.sock = sock
         acceptor.pending = True
-        InterlockedExchangeAdd64(&engine.accepts_pending, 1)
-        count(engine, worker, N_OPS_POSTED, 1)
+        InterlockedExchangeAdd64(&service.accepts_pending, 1)
+        count_op(engine, worker, E_OPS_POSTED, 1)
         error = ERROR_IO_PENDING
         # Without first data, since a client that says nothing would hold the slot,
         # unless the server asked for it.  Listeners do not skip, so a packet
@@ -135,30 +137,31 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
         if error != ERROR_IO_PENDING:
             acceptor.pending = False
             acceptor.sock = INVALID_SOCKET
-            InterlockedExchangeAdd64(&engine.accepts_pending, -1)
-            count(engine, worker, N_OPS_COMPLETED, 1)
+            InterlockedExchangeAdd64(&service.accepts_pending, -1)
+            count_op(engine, worker, E_OPS_COMPLETED, 1)
     ReleaseSRWLockExclusive(&listener.lock)
     if error != ERROR_IO_PENDING:
-        drop_socket(engine, worker, sock)
+        drop_socket(service, worker, sock)
     return error
 
 
-cdef void count_accept_error(engine_t *engine, worker_t *worker, int error) noexcept nogil:
+cdef void count_accept_error(service_t *service, worker_t *worker, int error) noexcept nogil:
     cdef int i
-    count(engine, worker, N_ACCEPT_ERRORS, 1)
-    AcquireSRWLockExclusive(&engine.lock)
+    count(service, worker, N_ACCEPT_ERRORS, 1)
+    AcquireSRWLockExclusive(&service.engine.lock)
     for i in range(<int>ACCEPT_ERROR_CODES):
-        if engine.accept_error_counts[i] == 0 or engine.accept_error_codes[i] == error:
-            engine.accept_error_codes[i] = error
-            engine.accept_error_counts[i] += 1
+        if service.accept_error_counts[i] == 0 or service.accept_error_codes[i] == error:
+            service.accept_error_codes[i] = error
+            service.accept_error_counts[i] += 1
             break
-    ReleaseSRWLockExclusive(&engine.lock)
+    ReleaseSRWLockExclusive(&service.engine.lock)
 
 
 cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     cdef worker_t *worker = <worker_t *>by
     cdef acceptor_t *acceptor = <acceptor_t *>op
     cdef listener_t *listener = acceptor.listener
+    cdef service_t *service = listener.service
     cdef engine_t *engine = listener.engine
     cdef sockaddr *local = NULL
     cdef sockaddr *remote = NULL
@@ -189,18 +192,18 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
                                      <char *>&listener.sock, sizeof(SOCKET)) != 0:
             error = WSAGetLastError()
     ReleaseSRWLockExclusive(&listener.lock)
-    InterlockedExchangeAdd64(&engine.accepts_pending, -1)
+    InterlockedExchangeAdd64(&service.accepts_pending, -1)
     if closing or error != 0:
         if silent and error == ERROR_OPERATION_ABORTED:
-            count(engine, worker, N_SILENT_DROPPED, 1)
+            count(service, worker, N_SILENT_DROPPED, 1)
         # This one client's failure, or nobody's; the slot goes on.
         if sock != INVALID_SOCKET:
             # There may be a client on it, which shall see that it was not taken.
             linger_zero(sock)
-            drop_socket(engine, worker, sock)
+            drop_socket(service, worker, sock)
         if not expected:
             acceptor.failures += not client_vanished(error)
-            count_accept_error(engine, worker, error)
+            count_accept_error(service, worker, error)
         if not expected and not client_vanished(error) and (
                 acceptor.failures % ACCEPT_ATTEMPTS == 0):
             # So often in a row: posted again at once it could spin.
@@ -224,14 +227,14 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
         acceptor.data = NULL
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
-    error = conn_open(engine, worker, sock, local_copy, remote_copy, data)
+    error = conn_open(service, worker, sock, local_copy, remote_copy, data)
     if error == 0:
-        count(engine, worker, N_ACCEPTS, 1)
+        count(service, worker, N_ACCEPTS, 1)
         return
     if error == WSAECONNREFUSED:
-        count(engine, worker, N_REFUSED, 1)
+        count(service, worker, N_REFUSED, 1)
     elif error != ERROR_OPERATION_ABORTED:
-        count_accept_error(engine, worker, error)
+        count_accept_error(service, worker, error)
         AcquireSRWLockExclusive(&engine.lock)
         engine_trouble(engine, error)
         ReleaseSRWLockExclusive(&engine.lock)
@@ -239,7 +242,7 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
         give_buffer(engine, data)
     # The client shall see at once that it was not taken.
     linger_zero(sock)
-    drop_socket(engine, worker, sock)
+    drop_socket(service, worker, sock)
 
 
 cdef int listener_prepare(listener_t *listener) noexcept nogil:
@@ -247,7 +250,7 @@ cdef int listener_prepare(listener_t *listener) noexcept nogil:
     cdef WSAPROTOCOL_INFOW protocol
     cdef int length = sizeof(protocol)
     cdef DWORD nbytes = 0
-    cdef int backlog = listener.engine.config.backlog
+    cdef int backlog = listener.service.config.backlog
     # CancelIoEx is a call of the kernel's: a layered provider whose sockets are no real handles
     # does not hear of it, and what it has pending would never end.
     if getsockopt(listener.sock, SOL_SOCKET, SO_PROTOCOL_INFOW, <char *>&protocol, &length) != 0:
@@ -272,12 +275,14 @@ cdef int listener_prepare(listener_t *listener) noexcept nogil:
     return 0
 
 
-cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil:
+cdef int service_listen(service_t *service, SOCKET sock, int family) noexcept nogil:
+    cdef engine_t *engine = service.engine
     cdef listener_t *listener = <listener_t *>calloc(1, sizeof(listener_t))
     cdef int error
     cdef bint running
     if listener == NULL:
         return WSAENOBUFS
+    listener.service = service
     listener.engine = engine
     listener.sock = sock
     listener.family = family
@@ -288,22 +293,34 @@ cdef int engine_listen(engine_t *engine, SOCKET sock, int family) noexcept nogil
         free(listener)
         return error
     AcquireSRWLockExclusive(&engine.lock)
-    running = engine.phase == PHASE_RUNNING
+    running = not service.stopping
     if running:
-        listener.next = engine.listeners
-        engine.listeners = listener
+        listener.next = service.listeners
+        service.listeners = listener
+        # The keeper posts, see "Who posts"; clients wait in the backlog until then.
+        engine.listen_due_ms = 0
+        keeper_wants(engine, 0)
     ReleaseSRWLockExclusive(&engine.lock)
     if not running:
         free(listener)
         return ERROR_OPERATION_ABORTED
-    listener_grow(listener, engine.config.initial_accepts)
-    # With no slot at all nothing would ever be posted, and without a post FD_ACCEPT does
-    # not come again: the listener would be deaf.
-    AcquireSRWLockExclusive(&listener.lock)
-    if listener.n_acceptors == 0 and not listener.closing:
-        error = WSAENOBUFS
-    ReleaseSRWLockExclusive(&listener.lock)
-    return error
+    return 0
+
+
+cdef bint listener_begin(listener_t *listener) noexcept nogil:
+    """Fill the pool of a listener that has none yet.  False: out of memory for even one slot,
+    and it is to be tried again, since what posts nothing is told of nothing."""
+    cdef bint empty
+    cdef int _attempt
+    for _attempt in range(2):
+        AcquireSRWLockExclusive(&listener.lock)
+        empty = listener.n_acceptors == 0 and not listener.closing
+        ReleaseSRWLockExclusive(&listener.lock)
+        if not empty:
+            return True
+        if _attempt == 0:
+            listener_grow(listener, listener.service.config.initial_accepts)
+    return False
 
 
 cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
@@ -311,7 +328,7 @@ cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
 
     What cannot even be allocated is left out: FD_ACCEPT, which each post enables, asks again.
     """
-    cdef engine_t *engine = listener.engine
+    cdef service_t *service = listener.service
     cdef acceptor_t *acceptor
     cdef bint room
     while by > 0:
@@ -324,12 +341,12 @@ cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
         acceptor.link.owner = acceptor
         acceptor.sock = INVALID_SOCKET
         AcquireSRWLockExclusive(&listener.lock)
-        room = not listener.closing and listener.n_acceptors < engine.config.max_accepts
+        room = not listener.closing and listener.n_acceptors < service.config.max_accepts
         if room:
             list_append(&listener.acceptors, &acceptor.link)
             listener.n_acceptors += 1
             listener.target = max(listener.target, listener.n_acceptors)
-            InterlockedIncrement(&engine.live)
+            InterlockedIncrement(&service.live)
         ReleaseSRWLockExclusive(&listener.lock)
         if not room:
             free(acceptor)
@@ -349,13 +366,12 @@ cdef void listener_abandon(listener_t *listener) noexcept nogil:
         acceptor = <acceptor_t *>link.owner
         link = link.next
         if acceptor.pending and acceptor.data != NULL:
-            drop_socket(listener.engine, NULL, acceptor.sock)
+            drop_socket(listener.service, NULL, acceptor.sock)
             acceptor.sock = INVALID_SOCKET
 
 
 cdef void listener_crowded(listener_t *listener) noexcept nogil:
     """FD_ACCEPT may have come: a client waits, and no AcceptEx did."""
-    cdef engine_t *engine = listener.engine
     cdef WSANETWORKEVENTS events
     cdef bint crowded
     AcquireSRWLockExclusive(&listener.lock)
@@ -368,13 +384,13 @@ cdef void listener_crowded(listener_t *listener) noexcept nogil:
     if crowded:
         listener_grow(listener, ACCEPT_GROWTH)
         AcquireSRWLockExclusive(&listener.lock)
-        count(engine, NULL, N_ACCEPTS_GROWN, max(listener.n_acceptors - before, 0))
+        count(listener.service, NULL, N_ACCEPTS_GROWN, max(listener.n_acceptors - before, 0))
         ReleaseSRWLockExclusive(&listener.lock)
 
 
 cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
     """Drop clients that have been silent too long; shrink a pool that was not needed."""
-    cdef engine_t *engine = listener.engine
+    cdef service_t *service = listener.service
     cdef link_t *link
     cdef acceptor_t *acceptor
     cdef DWORD seconds
@@ -383,7 +399,7 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
     AcquireSRWLockExclusive(&listener.lock)
     if shrink and not listener.closing:
         if not listener.crowded:
-            listener.target = engine.config.initial_accepts
+            listener.target = service.config.initial_accepts
             surplus = listener.n_acceptors - listener.target
         listener.crowded = False
     link = listener.acceptors.next
@@ -400,8 +416,8 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
                 surplus -= 1
                 acceptor.cancelled = True
                 CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)
-        elif (engine.config.accept_receive
-              and <uint64_t>seconds * 1000 >= engine.config.accept_timeout_ms
+        elif (service.config.accept_receive
+              and <uint64_t>seconds * 1000 >= service.config.accept_timeout_ms
               and CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)):
             # Not by closing the accept socket: the client may have spoken by now, and its packet
             # wait for a worker.  Before that is dequeued nobody can tell, but an operation that

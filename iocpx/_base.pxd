@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 from iocpx._op cimport done_fn, op_t
 from iocpx._state cimport buf_t, deadline_t, deadlines_t, queue_t
-from iocpx._types cimport conn_t, engine_t, worker_t
+from iocpx._types cimport conn_t, engine_t, service_t, worker_t
 from iocpx._winsock cimport (
     LONG64, SOCKET, GetCurrentThreadId, InterlockedDecrement, InterlockedExchangeAdd64,
     InterlockedIncrement,
@@ -20,7 +20,15 @@ cdef extern from * nogil:
 
 
 # worker: whose counters they are; NULL: a thread that is none.
-cdef inline void count(engine_t *engine, worker_t *worker, int counter, LONG64 by) noexcept nogil:
+cdef inline void count(service_t *service, worker_t *worker, int counter,
+                       LONG64 by) noexcept nogil:
+    InterlockedExchangeAdd64(
+        &service.tallies[0 if worker == NULL else worker.index + 1].n[counter], by)
+
+
+# Likewise, of the engine: an engine_counter.
+cdef inline void count_op(engine_t *engine, worker_t *worker, int counter,
+                          LONG64 by) noexcept nogil:
     InterlockedExchangeAdd64(
         &engine.guest_tally.n[counter] if worker == NULL else &worker.tally.n[counter], by)
 
@@ -52,7 +60,11 @@ cdef uint64_t now_ms() noexcept nogil
 cdef uint64_t now_us() noexcept nogil
 # Precondition: engine.lock held.
 cdef void keeper_wants(engine_t *engine, uint64_t due_ms) noexcept nogil
-cdef void live_drop(engine_t *engine) noexcept nogil
+# Give back one share of `live`; nothing of the service is used after the last.
+cdef void live_drop(service_t *service) noexcept nogil
+# Keeps the engine from ending.  False: it has, or is about to.
+cdef bint engine_hold(engine_t *engine) noexcept nogil
+cdef void engine_release(engine_t *engine) noexcept nogil
 # Precondition: engine.lock held.
 cdef void engine_trouble(engine_t *engine, int error) noexcept nogil
 # A buffer of the smallest size that holds nbytes, owned; NULL: out of memory.
@@ -74,16 +86,16 @@ cdef bint packet_post(engine_t *engine, op_t *op) noexcept nogil
 # Precondition: sock is open.
 cdef int op_error(op_t *op, SOCKET sock) noexcept nogil
 cdef void linger_zero(SOCKET sock) noexcept nogil
-cdef void drop_socket(engine_t *engine, worker_t *worker, SOCKET sock) noexcept nogil
+cdef void drop_socket(service_t *service, worker_t *worker, SOCKET sock) noexcept nogil
 # Precondition: conn.lock held. Without effect once the handle is closed: nothing would disarm
 # it, and the conn_t be freed under the keeper's hands.
 cdef void conn_arm(conn_t *conn, deadlines_t *deadlines, deadline_t *deadline) noexcept nogil
 # Precondition: conn.lock held.
 cdef void conn_disarm_timer(conn_t *conn) noexcept nogil
-cdef LONG64 engine_connections(engine_t *engine) noexcept nogil
+cdef LONG64 service_connections(service_t *service) noexcept nogil
 
 
 # One line of the connection's life.  Precondition: conn.lock held.
 cdef inline void trace(conn_t *conn, const char *what, LONG64 detail) noexcept nogil:
-    if conn.engine.config.trace:
+    if conn.service.config.trace:
         trace_line(conn, what, detail)

@@ -48,13 +48,38 @@ cdef void keeper_wants(engine_t *engine, uint64_t due_ms) noexcept nogil:
         SetEvent(engine.keeper_event)
 
 
-cdef void live_drop(engine_t *engine) noexcept nogil:
-    """Give back one share of `live`; whoever gives the last ends the engine."""
-    if InterlockedDecrement(&engine.live) == 0:
-        AcquireSRWLockExclusive(&engine.lock)
-        engine.phase = PHASE_FINISHED
-        SetEvent(engine.keeper_event)
-        ReleaseSRWLockExclusive(&engine.lock)
+cdef void live_drop(service_t *service) noexcept nogil:
+    cdef engine_t *engine = service.engine
+    cdef conn_t *conn
+    if InterlockedDecrement(&service.live) != 0:
+        return
+    AcquireSRWLockExclusive(&engine.pool_lock)
+    while service.free_conns != NULL:
+        conn = service.free_conns
+        service.free_conns = conn.next_ready
+        free(conn)
+    service.n_free_conns = 0
+    ReleaseSRWLockExclusive(&engine.pool_lock)
+    # The keeper takes it out: it goes through the services without a lock.
+    AcquireSRWLockExclusive(&engine.lock)
+    service.over = True
+    SetEvent(engine.keeper_event)
+    ReleaseSRWLockExclusive(&engine.lock)
+
+
+cdef bint engine_hold(engine_t *engine) noexcept nogil:
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef bint running = engine.holds > 0 and engine.workers_running > 0
+    engine.holds += running
+    ReleaseSRWLockExclusive(&engine.lock)
+    return running
+
+
+cdef void engine_release(engine_t *engine) noexcept nogil:
+    AcquireSRWLockExclusive(&engine.lock)
+    engine.holds -= 1
+    SetEvent(engine.keeper_event)
+    ReleaseSRWLockExclusive(&engine.lock)
 
 
 cdef void engine_trouble(engine_t *engine, int error) noexcept nogil:
@@ -108,14 +133,8 @@ cdef void give_buffer(engine_t *engine, buf_t *buf) noexcept nogil:
 
 cdef void pools_clear(engine_t *engine) noexcept nogil:
     """Precondition: no worker runs."""
-    cdef conn_t *conn
     cdef int i
     AcquireSRWLockExclusive(&engine.pool_lock)
-    while engine.free_conns != NULL:
-        conn = engine.free_conns
-        engine.free_conns = conn.next_ready
-        free(conn)
-    engine.n_free_conns = 0
     for i in range(<int>N_SIZES):
         pool_clear(&engine.pools[i])
     ReleaseSRWLockExclusive(&engine.pool_lock)
@@ -179,9 +198,9 @@ cdef void op_init(op_t *op, done_fn done, void *owner) noexcept nogil:
 cdef bint packet_post(engine_t *engine, op_t *op) noexcept nogil:
     """False: refused, out of non-paged pool most likely.  Precondition: op is not in use."""
     memset(&op.overlapped, 0, sizeof(OVERLAPPED))
-    count(engine, NULL, N_OPS_POSTED, 1)
+    count_op(engine, NULL, E_OPS_POSTED, 1)
     if not PostQueuedCompletionStatus(engine.port, 0, KEY, &op.overlapped):
-        count(engine, NULL, N_OPS_COMPLETED, 1)
+        count_op(engine, NULL, E_OPS_COMPLETED, 1)
         return False
     InterlockedIncrement(&engine.packets_due)
     return True
@@ -208,9 +227,9 @@ cdef void linger_zero(SOCKET sock) noexcept nogil:
     setsockopt(sock, SOL_SOCKET, SO_LINGER, <char *>&linger, sizeof(linger))
 
 
-cdef void drop_socket(engine_t *engine, worker_t *worker, SOCKET sock) noexcept nogil:
+cdef void drop_socket(service_t *service, worker_t *worker, SOCKET sock) noexcept nogil:
     closesocket(sock)
-    count(engine, worker, N_SOCKETS_CLOSED, 1)
+    count(service, worker, N_SOCKETS_CLOSED, 1)
 
 
 cdef void conn_arm(conn_t *conn, deadlines_t *deadlines, deadline_t *deadline) noexcept nogil:
@@ -236,5 +255,5 @@ cdef void conn_disarm_timer(conn_t *conn) noexcept nogil:
     ReleaseSRWLockExclusive(&engine.lock)
 
 
-cdef LONG64 engine_connections(engine_t *engine) noexcept nogil:
-    return InterlockedExchangeAdd64(&engine.connections_now, 0)
+cdef LONG64 service_connections(service_t *service) noexcept nogil:
+    return InterlockedExchangeAdd64(&service.connections_now, 0)

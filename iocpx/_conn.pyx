@@ -36,7 +36,7 @@ cdef void conn_mark(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef bint above = conn.marks.above
     marks_update(&conn.marks, conn.outbox.nbytes)
     if conn.marks.above and not above:
-        count(conn.engine, worker, N_WRITE_PAUSES, 1)
+        count(conn.service, worker, N_WRITE_PAUSES, 1)
         # Told also where the queue drains before: whoever has seen it above the mark may be
         # waiting for resume_writing.
         conn.passed = not conn.pause_told
@@ -151,8 +151,8 @@ cdef void on_serve(void *worker, op_t *op, DWORD nbytes) noexcept nogil:
 cdef void conn_close_due(conn_t *conn, bint stop) noexcept nogil:
     """A closing connection has had its time.  It gets more while the peer shows life,
     unless the server's own time is over (stop)."""
-    cdef engine_t *engine = conn.engine
-    cdef uint64_t patience_ms = engine.config.close_timeout_ms
+    cdef service_t *service = conn.service
+    cdef uint64_t patience_ms = service.config.close_timeout_ms
     cdef uint64_t now = now_ms()
     AcquireSRWLockExclusive(&conn.lock)
     if conn.state == STATE_FLUSHING:
@@ -160,13 +160,13 @@ cdef void conn_close_due(conn_t *conn, bint stop) noexcept nogil:
             # A slow peer needs longer for so much, and only the whole of it shows.
             patience_ms *= LONG_SEND_TIMES
         if not stop and now < conn.progress_ms + patience_ms:
-            conn_arm(conn, &engine.closing, &conn.closing)
+            conn_arm(conn, &service.closing, &conn.closing)
         else:
             conn_fail(conn, ABORT_STOP if stop else ABORT_CLOSE_TIMEOUT, WSAETIMEDOUT, True)
     elif conn.state == STATE_DRAINING and not stop and now < min(
             conn.progress_ms + patience_ms, conn.flushed_ms + DRAIN_TIMES * patience_ms):
         # It still sends: closing now would reset it, and what it has not read yet be lost.
-        conn_arm(conn, &engine.closing, &conn.closing)
+        conn_arm(conn, &service.closing, &conn.closing)
     elif conn.state == STATE_DRAINING:
         # All was sent; the peer just does not end its side.
         conn.state = conn_next_state(conn.state, EVENT_DEADLINE)

@@ -28,7 +28,8 @@ from iocpx._requests cimport (
     conn_tell_sent, conn_wait_writable, conn_write, conn_write_buffer_size, conn_write_eof,
     conn_write_parts, wait_result,
 )
-from iocpx._runtime cimport WAIT_SLICE_MS, Runtime, address_tuple
+from iocpx._engines cimport WAIT_SLICE_MS
+from iocpx._runtime cimport Runtime, address_tuple
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_free, buf_t, queue_t
 from iocpx._timers cimport check_callback, microseconds, TimerHandle, Timers
@@ -329,7 +330,7 @@ cdef class Connection:
             if lost.error != 0 and exc is None:
                 exc = os_error(lost.error, "send" if lost.sending else "receive",
                                address_text(self.get_extra_info("peername")),
-                               limit_text(lost, &conn.engine.config))
+                               limit_text(lost, &conn.service.config))
             self._run("connection_lost", (exc,))
         except BaseException as raised:
             self._runtime.report("connection_lost() raised", raised, self.get_protocol(), self)
@@ -706,7 +707,7 @@ cdef void release_spent(buf_t *spent) noexcept:
         buf_free(buf)
 
 
-cdef str limit_text(lost_t *lost, config_t *config):
+cdef str limit_text(lost_t *lost, service_config_t *config):
     """What a limit of ours says that has ended a connection; None: it was none."""
     unsent = f"{lost.unsent_bytes:,} bytes of {lost.unsent_writes:,} writes were not sent"
     if lost.reason == ABORT_WRITE_LIMIT:

@@ -12,7 +12,7 @@ from iocpx.native import NativeHandler
 _Buffer: TypeAlias = bytes | bytearray | memoryview
 _Ts = TypeVarTuple("_Ts")
 
-class Stats(TypedDict):
+class ServerStats(TypedDict):
     accepts: int
     accept_errors: int
     accepts_grown: int
@@ -25,15 +25,8 @@ class Stats(TypedDict):
     sends: int
     bytes_sent: int
     inline_completions: int
-    packets: int
-    waits: int
-    empty_waits: int
-    gil_acquisitions: int
     write_pauses: int
     read_pauses: int
-    takeovers: int
-    ops_posted: int
-    ops_completed: int
     sockets_opened: int
     sockets_closed: int
     connections_made: int
@@ -45,13 +38,22 @@ class Stats(TypedDict):
     connection_hits: int
     connection_misses: int
     accepts_pending: int
+    aborts_by_reason: dict[str, int]
+    accept_errors_by_code: dict[int, int]
+
+class EngineStats(TypedDict):
+    packets: int
+    waits: int
+    empty_waits: int
+    gil_acquisitions: int
+    takeovers: int
+    ops_posted: int
+    ops_completed: int
     buffers_out: int
     buffers_peak: int
     buffers_free: int
     buffer_hits: int
     buffer_misses: int
-    aborts_by_reason: dict[str, int]
-    accept_errors_by_code: dict[int, int]
 
 class TimerHandle:
     def cancel(self) -> None: ...
@@ -84,6 +86,22 @@ class Connection:
     def set_protocol(self, protocol: BaseProtocol) -> None: ...
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
 
+class Engine:
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        buffer_size: int = 262144,
+        max_free_buffers: int = 200,
+        port: int | None = None,
+    ) -> None: ...
+    @property
+    def workers(self) -> int: ...
+    def stats(self) -> EngineStats: ...
+    def poll(
+        self, timeout: float | None = None
+    ) -> list[tuple[int, int, int, int]] | None: ...
+
 class Server:
     def __init__(
         self,
@@ -92,7 +110,7 @@ class Server:
         port: int = 0,
         *,
         sock: socket.socket | Sequence[socket.socket] | None = None,
-        workers: int | None = None,
+        engine: Engine | None = None,
         backlog: int = 512,
         initial_accepts: int = 10,
         max_accepts: int = 100,
@@ -100,14 +118,12 @@ class Server:
         accept_timeout_s: float = 120.0,
         max_connections: int | None = None,
         initial_reads: int = 1,
-        buffer_size: int = 262144,
         idle_timeout_s: float | None = None,
         max_sends: int | None = None,
         max_write_buffer: int | None = 67108864,
         close_timeout_s: float = 5.0,
         keepalive_idle_s: float | None = 5.0,
         keepalive_interval_s: float = 1.0,
-        max_free_buffers: int = 200,
         max_free_connections: int = 100,
         exception_handler: Callable[[dict[str, Any]], object] | None = None,
         trace: Callable[[str], object] | None = None,
@@ -134,4 +150,6 @@ class Server:
     def connections(self) -> list[Connection]: ...
     @property
     def connection_count(self) -> int: ...
-    def stats(self) -> Stats: ...
+    @property
+    def engine(self) -> Engine: ...
+    def stats(self) -> ServerStats: ...

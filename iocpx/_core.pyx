@@ -18,16 +18,18 @@ from iocpx._delivery cimport (
 from iocpx._requests cimport conn_abort, conn_close
 from iocpx._sched cimport worker_delivered, worker_next
 from iocpx._types cimport *
-from iocpx._runtime cimport Runtime, set_deliver
+from iocpx._engines cimport set_deliver
+from iocpx._runtime cimport Runtime
 from iocpx._state cimport buf_free, buf_t
 
 import sysconfig
 
 from iocpx._connection import Connection
+from iocpx._engines import Engine
 from iocpx._server import Server
 from iocpx._timers import TimerHandle
 
-__all__ = ["Connection", "Server", "TimerHandle"]
+__all__ = ["Connection", "Engine", "Server", "TimerHandle"]
 
 # Of the build, whether the GIL is on or not: an object that one thread has made and another
 # one lets go of keeps its memory until the first runs Python again.
@@ -39,7 +41,7 @@ cdef void deliver_batch(worker_t *worker) noexcept nogil:
     with gil:
         conn = worker_next(worker)
         while conn != NULL:
-            deliver(<Runtime>worker.engine.config.runtime, conn)
+            deliver(<Runtime>conn.service.config.handler.context, conn)
             worker_delivered(worker, conn)
             conn = worker_next(worker)
 
@@ -51,8 +53,8 @@ cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
     try:
         # A copy becomes the new connection's own, or serves for what the trace has to say of
         # one that is over.
-        context = (PyContext_Copy(runtime.context) if conn.py == NULL
-                   else (<ConnectionObject>conn.py)._context)
+        context = (PyContext_Copy(runtime.context) if conn.user == NULL
+                   else (<ConnectionObject>conn.user)._context)
         PyContext_Enter(context)
         entered = True
     except BaseException as exc:
@@ -82,7 +84,7 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         buf_free(buf)
     if news.made:
         make_connection(runtime, conn, context)
-    if conn.py == NULL:
+    if conn.user == NULL:
         # There is no protocol: the factory raised, or all is told.
         buf = conn_take_data(conn, &wanted)
         while buf != NULL:
@@ -91,7 +93,7 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
             buf = conn_take_data(conn, &wanted)
         conn_take_lost(conn, &lost)
         return
-    connection = <ConnectionObject>conn.py
+    connection = <ConnectionObject>conn.user
     if news.made:
         connection._call("connection_made", (connection,))
     # Both: the queue was above its high mark and is below the low one by now.
@@ -114,12 +116,12 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         conn_close(conn)
     if conn_take_lost(conn, &lost):
         connection._lost(conn, &lost)
-        conn.py = NULL
+        conn.user = NULL
         Py_DECREF(connection)           # of the INCREF in make_connection
 
 
 cdef void make_connection(Runtime runtime, conn_t *conn, context) noexcept:
-    """Ask the factory for a protocol; conn.py becomes the Connection, or stays NULL."""
+    """Ask the factory for a protocol; conn.user becomes the Connection, or stays NULL."""
     cdef ConnectionObject connection = None
     fault = "raised"
     try:
@@ -136,8 +138,8 @@ cdef void make_connection(Runtime runtime, conn_t *conn, context) noexcept:
         runtime.report(f"protocol_factory {fault}, the connection is reset", exc, None, None)
         conn_abort(conn, ABORT_CALLBACK)
         return
-    Py_INCREF(connection)               # for conn.py
-    conn.py = <PyObject *>connection
+    Py_INCREF(connection)               # for conn.user
+    conn.user = <PyObject *>connection
 
 
 cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept:

@@ -117,7 +117,7 @@ cdef bint conn_take_eof(conn_t *conn) noexcept nogil:
 
 cdef void conn_tell_lost(conn_t *conn) noexcept nogil:
     """From here on the handler knows of it no more.  Precondition: conn.lock held."""
-    cdef engine_t *engine = conn.engine
+    cdef service_t *service = conn.service
     cdef LONG64 draining
     conn.lost_told = True
     conn.deaf = True
@@ -127,9 +127,9 @@ cdef void conn_tell_lost(conn_t *conn) noexcept nogil:
     if conn.sock == INVALID_SOCKET:
         return
     # What drains has no part in max_connections any more; as many again may.
-    draining = InterlockedExchangeAdd64(&engine.draining, 1) + 1
-    if (conn.state == STATE_DRAINING and engine.config.max_connections != 0
-            and draining > engine.config.max_connections):
+    draining = InterlockedExchangeAdd64(&service.draining, 1) + 1
+    if (conn.state == STATE_DRAINING and service.config.max_connections != 0
+            and draining > service.config.max_connections):
         conn.state = conn_next_state(conn.state, EVENT_DEADLINE)
         conn_cancel(conn)
 

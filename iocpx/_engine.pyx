@@ -1,4 +1,4 @@
-"""The engine: made, stopped, freed, counted; and the map of its rooms.
+"""The engine: made, freed, counted; and the map of its rooms.
 
     _types     structs, who owns what, the order of the locks
     _base      counters, clock, buffers, packets, deadlines
@@ -11,6 +11,7 @@
     _requests  what the application asks for
     _delivery  what the handler is told
     _accept    listeners and their pools of AcceptEx
+    _service   what is served on an engine: made, stopped, freed, counted
     _worker    the workers' loop
     _keeper    deadlines, retries, help, the end of the workers
     _engine    this one
@@ -24,7 +25,7 @@ The life of a connection, with the function to read for each step:
       engine_run_worker      a worker dequeues the packet and dispatches its op
       on_accept_complete     the slot is posted again at once; then
       conn_open              the socket joins the port, a conn_t is made and scheduled
-      deliver (config)       connection_made
+      deliver (handler_t)    connection_made
       conn_served            … and then the first receive:
     recv_post                WSARecv
       on_recv_complete       bytes go into the inbox, the connection is scheduled
@@ -70,27 +71,24 @@ with conn_fail is therefore followed by a second look at the state
 when nothing is pending on it: its value is reused at once by Windows, and a
 send still queued on it could reach another client.
 
-The stop.  engine_stop closes listeners and connections; what is still there at
+The stop.  service_stop closes listeners and connections; what is still there at
 the deadline is aborted; `live` counts acceptors and connections, and at zero the
-keeper ends the workers by packets.  Nothing is freed on a timeout.
+keeper takes the service out of the engine.  After the last one it ends the workers by
+packets.  Nothing is freed on a timeout.
 
 The keeper is one thread that never enters Python: it looks after deadlines and
 retries what the system refused for lack of resources.
 """
 
-from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
-from iocpx._accept cimport listener_abandon, SHRINK_MS
-from iocpx._base cimport keeper_wants, live_drop, NEVER, now_ms, op_init, pools_clear
-from iocpx._requests cimport engine_close_clients
-from iocpx._state cimport deadlines_init, list_init, pool_init, pool_t
+from iocpx._base cimport NEVER, op_init, pools_clear
+from iocpx._state cimport pool_init, pool_t
 from iocpx._types cimport *
 from iocpx._winsock cimport *
 from iocpx._worker cimport on_help, on_stop
 
 cdef enum:
-    QUIET_MS = 1000         # without data before a receive's buffer is taken back
     # Buffers have N_SIZES sizes: this, eight times as much, … and config.buffer_size.
     SMALLEST_BYTES = 1024
 
@@ -99,8 +97,9 @@ cdef int engine_open(engine_t *engine) noexcept nogil:
     """The engine's handles.  0 or a Windows code; those that there are stay the engine's."""
     # All workers may run at a time.  With as many as there are CPUs, which 0 stands for, workers
     # whose callbacks compute would keep the one away that is to take their connections over.
-    engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0,
-                                         <DWORD>engine.config.workers)
+    if engine.port == NULL:
+        engine.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0,
+                                             <DWORD>engine.config.workers)
     if engine.port == NULL:
         return <int>GetLastError()
     engine.keeper_event = CreateEventW(NULL, False, False, NULL)
@@ -115,33 +114,23 @@ cdef int engine_open(engine_t *engine) noexcept nogil:
     return 0
 
 
-cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
+cdef engine_t *engine_create(const engine_config_t *config, HANDLE port,
+                             int *error) noexcept nogil:
     cdef engine_t *engine = <engine_t *>calloc(1, sizeof(engine_t))
     cdef int i
     if engine == NULL:
         error[0] = WSAENOBUFS
         return NULL
     engine.config = config[0]
-    engine.live = 1
+    engine.port = port
+    engine.borrows_port = port != NULL
+    engine.holds = 1
     engine.workers_running = config.workers
     InitializeSRWLock(&engine.lock)
-    InitializeSRWLock(&engine.pass_lock)
     InitializeSRWLock(&engine.run_lock)
     InitializeSRWLock(&engine.pool_lock)
-    list_init(&engine.connections)
-    deadlines_init(&engine.closing, config.close_timeout_ms)
-    deadlines_init(&engine.quiet, QUIET_MS)
-    deadlines_init(&engine.idling, config.idle_timeout_ms // 8 + 1)
-    # Silent clients are looked for several times per timeout, so that none stays
-    # much longer; a pool that never grows need not shrink.
-    if config.accept_receive:
-        engine.accept_period_ms = min(config.accept_timeout_ms // 8 + 1, <uint64_t>SHRINK_MS)
-    elif config.max_accepts > config.initial_accepts:
-        engine.accept_period_ms = SHRINK_MS
-    engine.accept_due_ms = now_ms() + engine.accept_period_ms
-    engine.shrink_due_ms = now_ms() + SHRINK_MS
     engine.keeper_due_ms = NEVER
-    engine.stop_due_ms = NEVER
+    engine.listen_due_ms = NEVER
     engine.help_due_ms = NEVER
     op_init(&engine.help, on_help, engine)
     op_init(&engine.stop, on_stop, engine)
@@ -155,21 +144,17 @@ cdef engine_t *engine_create(const config_t *config, int *error) noexcept nogil:
         return NULL
     for i in range(config.workers):
         engine.workers[i].engine = engine
+        engine.workers[i].index = i
         engine.workers[i].batch = 1
         InitializeSRWLock(&engine.workers[i].lock)
     return engine
 
 
 cdef void engine_free(engine_t *engine) noexcept nogil:
-    cdef listener_t *listener
-    if InterlockedExchangeAdd(&engine.live, 0) > 1:
+    if engine.abandoned:
         return
-    while engine.listeners != NULL:
-        listener = engine.listeners
-        engine.listeners = listener.next
-        free(listener)
     pools_clear(engine)
-    if engine.port != NULL:
+    if engine.port != NULL and not engine.borrows_port:
         CloseHandle(engine.port)
     if engine.keeper_event != NULL:
         CloseHandle(engine.keeper_event)
@@ -179,40 +164,6 @@ cdef void engine_free(engine_t *engine) noexcept nogil:
         CloseHandle(engine.stopped_event)
     free(engine.workers)
     free(engine)
-
-
-cdef void engine_stop(engine_t *engine, uint64_t timeout_ms) noexcept nogil:
-    cdef listener_t *listener
-    cdef bint first
-    cdef uint64_t due = now_ms() + timeout_ms + 1
-    AcquireSRWLockExclusive(&engine.lock)
-    first = engine.phase == PHASE_RUNNING
-    if first:
-        engine.phase = PHASE_STOPPING
-        engine.stop_due_ms = NEVER
-    if due < engine.stop_due_ms:
-        engine.stop_due_ms = due
-        keeper_wants(engine, due)
-    listener = engine.listeners
-    ReleaseSRWLockExclusive(&engine.lock)
-    # Every caller, not only the first: each may close the listening sockets after it.
-    while listener != NULL:
-        AcquireSRWLockExclusive(&listener.lock)
-        if not listener.closing:
-            listener.closing = True
-            if (not CancelIoEx(<HANDLE>listener.sock, NULL)
-                    and GetLastError() != ERROR_NOT_FOUND):
-                listener_abandon(listener)
-        ReleaseSRWLockExclusive(&listener.lock)
-        listener = listener.next
-    if not first:
-        return
-    AcquireSRWLockExclusive(&engine.lock)
-    if engine.starved != NULL:
-        SetEvent(engine.keeper_event)
-    ReleaseSRWLockExclusive(&engine.lock)
-    engine_close_clients(engine, False)
-    live_drop(engine)
 
 
 cdef bint engine_wait_stopped(engine_t *engine, DWORD timeout_ms) noexcept nogil:
@@ -239,14 +190,6 @@ cdef LONG64 engine_count(engine_t *engine, int counter) noexcept nogil:
 cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil:
     cdef const pool_t *pool
     cdef int i
-    pools.accepts_pending = InterlockedExchangeAdd64(&engine.accepts_pending, 0)
-    pools.connections_draining = InterlockedExchangeAdd64(&engine.draining, 0)
-    AcquireSRWLockExclusive(&engine.lock)
-    pools.connections_peak = engine.connections_peak
-    for i in range(<int>ACCEPT_ERROR_CODES):
-        pools.accept_error_codes[i] = engine.accept_error_codes[i]
-        pools.accept_error_counts[i] = engine.accept_error_counts[i]
-    ReleaseSRWLockExclusive(&engine.lock)
     AcquireSRWLockExclusive(&engine.pool_lock)
     pools.buffers_out = engine.buffers_out
     pools.buffers_peak = engine.buffers_peak
@@ -258,7 +201,4 @@ cdef void engine_pools(engine_t *engine, pools_t *pools) noexcept nogil:
         pools.buffers_free += pool.n_free
         pools.buffer_hits += pool.hits
         pools.buffer_misses += pool.misses
-    pools.connections_free = engine.n_free_conns
-    pools.connection_hits = engine.conn_hits
-    pools.connection_misses = engine.conn_misses
     ReleaseSRWLockExclusive(&engine.pool_lock)

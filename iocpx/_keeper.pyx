@@ -1,19 +1,21 @@
 """The keeper: one thread for deadlines, retries of what the system refused, help for
 connections behind a long callback, and the end of the workers.
 
-Never enters Python.  Called by the layer above; calls `_accept` and `_conn`.
+Never enters Python.  Called by the layer above; calls `_accept`, `_conn` and `_requests`.
 """
 
 from libc.stdint cimport uint64_t
 
-from iocpx._accept cimport accept_post, listener_crowded, listener_look_after, SHRINK_MS
+from iocpx._accept cimport (
+    accept_post, listener_begin, listener_crowded, listener_look_after, SHRINK_MS,
+)
 from iocpx._base cimport (
-    conn_arm, conn_disarm_timer, conn_drop_spare, conn_ref, NEVER, now_ms, packet_post,
+    conn_arm, conn_disarm_timer, conn_drop_spare, conn_ref, keeper_wants, NEVER, now_ms, packet_post,
     pools_clear, RETRY_MS, trace,
 )
 from iocpx._conn cimport conn_advance, conn_close_due, conn_served
 from iocpx._life cimport conn_cancel, conn_fail, recv_take_back
-from iocpx._requests cimport EACH_STOP, engine_for_each
+from iocpx._requests cimport EACH_STOP, service_for_each
 from iocpx._sched cimport (
     conn_leave, conn_to_worker, conn_unref, engine_has_waiting, worker_has_any, worker_next_work,
 )
@@ -35,7 +37,7 @@ cdef void conn_quiet_due(conn_t *conn) noexcept nogil:
     elif conn.state == STATE_OPEN and not conn.idle:
         if conn.receives != conn.receives_seen or conn.inbox.head != NULL:
             conn.receives_seen = conn.receives
-            conn_arm(conn, &conn.engine.quiet, &conn.quiet)
+            conn_arm(conn, &conn.service.quiet, &conn.quiet)
         else:
             trace(conn, "quiet", 0)
             conn.idle = True
@@ -54,10 +56,10 @@ cdef void conn_idle_due(conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     if conn.state == STATE_OPEN:
         # The added 1: both times are rounded down.
-        if now >= conn.active_ms + conn.engine.config.idle_timeout_ms + 1:
+        if now >= conn.active_ms + conn.service.config.idle_timeout_ms + 1:
             conn_fail(conn, ABORT_IDLE, WSAETIMEDOUT, False)
         else:
-            conn_arm(conn, &conn.engine.idling, &conn.idling)
+            conn_arm(conn, &conn.service.idling, &conn.idling)
     conn_advance(NULL, conn, False)
 
 
@@ -96,46 +98,105 @@ cdef conn_t *keeper_expired(engine_t *engine, deadlines_t *deadlines, uint64_t n
     return conn
 
 
-cdef void keeper_deadlines(engine_t *engine, uint64_t now) noexcept nogil:
-    cdef conn_t *conn = keeper_expired(engine, &engine.closing, now)
+cdef service_t *keeper_services(engine_t *engine) noexcept nogil:
+    """The first of the services.  No lock is needed to go on from there: new ones come before
+    it, and only the keeper takes one out."""
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef service_t *service = engine.services
+    ReleaseSRWLockExclusive(&engine.lock)
+    return service
+
+
+cdef listener_t *service_listeners(service_t *service) noexcept nogil:
+    """Likewise the first of its listeners, of which none goes."""
+    AcquireSRWLockExclusive(&service.engine.lock)
+    cdef listener_t *listener = service.listeners
+    ReleaseSRWLockExclusive(&service.engine.lock)
+    return listener
+
+
+cdef void keeper_deadlines(service_t *service, uint64_t now) noexcept nogil:
+    cdef engine_t *engine = service.engine
+    cdef conn_t *conn = keeper_expired(engine, &service.closing, now)
     while conn != NULL:
         conn_close_due(conn, False)
         conn_unref(conn)
-        conn = keeper_expired(engine, &engine.closing, now)
-    conn = keeper_expired(engine, &engine.idling, now)
+        conn = keeper_expired(engine, &service.closing, now)
+    conn = keeper_expired(engine, &service.idling, now)
     while conn != NULL:
         conn_idle_due(conn)
         conn_unref(conn)
-        conn = keeper_expired(engine, &engine.idling, now)
-    conn = keeper_expired(engine, &engine.quiet, now)
+        conn = keeper_expired(engine, &service.idling, now)
+    conn = keeper_expired(engine, &service.quiet, now)
     while conn != NULL:
         conn_quiet_due(conn)
         conn_unref(conn)
-        conn = keeper_expired(engine, &engine.quiet, now)
-    conn = keeper_timer(engine, now)
+        conn = keeper_expired(engine, &service.quiet, now)
+
+
+cdef void keeper_timers(engine_t *engine, uint64_t now) noexcept nogil:
+    cdef conn_t *conn = keeper_timer(engine, now)
     while conn != NULL:
         conn_timer_due(conn, now)
         conn_unref(conn)
         conn = keeper_timer(engine, now)
 
 
-cdef void keeper_listeners(engine_t *engine, uint64_t now) noexcept nogil:
+cdef void keeper_listeners(service_t *service, uint64_t now) noexcept nogil:
     """Look after the accept pools every accept_period_ms."""
+    cdef engine_t *engine = service.engine
     cdef listener_t *listener
     cdef bint due
     cdef bint shrink
     AcquireSRWLockExclusive(&engine.lock)
-    listener = engine.listeners
-    due = engine.accept_period_ms != 0 and engine.accept_due_ms <= now
-    shrink = engine.shrink_due_ms <= now
+    listener = service.listeners
+    due = service.accept_period_ms != 0 and service.accept_due_ms <= now
+    shrink = service.shrink_due_ms <= now
     if due:
-        engine.accept_due_ms = now + engine.accept_period_ms
+        service.accept_due_ms = now + service.accept_period_ms
     if shrink:
-        engine.shrink_due_ms = now + SHRINK_MS
+        service.shrink_due_ms = now + SHRINK_MS
     ReleaseSRWLockExclusive(&engine.lock)
     while due and listener != NULL:
         listener_look_after(listener, shrink)
         listener = listener.next
+
+
+cdef void keeper_crowded(engine_t *engine) noexcept nogil:
+    """FD_ACCEPT has come, of any listener."""
+    cdef service_t *service = keeper_services(engine)
+    cdef listener_t *listener
+    while service != NULL:
+        listener = service_listeners(service)
+        while listener != NULL:
+            listener_crowded(listener)
+            listener = listener.next
+        service = service.next
+
+
+cdef void keeper_begin(engine_t *engine, uint64_t now) noexcept nogil:
+    """The first AcceptEx of listeners that have come."""
+    cdef service_t *service
+    cdef listener_t *listener
+    cdef bint all_have = True
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef bint due = engine.listen_due_ms <= now
+    if due:
+        engine.listen_due_ms = NEVER
+    ReleaseSRWLockExclusive(&engine.lock)
+    if not due:
+        return
+    service = keeper_services(engine)
+    while service != NULL:
+        listener = service_listeners(service)
+        while listener != NULL:
+            all_have = listener_begin(listener) and all_have
+            listener = listener.next
+        service = service.next
+    if not all_have:
+        AcquireSRWLockExclusive(&engine.lock)
+        engine.listen_due_ms = min(engine.listen_due_ms, now + RETRY_MS)
+        ReleaseSRWLockExclusive(&engine.lock)
 
 
 cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
@@ -145,8 +206,7 @@ cdef void keeper_retry(engine_t *engine, uint64_t now) noexcept nogil:
     cdef conn_t *unposted
     cdef conn_t *next_unposted
     AcquireSRWLockExclusive(&engine.lock)
-    # Also at once when stopping: accept_post then frees the slot.
-    if engine.starved_due_ms <= now or engine.phase != PHASE_RUNNING:
+    if engine.starved_due_ms <= now:
         starved = engine.starved
         engine.starved = NULL
     unposted = engine.unposted
@@ -196,7 +256,7 @@ cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
             conn = worker_next_work(&engine.workers[i])
     AcquireSRWLockExclusive(&engine.lock)
     engine.help_due_ms = now + HELP_MS
-    post = post and not engine.help_posted and engine.phase != PHASE_FINISHED
+    post = post and not engine.help_posted and engine.holds > 0
     if post:
         engine.help_posted = packet_post(engine, &engine.help)
     ReleaseSRWLockExclusive(&engine.lock)
@@ -214,35 +274,83 @@ cdef bint keeper_finish(engine_t *engine) noexcept nogil:
     return engine.workers_running == 0
 
 
+cdef void keeper_serve(service_t *service, uint64_t now) noexcept nogil:
+    """What is due of one service."""
+    cdef engine_t *engine = service.engine
+    cdef bint stop
+    keeper_deadlines(service, now)
+    keeper_listeners(service, now)
+    AcquireSRWLockExclusive(&engine.lock)
+    stop = service.stop_due_ms <= now
+    if stop:
+        service.stop_due_ms = NEVER
+    ReleaseSRWLockExclusive(&engine.lock)
+    if stop:
+        service_for_each(service, EACH_STOP)
+
+
+cdef bint keeper_end_service(engine_t *engine, bint dead, keeper_news_t *news) noexcept nogil:
+    """Take out a service of which nothing is left.  False: there is none.
+
+    dead: nobody works any more, so what the others have pending stays with the kernel, and their
+    memory with them; they end all the same.
+    """
+    cdef service_t **place = &engine.services
+    cdef service_t *service
+    AcquireSRWLockExclusive(&engine.lock)
+    while place[0] != NULL and not (place[0].over or dead):
+        place = &place[0].next
+    service = place[0]
+    if service != NULL:
+        place[0] = service.next
+        engine.holds -= 1
+        engine.abandoned = engine.abandoned or not service.over
+        news.context = service.config.handler.context
+        # For the next one, or for the engine's own end.
+        SetEvent(engine.keeper_event)
+        # The last that is done with it: whoever waits for that may free it.
+        SetEvent(service.stopped_event)
+    ReleaseSRWLockExclusive(&engine.lock)
+    return service != NULL
+
+
+cdef uint64_t service_due(service_t *service) noexcept nogil:
+    """When the keeper has to look after it.  Precondition: engine.lock held."""
+    cdef uint64_t due = service.stop_due_ms
+    cdef deadline_t *deadline = deadlines_first(&service.closing)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    deadline = deadlines_first(&service.quiet)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    deadline = deadlines_first(&service.idling)
+    if deadline != NULL:
+        due = min(due, deadline.due_ms)
+    if not service.stopping and service.accept_period_ms != 0:
+        due = min(due, service.accept_due_ms)
+    return due
+
+
 cdef bint keeper_step(engine_t *engine) noexcept nogil:
     """One wait of the keeper and the work that follows.  False: the engine has stopped."""
     cdef HANDLE[2] events
-    cdef deadline_t *deadline
-    cdef listener_t *listener
+    cdef service_t *service
     cdef uint64_t now = now_ms()
     cdef uint64_t due
     cdef DWORD wait_ms
     cdef DWORD woken
     cdef bint finished
-    cdef bint stop
     AcquireSRWLockExclusive(&engine.lock)
-    due = min(engine.stop_due_ms, engine.help_due_ms)
-    if engine.phase == PHASE_RUNNING and engine.accept_period_ms != 0:
-        due = min(due, engine.accept_due_ms)
-    deadline = deadlines_first(&engine.closing)
-    if deadline != NULL:
-        due = min(due, deadline.due_ms)
-    deadline = deadlines_first(&engine.quiet)
-    if deadline != NULL:
-        due = min(due, deadline.due_ms)
-    deadline = deadlines_first(&engine.idling)
-    if deadline != NULL:
-        due = min(due, deadline.due_ms)
+    due = min(engine.help_due_ms, engine.listen_due_ms)
+    service = engine.services
+    while service != NULL:
+        due = min(due, service_due(service))
+        service = service.next
     if engine.timers.first != NULL:
         due = min(due, engine.timers.first.due)
     if engine.starved != NULL:
         due = min(due, engine.starved_due_ms)
-    if engine.unposted != NULL or engine.phase == PHASE_FINISHED:
+    if engine.unposted != NULL or engine.holds == 0 or engine.workers_running == 0:
         due = min(due, now + RETRY_MS)
     engine.keeper_due_ms = due
     ReleaseSRWLockExclusive(&engine.lock)
@@ -258,47 +366,42 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
         # For lack of memory; without the pause the keeper would spin until there is some.
         WaitForSingleObject(engine.stopped_event, RETRY_MS)
     elif woken == WAIT_OBJECT_0 + 1:
-        AcquireSRWLockExclusive(&engine.lock)
-        listener = engine.listeners
-        ReleaseSRWLockExclusive(&engine.lock)
-        while listener != NULL:
-            listener_crowded(listener)
-            listener = listener.next
+        keeper_crowded(engine)
 
     now = now_ms()
     keeper_help(engine, now)
+    keeper_begin(engine, now)
     keeper_retry(engine, now)
-    keeper_deadlines(engine, now)
-    keeper_listeners(engine, now)
+    keeper_timers(engine, now)
+    service = keeper_services(engine)
+    while service != NULL:
+        keeper_serve(service, now)
+        service = service.next
 
     AcquireSRWLockExclusive(&engine.lock)
     # No workers: they could not be started, or their port is broken.
-    finished = ((engine.phase == PHASE_FINISHED or engine.workers_running == 0)
-                and keeper_finish(engine))
-    stop = engine.stop_due_ms <= now
-    if stop:
-        engine.stop_due_ms = NEVER
+    finished = (engine.holds == 0 or engine.workers_running == 0) and keeper_finish(engine)
     ReleaseSRWLockExclusive(&engine.lock)
-    if stop:
-        engine_for_each(engine, EACH_STOP)
     return not finished
 
 
-cdef int engine_run_keeper(engine_t *engine) noexcept nogil:
-    cdef int trouble
-    while keeper_step(engine):
+cdef bint engine_run_keeper(engine_t *engine, keeper_news_t *news) noexcept nogil:
+    cdef bint running = True
+    while running:
+        running = keeper_step(engine)
         AcquireSRWLockExclusive(&engine.lock)
-        trouble = engine.trouble if engine.phase == PHASE_RUNNING else 0
+        news.trouble = engine.trouble if engine.serving > 0 else 0
         engine.trouble = 0
         ReleaseSRWLockExclusive(&engine.lock)
-        if trouble != 0:
-            return trouble
+        news.ended = keeper_end_service(engine, not running, news)
+        if news.trouble != 0 or news.ended:
+            return True
     pools_clear(engine)
     # The lock: a worker that ends may still be inside engine_forgo_worker.
     AcquireSRWLockExclusive(&engine.lock)
     ReleaseSRWLockExclusive(&engine.lock)
     SetEvent(engine.stopped_event)
-    return 0
+    return False
 
 
 cdef void engine_forgo_keeper(engine_t *engine) noexcept nogil:

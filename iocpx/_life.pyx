@@ -26,7 +26,7 @@ cdef void conn_cancel(conn_t *conn) noexcept nogil:
             and GetLastError() != ERROR_NOT_FOUND):
         # The end of the connection waits for these operations, perhaps for ever, so it
         # is tried again.
-        conn_arm(conn, &conn.engine.quiet, &conn.quiet)
+        conn_arm(conn, &conn.service.quiet, &conn.quiet)
 
 
 cdef void op_pended(conn_t *conn, recv_t *recv) noexcept nogil:
@@ -60,7 +60,7 @@ cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) 
         conn.unsent_bytes = conn.outbox.nbytes
         conn.unsent_writes = conn.outbox.writes
         # When draining, all was sent and connection_lost(None) is on its way.
-        count(conn.engine, NULL, N_ABORTS + reason, 1)
+        count(conn.service, NULL, N_ABORTS + reason, 1)
         conn.error = error
         conn.error_sending = sending
     conn.state = conn_next_state(conn.state, EVENT_ABORT)
@@ -79,11 +79,11 @@ cdef void conn_end_of_stream(conn_t *conn) noexcept nogil:
 cdef void conn_active(conn_t *conn) noexcept nogil:
     """Something came.  Precondition: conn.lock held."""
     conn.receives += 1
-    if conn.engine.config.idle_timeout_ms != 0:
+    if conn.service.config.idle_timeout_ms != 0:
         conn.active_ms = now_ms()
     if conn.idle:
         conn.idle = False
-        conn_arm(conn, &conn.engine.quiet, &conn.quiet)
+        conn_arm(conn, &conn.service.quiet, &conn.quiet)
 
 
 cdef void conn_shut(conn_t *conn) noexcept nogil:
@@ -110,7 +110,7 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         # What has been sent has yet to arrive: the peer's time begins anew.
         conn.flushed_ms = now_ms()
         conn.progress_ms = conn.flushed_ms
-        conn_arm(conn, &conn.engine.closing, &conn.closing)
+        conn_arm(conn, &conn.service.closing, &conn.closing)
         if conn.eof_seen:
             conn.state = conn_next_state(conn.state, EVENT_EOF)
 
@@ -118,6 +118,7 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
 cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     """The end of the socket.  Precondition: conn.lock held, nothing pending; returns with
     the lock held again, connection_lost due."""
+    cdef service_t *service = conn.service
     cdef engine_t *engine = conn.engine
     cdef SOCKET sock = conn.sock
     if conn.duplicated and conn.state == STATE_ABORTING:
@@ -133,7 +134,7 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     ReleaseSRWLockExclusive(&conn.lock)
 
     closesocket(sock)
-    count(engine, NULL, N_SOCKETS_CLOSED, 1)
+    count(service, NULL, N_SOCKETS_CLOSED, 1)
     AcquireSRWLockExclusive(&engine.lock)
     list_remove(&conn.link)
     deadline_disarm(&conn.closing)
@@ -141,9 +142,9 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     deadline_disarm(&conn.idling)
     # Both under the lock under which conn_open compares them: a client within max_connections
     # would be refused in between.
-    InterlockedExchangeAdd64(&engine.connections_now, -1)
+    InterlockedExchangeAdd64(&service.connections_now, -1)
     if told:
-        InterlockedExchangeAdd64(&engine.draining, -1)
+        InterlockedExchangeAdd64(&service.draining, -1)
     ReleaseSRWLockExclusive(&engine.lock)
 
     AcquireSRWLockExclusive(&conn.lock)

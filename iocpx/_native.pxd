@@ -1,4 +1,4 @@
-from iocpx._types cimport worker_t
+from iocpx._types cimport conn_t
 
 # Sends back what comes.
-cdef void deliver_echo(worker_t *worker) noexcept nogil
+cdef void deliver_echo(conn_t *conn) noexcept nogil

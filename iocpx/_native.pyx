@@ -1,37 +1,32 @@
 """Handlers inside the engine, which never enter Python.
 
-Called by the workers in the place of Python's `deliver`; calls `_delivery`'s neighbours
-`_sched` and `_requests`.
+Called by the workers, for one connection at a time (`handler_t.deliver`); calls `_delivery` and
+`_requests`.
 """
 
 from iocpx._base cimport conn_drop_queue
 from iocpx._delivery cimport conn_tell_lost
 from iocpx._requests cimport conn_close
-from iocpx._sched cimport worker_delivered, worker_next
 from iocpx._state cimport queue_pop, queue_push, STATE_OPEN
 from iocpx._types cimport *
 from iocpx._wants cimport conn_eof_due, conn_readable
 from iocpx._winsock cimport *
 
 
-cdef void deliver_echo(worker_t *worker) noexcept nogil:
+cdef void deliver_echo(conn_t *conn) noexcept nogil:
     """Send back what was received: the received buffer itself moves to the outbox."""
-    cdef conn_t *conn = worker_next(worker)
     cdef bint over
-    while conn != NULL:
-        AcquireSRWLockExclusive(&conn.lock)
-        conn.due &= ~<int>DUE_MADE
-        if conn.state != STATE_OPEN:
-            # What is in the outbox by then is the last that goes out.
-            conn_drop_queue(conn, &conn.inbox)
-        while conn_readable(conn):
-            queue_push(&conn.outbox, queue_pop(&conn.inbox))
-        over = conn_eof_due(conn)
-        conn.eof_told = conn.eof_told or over
-        if conn.due & DUE_LOST and not conn.lost_told:
-            conn_tell_lost(conn)
-        ReleaseSRWLockExclusive(&conn.lock)
-        if over:
-            conn_close(conn)
-        worker_delivered(worker, conn)
-        conn = worker_next(worker)
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.due &= ~<int>DUE_MADE
+    if conn.state != STATE_OPEN:
+        # What is in the outbox by then is the last that goes out.
+        conn_drop_queue(conn, &conn.inbox)
+    while conn_readable(conn):
+        queue_push(&conn.outbox, queue_pop(&conn.inbox))
+    over = conn_eof_due(conn)
+    conn.eof_told = conn.eof_told or over
+    if conn.due & DUE_LOST and not conn.lost_told:
+        conn_tell_lost(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    if over:
+        conn_close(conn)

@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    conn_arm, conn_keep_buffer, count, engine_connections, KEY, now_ms, op_init, trace,
+    conn_arm, conn_keep_buffer, count, service_connections, KEY, now_ms, op_init, trace,
 )
 from iocpx._conn cimport on_recv_complete, on_send_complete, on_serve
 from iocpx._sched cimport conn_leave, conn_unref
@@ -16,28 +16,29 @@ from iocpx._types cimport *
 from iocpx._winsock cimport *
 
 
-cdef conn_t *conn_new(engine_t *engine) noexcept nogil:
+cdef conn_t *conn_new(service_t *service) noexcept nogil:
     """A conn_t with its recv_t's, all zero; NULL: out of memory."""
-    cdef size_t nbytes = sizeof(conn_t) + <size_t>engine.config.initial_reads * sizeof(recv_t)
+    cdef size_t nbytes = sizeof(conn_t) + <size_t>service.config.initial_reads * sizeof(recv_t)
     cdef conn_t *conn
-    AcquireSRWLockExclusive(&engine.pool_lock)
-    conn = engine.free_conns
+    AcquireSRWLockExclusive(&service.engine.pool_lock)
+    conn = service.free_conns
     if conn != NULL:
-        engine.free_conns = conn.next_ready
-        engine.n_free_conns -= 1
-        engine.conn_hits += 1
+        service.free_conns = conn.next_ready
+        service.n_free_conns -= 1
+        service.conn_hits += 1
     else:
-        engine.conn_misses += 1
-    ReleaseSRWLockExclusive(&engine.pool_lock)
+        service.conn_misses += 1
+    ReleaseSRWLockExclusive(&service.engine.pool_lock)
     if conn != NULL:
         memset(conn, 0, nbytes)
         return conn
     return <conn_t *>calloc(1, nbytes)
 
 
-cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *local,
+cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char *local,
                    const char *remote, buf_t *data) noexcept nogil:
     """Make a connection of a connected socket and schedule it."""
+    cdef engine_t *engine = service.engine
     cdef conn_t *conn
     cdef tcp_keepalive keepalive
     cdef DWORD nbytes = 0
@@ -47,7 +48,7 @@ cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *
     cdef int error
     cdef int i
     cdef LONG64 now
-    conn = conn_new(engine)
+    conn = conn_new(service)
     if conn == NULL:
         return WSAENOBUFS
     if CreateIoCompletionPort(<HANDLE>sock, engine.port, KEY, 0) == NULL:
@@ -56,13 +57,14 @@ cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *
         return error
     # These only tune the connection; without them it still works.
     setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, <char *>&on, sizeof(on))
-    if engine.config.keepalive_idle_ms != 0:
+    if service.config.keepalive_idle_ms != 0:
         keepalive.onoff = 1
-        keepalive.keepalivetime = engine.config.keepalive_idle_ms
-        keepalive.keepaliveinterval = engine.config.keepalive_interval_ms
+        keepalive.keepalivetime = service.config.keepalive_idle_ms
+        keepalive.keepaliveinterval = service.config.keepalive_interval_ms
         WSAIoctl(sock, SIO_KEEPALIVE_VALS, &keepalive, sizeof(keepalive), NULL, 0, &nbytes,
                  NULL, NULL)
 
+    conn.service = service
     conn.engine = engine
     conn.sock = sock
     conn.refs = 2       # the open handle, and this function's
@@ -78,9 +80,9 @@ cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *
     conn.send_bytes = SEND_BYTES
     conn.skips = SetFileCompletionNotificationModes(
         <HANDLE>sock, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)
-    conn.marks.high = engine.config.high_water_bytes
-    conn.marks.low = engine.config.low_water_bytes
-    conn.window.size = engine.config.initial_reads
+    conn.marks.high = service.config.high_water_bytes
+    conn.marks.low = service.config.low_water_bytes
+    conn.window.size = service.config.initial_reads
     conn.recvs = <recv_t *>(conn + 1)
     for i in range(conn.window.size):
         op_init(&conn.recvs[i].op, on_recv_complete, conn)
@@ -92,40 +94,40 @@ cdef int conn_open(engine_t *engine, worker_t *worker, SOCKET sock, const char *
     # From the list on others may reach it, to end it at once; its first data comes before that.
     AcquireSRWLockExclusive(&conn.lock)
     AcquireSRWLockExclusive(&engine.lock)
-    # Under the lock that engine_stop takes: what is in the list by then it
+    # Under the lock that service_stop takes: what is in the list by then it
     # closes, and nothing comes after.
-    running = engine.phase == PHASE_RUNNING
-    now = engine_connections(engine)
-    room = engine.config.max_connections == 0 or (
-        now - InterlockedExchangeAdd64(&engine.draining, 0) < engine.config.max_connections)
+    running = not service.stopping
+    now = service_connections(service)
+    room = service.config.max_connections == 0 or (
+        now - InterlockedExchangeAdd64(&service.draining, 0) < service.config.max_connections)
     if running and room:
-        list_append(&engine.connections, &conn.link)
-        InterlockedIncrement(&engine.live)
-        InterlockedExchangeAdd64(&engine.connections_now, 1)
-        engine.connections_peak = max(engine.connections_peak, now + 1)
-        engine.last_number += 1
-        conn.number = engine.last_number
+        list_append(&service.connections, &conn.link)
+        InterlockedIncrement(&service.live)
+        InterlockedExchangeAdd64(&service.connections_now, 1)
+        service.connections_peak = max(service.connections_peak, now + 1)
+        service.last_number += 1
+        conn.number = service.last_number
     ReleaseSRWLockExclusive(&engine.lock)
     if not (running and room):
         ReleaseSRWLockExclusive(&conn.lock)
         free(conn)
         return WSAECONNREFUSED if running else ERROR_OPERATION_ABORTED
-    count(engine, worker, N_CONNECTIONS_MADE, 1)
+    count(service, worker, N_CONNECTIONS_MADE, 1)
 
     trace(conn, "accepted", 0)
     if data != NULL and data.size > 0:
         trace(conn, "received", <LONG64>data.size)
-        count(engine, worker, N_RECEIVES, 1)
-        count(engine, worker, N_BYTES_RECEIVED, <LONG64>data.size)
+        count(service, worker, N_RECEIVES, 1)
+        count(service, worker, N_BYTES_RECEIVED, <LONG64>data.size)
         queue_push(&conn.inbox, data)
     else:
         # A client that says nothing at once finds out that it is idle later.
         if data != NULL:
             conn_keep_buffer(conn, data)
-    if engine.config.idle_timeout_ms != 0:
+    if service.config.idle_timeout_ms != 0:
         conn.active_ms = now_ms()
-        conn_arm(conn, &engine.idling, &conn.idling)
-    conn_arm(conn, &engine.quiet, &conn.quiet)
+        conn_arm(conn, &service.idling, &conn.idling)
+    conn_arm(conn, &service.quiet, &conn.quiet)
     conn_leave(worker, conn)
     conn_unref(conn)
     return 0

@@ -6,7 +6,7 @@ Called by `_conn` for the connection whose turn it is; calls `_life`.
 from libc.string cimport memset
 
 from iocpx._base cimport (
-    conn_keep_buffer, conn_ref, count, now_ms, recv_capacity, take_buffer, trace,
+    conn_keep_buffer, conn_ref, count, count_op, now_ms, recv_capacity, take_buffer, trace,
 )
 from iocpx._life cimport conn_active, conn_end_of_stream, conn_fail, op_pended
 from iocpx._sched cimport conn_unref
@@ -52,7 +52,7 @@ cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef int error = 0
     conn.pending += 1
     if conn.state == STATE_OPEN and conn.idle:
-        count(engine, worker, N_ZERO_RECEIVES, 1)
+        count(conn.service, worker, N_ZERO_RECEIVES, 1)
         wsabuf.buf = NULL
         wsabuf.len = 0
     else:
@@ -69,17 +69,17 @@ cdef void recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
     conn_ref(conn)
     memset(&recv.op.overlapped, 0, sizeof(OVERLAPPED))
     ReleaseSRWLockExclusive(&conn.lock)
-    count(engine, worker, N_OPS_POSTED, 1)
+    count_op(engine, worker, E_OPS_POSTED, 1)
     if WSARecv(conn.sock, &wsabuf, 1, &nbytes, &flags, &recv.op.overlapped, NULL) != 0:
         error = WSAGetLastError()
     AcquireSRWLockExclusive(&conn.lock)
     if error == ERROR_IO_PENDING or (error == 0 and not conn.skips):
         op_pended(conn, recv)
         return
-    count(engine, worker, N_OPS_COMPLETED, 1)
+    count_op(engine, worker, E_OPS_COMPLETED, 1)
     recv_done(worker, conn, recv, error, nbytes if error == 0 else 0)
     if error == 0:
-        count(engine, worker, N_INLINE_COMPLETIONS, 1)
+        count(conn.service, worker, N_INLINE_COMPLETIONS, 1)
         conn.inline_run += 1
     conn_unref(conn)    # never the last one: the caller has its own
 
@@ -89,8 +89,8 @@ cdef void recv_done(worker_t *worker, conn_t *conn, recv_t *recv, int error,
     """The outcome of a receive waits until those posted before it are in as well.
     Precondition: conn.lock held."""
     if nbytes > 0:
-        count(conn.engine, worker, N_RECEIVES, 1)
-        count(conn.engine, worker, N_BYTES_RECEIVED, nbytes)
+        count(conn.service, worker, N_RECEIVES, 1)
+        count(conn.service, worker, N_BYTES_RECEIVED, nbytes)
     recv.done = True
     recv.error = error
     recv.nbytes = nbytes

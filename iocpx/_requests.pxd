@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 
 from iocpx._state cimport buf_t, queue_t
-from iocpx._types cimport abort_reason, conn_t, engine_t
+from iocpx._types cimport abort_reason, conn_t, service_t
 from iocpx._winsock cimport DWORD, SOCKET
 
 cdef enum each_action:
@@ -60,5 +60,5 @@ cdef buf_t *conn_take_spent(conn_t *conn) noexcept nogil
 # over.
 cdef void conn_wake_at(conn_t *conn, uint64_t due_ms) noexcept nogil
 cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil
-cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil
-cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil
+cdef void service_for_each(service_t *service, each_action action) noexcept nogil
+cdef void service_close_clients(service_t *service, bint abort) noexcept nogil

@@ -41,7 +41,7 @@ cdef bint conn_in_callback(conn_t *conn) noexcept nogil:
 
 cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
     """0, or what speaks against one more write.  Precondition: conn.lock held."""
-    cdef config_t *config = &conn.engine.config
+    cdef service_config_t *config = &conn.service.config
     cdef bint over = False
     if conn.state != STATE_OPEN or conn.write_eof:
         return WRITE_CLOSED
@@ -169,7 +169,7 @@ cdef void conn_close(conn_t *conn) noexcept nogil:
         conn_drop_queue(conn, &conn.inbox)
         conn.progress_ms = now_ms()
         trace(conn, "close, bytes queued", <LONG64>conn.outbox.nbytes)
-        conn_arm(conn, &conn.engine.closing, &conn.closing)
+        conn_arm(conn, &conn.service.closing, &conn.closing)
     conn_request_done(conn)
 
 
@@ -192,7 +192,7 @@ cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil:
     # A receive that is pending stays so: cancelling it could lose what it carries.
     AcquireSRWLockExclusive(&conn.lock)
     if paused and not conn.read_paused:
-        count(conn.engine, NULL, N_READ_PAUSES, 1)
+        count(conn.service, NULL, N_READ_PAUSES, 1)
     conn.read_paused = paused
     conn_leave(NULL, conn)
 
@@ -247,7 +247,7 @@ cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) no
 
 
 cdef wait_result conn_wait_writable(conn_t *conn, DWORD timeout_ms) noexcept nogil:
-    cdef config_t *config = &conn.engine.config
+    cdef service_config_t *config = &conn.service.config
     cdef wait_result result = WAIT_AGAIN
     AcquireSRWLockExclusive(&conn.lock)
     for _ in range(2):
@@ -300,7 +300,7 @@ cdef size_t conn_write_buffer_size(conn_t *conn) noexcept nogil:
     return nbytes
 
 
-cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
+cdef void service_for_each(service_t *service, each_action action) noexcept nogil:
     """Do something to every connection that is there now.
 
     The list is turned once, one connection at a time, so that engine.lock is not
@@ -308,20 +308,21 @@ cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
     no harm: new ones join at the end, behind all that were there.  pass_lock keeps
     two passes from turning it under each other.
     """
+    cdef engine_t *engine = service.engine
     cdef link_t *link
     cdef conn_t *conn
     cdef LONG64 n
-    AcquireSRWLockExclusive(&engine.pass_lock)
-    n = InterlockedExchangeAdd64(&engine.connections_now, 0)
+    AcquireSRWLockExclusive(&service.pass_lock)
+    n = InterlockedExchangeAdd64(&service.connections_now, 0)
     while n > 0:
         n -= 1
         AcquireSRWLockExclusive(&engine.lock)
-        link = engine.connections.next
-        if link == &engine.connections:
+        link = service.connections.next
+        if link == &service.connections:
             ReleaseSRWLockExclusive(&engine.lock)
             break
         list_remove(link)
-        list_append(&engine.connections, link)
+        list_append(&service.connections, link)
         conn = <conn_t *>link.owner
         conn_ref(conn)
         ReleaseSRWLockExclusive(&engine.lock)
@@ -332,8 +333,8 @@ cdef void engine_for_each(engine_t *engine, each_action action) noexcept nogil:
         else:
             conn_close_due(conn, True)
         conn_unref(conn)
-    ReleaseSRWLockExclusive(&engine.pass_lock)
+    ReleaseSRWLockExclusive(&service.pass_lock)
 
 
-cdef void engine_close_clients(engine_t *engine, bint abort) noexcept nogil:
-    engine_for_each(engine, EACH_ABORT if abort else EACH_CLOSE)
+cdef void service_close_clients(service_t *service, bint abort) noexcept nogil:
+    service_for_each(service, EACH_ABORT if abort else EACH_CLOSE)

@@ -1,17 +1,19 @@
-from iocpx._types cimport conn_t, deliver_fn, engine_t
-
-cdef enum:
-    WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
+from iocpx._engines cimport EngineRun
+from iocpx._types cimport conn_t, service_config_t, service_t
+from iocpx._winsock cimport HANDLE
 
 
 cdef class Runtime:
-    cdef engine_t *engine           # owned
+    cdef service_config_t config
+    cdef HANDLE stopped             # owned: the service has ended, or never came to be
+    cdef service_t *service         # owned, once _prepare has made it; _sockets_lock
+    cdef readonly EngineRun run     # that it is on
     cdef readonly object factory
     cdef readonly object exception_handler
     cdef readonly tuple sockets
     cdef object addresses           # of the sockets, as text
-    cdef readonly list threads      # that have been started
     cdef readonly object exit       # the SystemExit or KeyboardInterrupt of a callback
+    cdef object _engine
     cdef bint _owns_sockets         # a failed start closes them; close() does always
     cdef bint _listening
     cdef bint _closed               # close() was called; _sockets_lock
@@ -19,11 +21,10 @@ cdef class Runtime:
     cdef bint _told                 # "serving on" is in the log
     cdef object _raised             # what start() is to raise
     cdef object _skipped            # OSErrors of addresses that were left out
-    cdef set _to_begin
     cdef object _prepared
     cdef object _may_listen
     cdef object _listened
-    cdef object _telling            # the thread that logs a trouble, or has
+    cdef object _end_told           # a lock, free when "stopped" is in the log too
     cdef object _sockets_lock       # a listening handle is used, or closed
     cdef readonly object trace
     cdef readonly object context    # of the thread that called start(): connections copy it
@@ -36,5 +37,3 @@ cdef class Runtime:
 
 # A sockaddr as the socket module shows it.
 cdef object address_tuple(const unsigned char *addr)
-# What every Runtime made from now on calls for connections with news.
-cdef void set_deliver(deliver_fn deliver) noexcept

@@ -11,7 +11,7 @@ Called by all rooms that change a connection (conn_leave) and by the workers; ca
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from iocpx._base cimport conn_ref, count, keeper_wants, live_drop, now_ms, packet_post, RETRY_MS
+from iocpx._base cimport conn_ref, count, count_op, keeper_wants, live_drop, now_ms, packet_post, RETRY_MS
 from iocpx._types cimport *
 from iocpx._wants cimport conn_has_news, conn_has_work
 from iocpx._winsock cimport *
@@ -20,12 +20,18 @@ cdef enum:
     SHARE = 16              # connections that a worker takes from the run queue at once
 
 
+cdef void worker_append(worker_t *worker, conn_t *conn) noexcept nogil:
+    """Precondition: worker.lock held."""
+    ready_append(&worker.news if conn.deliver and conn.service.config.handler.deliver == NULL
+                 else &worker.work, conn)
+
+
 cdef void conn_to_worker(worker_t *worker, conn_t *conn) noexcept nogil:
     """Bring a scheduled connection to a worker: this one, or any by packet."""
     cdef engine_t *engine
     if worker != NULL:
         AcquireSRWLockExclusive(&worker.lock)
-        ready_append(&worker.news if conn.deliver else &worker.work, conn)
+        worker_append(worker, conn)
         ReleaseSRWLockExclusive(&worker.lock)
         return
     engine = conn.engine
@@ -59,17 +65,17 @@ cdef void conn_leave(worker_t *worker, conn_t *conn) noexcept nogil:
 
 
 cdef void conn_retire(conn_t *conn) noexcept nogil:
-    cdef engine_t *engine = conn.engine
-    AcquireSRWLockExclusive(&engine.pool_lock)
-    if engine.n_free_conns < engine.config.max_free_connections:
-        conn.next_ready = engine.free_conns
-        engine.free_conns = conn
-        engine.n_free_conns += 1
+    cdef service_t *service = conn.service
+    AcquireSRWLockExclusive(&service.engine.pool_lock)
+    if service.n_free_conns < service.config.max_free_connections:
+        conn.next_ready = service.free_conns
+        service.free_conns = conn
+        service.n_free_conns += 1
         conn = NULL
-    ReleaseSRWLockExclusive(&engine.pool_lock)
+    ReleaseSRWLockExclusive(&service.engine.pool_lock)
     free(conn)
-    count(engine, NULL, N_CONNECTIONS_RETIRED, 1)
-    live_drop(engine)
+    count(service, NULL, N_CONNECTIONS_RETIRED, 1)
+    live_drop(service)
 
 
 cdef conn_t *worker_next(worker_t *worker) noexcept nogil:
@@ -123,7 +129,7 @@ cdef void worker_share(worker_t *worker) noexcept nogil:
         ready_move(&worker.work, &engine.run_queue)
         conn = ready_pop(&engine.run_queue)
         while conn != NULL:
-            ready_append(&worker.news if conn.deliver else &worker.work, conn)
+            worker_append(worker, conn)
             n += 1
             conn = ready_pop(&engine.run_queue) if n < SHARE else NULL
     ReleaseSRWLockExclusive(&engine.run_lock)
@@ -160,5 +166,5 @@ cdef bint worker_take_over(worker_t *worker) noexcept nogil:
             ready_move(&work, &worker.work)
             ReleaseSRWLockExclusive(&worker.lock)
     if some:
-        count(engine, worker, N_TAKEOVERS, 1)
+        count_op(engine, worker, E_TAKEOVERS, 1)
     return some

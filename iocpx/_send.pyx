@@ -6,7 +6,7 @@ Called by `_conn`; calls `_life`.
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from iocpx._base cimport conn_drop_queue, conn_ref, count, now_ms, packet_post, trace
+from iocpx._base cimport conn_drop_queue, conn_ref, count, count_op, now_ms, packet_post, trace
 from iocpx._life cimport conn_fail, op_pended
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_t, queue_consume, queue_t, STATE_FLUSHING
@@ -54,7 +54,7 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
     conn_ref(conn)
     memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
     ReleaseSRWLockExclusive(&conn.lock)
-    count(engine, worker, N_OPS_POSTED, 1)
+    count_op(engine, worker, E_OPS_POSTED, 1)
     if WSASend(conn.sock, wsabufs, n, &nbytes, 0,
                &conn.send.overlapped if overlapped else NULL, NULL) != 0:
         error = WSAGetLastError()
@@ -63,7 +63,7 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
         conn.send_ms = now_ms()
         op_pended(conn, NULL)
         return False
-    count(engine, worker, N_OPS_COMPLETED, 1)
+    count_op(engine, worker, E_OPS_COMPLETED, 1)
     if not overlapped and error == WSAEWOULDBLOCK:
         conn.sending = False
         conn.pending -= 1
@@ -71,7 +71,7 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
         return False
     send_done(worker, conn, error, nbytes if error == 0 else 0)
     if error == 0:
-        count(engine, worker, N_INLINE_COMPLETIONS, 1)
+        count(conn.service, worker, N_INLINE_COMPLETIONS, 1)
     conn_unref(conn)    # never the last one: the caller has its own
     return error == 0
 
@@ -108,8 +108,8 @@ cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
     cdef queue_t emptied
     memset(&emptied, 0, sizeof(emptied))
     if nbytes > 0:
-        count(conn.engine, worker, N_SENDS, 1)
-        count(conn.engine, worker, N_BYTES_SENT, nbytes)
+        count(conn.service, worker, N_SENDS, 1)
+        count(conn.service, worker, N_BYTES_SENT, nbytes)
     conn.sending = False
     conn.pending -= 1
     queue_consume(&conn.outbox, nbytes, &emptied)
@@ -125,5 +125,5 @@ cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
     trace(conn, "sent", nbytes)
     if conn.state == STATE_FLUSHING:
         conn.progress_ms = now_ms()
-    if conn.engine.config.idle_timeout_ms != 0:
+    if conn.service.config.idle_timeout_ms != 0:
         conn.active_ms = now_ms()

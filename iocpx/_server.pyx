@@ -1,19 +1,16 @@
 """Server: its arguments, its start and its stop."""
 
 import asyncio
-import os
-import sys
 import threading
 import warnings
 
 from iocpx._addresses import address_text
 from iocpx._arguments import integer_between, limit, milliseconds, refuse_async
+from iocpx._engines import Engine
 from iocpx._listening import bind, given_sockets, host_names
 from iocpx._runtime import Runtime
 from iocpx._threads import require_system_threads
 from iocpx.native import Echo
-
-cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Server:
@@ -27,8 +24,7 @@ class Server:
     sock: a bound TCP socket.socket, or a sequence of them, instead of host and port:
         made by the caller, or come from another process (socket.fromshare()).  The
         server closes it.
-    workers: threads that serve connections, 1 to 256; None: 2, and as many as there
-        are CPUs on a free-threaded Python.
+    engine: the iocpx.Engine that serves it, perhaps beside others; None: one of its own.
     backlog: connections the kernel keeps waiting, 1 to 65535.  A socket of the caller's
         that listens already keeps its own.
     initial_accepts, max_accepts: AcceptEx calls kept pending per listening socket,
@@ -39,8 +35,6 @@ class Server:
     max_connections: int, or None for no limit; the next client gets a reset.  One
         whose connection_lost was told counts no more; as many may drain beside them.
     initial_reads: receives kept pending per connection, 1 to 64.
-    buffer_size: bytes of the largest receive buffer, 1 to 16 MiB; short messages get
-        smaller ones.
     idle_timeout_s: seconds without a byte in either direction before a reset,
         up to 86400; None: never.
     max_sends: writes that a connection may have queued; None: no limit.
@@ -53,7 +47,7 @@ class Server:
         of more than 16 KiB that is under way, and at most twelve times for a peer that
         goes on sending after our end.
     keepalive_idle_s, keepalive_interval_s: TCP keep-alive, seconds; None: off.
-    max_free_buffers, max_free_connections: how many of each are kept for reuse.
+    max_free_connections: how many connections' memory is kept for reuse, 0 to 1000000.
     exception_handler: callable with asyncio's context dict ("message", "exception",
         "protocol", "transport"), called on a worker when a callback raises; None:
         logged under "iocpx".
@@ -91,12 +85,12 @@ class Server:
     and the end of a `with` do not.
     """
 
-    def __init__(self, protocol_factory, host=None, port=0, *, sock=None, workers=None,
+    def __init__(self, protocol_factory, host=None, port=0, *, sock=None, engine=None,
                  backlog=512, initial_accepts=10, max_accepts=100, accept_receive=False,
                  accept_timeout_s=120.0, max_connections=None, initial_reads=1,
-                 buffer_size=262144, idle_timeout_s=None, max_sends=None,
+                 idle_timeout_s=None, max_sends=None,
                  max_write_buffer=67108864, close_timeout_s=5.0, keepalive_idle_s=5.0,
-                 keepalive_interval_s=1.0, max_free_buffers=200, max_free_connections=100,
+                 keepalive_interval_s=1.0, max_free_connections=100,
                  exception_handler=None, trace=None):
         self._runtime = None
         self._address = None
@@ -112,8 +106,9 @@ class Server:
             raise ValueError(f"trace must be None with a native handler, got {trace!r}")
         if not isinstance(accept_receive, bool):
             raise TypeError(f"accept_receive must be True or False, got {accept_receive!r}")
-        if workers is None:
-            workers = min(os.cpu_count() or 1, 256) if free_threaded else 2
+        if engine is not None and not isinstance(engine, Engine):
+            raise TypeError(f"engine must be an iocpx.Engine or None, got {engine!r}")
+        self._engine = Engine() if engine is None else engine
         self._sock = given_sockets(sock)
         if sock is not None and (host is not None or port != 0):
             raise ValueError(f"host and port must be left out with sock, got {host!r}, {port!r}")
@@ -121,14 +116,12 @@ class Server:
         self._port = integer_between("port", port, 0, 65535)
         numbers = {
             "backlog": integer_between("backlog", backlog, 1, 65535),
-            "workers": integer_between("workers", workers, 1, 256),
             "initial_accepts": integer_between("initial_accepts", initial_accepts, 1, 10000),
             "max_accepts": integer_between("max_accepts", max_accepts, 1, 10000),
             "accept_receive": accept_receive,
             "accept_timeout_s": milliseconds("accept_timeout_s", accept_timeout_s, 1, 86400),
             "max_connections": limit("max_connections", max_connections, 10**9),
             "initial_reads": integer_between("initial_reads", initial_reads, 1, 64),
-            "buffer_size": integer_between("buffer_size", buffer_size, 1, 16 * 1024 * 1024),
             "idle_timeout_s": 0 if idle_timeout_s is None else milliseconds(
                 "idle_timeout_s", idle_timeout_s, 0.001, 86400),
             "max_sends": limit("max_sends", max_sends, 10**9),
@@ -138,7 +131,6 @@ class Server:
                 "keepalive_idle_s", keepalive_idle_s, 0.001, 86400),
             "keepalive_interval_s": milliseconds(
                 "keepalive_interval_s", keepalive_interval_s, 0.001, 86400),
-            "max_free_buffers": integer_between("max_free_buffers", max_free_buffers, 0, 10**6),
             "max_free_connections": integer_between(
                 "max_free_connections", max_free_connections, 0, 10**6),
         }
@@ -146,7 +138,7 @@ class Server:
             raise ValueError(f"max_accepts must be initial_accepts ({initial_accepts}) or more, "
                              f"got {max_accepts}")
         self._numbers = numbers
-        self._arguments = (protocol_factory, exception_handler, trace, numbers)
+        self._arguments = (self._engine, protocol_factory, exception_handler, trace, numbers)
         self._start_lock = threading.Lock()
 
     def __repr__(self):
@@ -320,8 +312,14 @@ class Server:
         runtime = self._runtime
         return 0 if runtime is None else runtime.connection_count()
 
+    @property
+    def engine(self):
+        """The iocpx.Engine that serves it: the one given, or its own."""
+        return self._engine
+
     def stats(self):
         """Counters since start(), readable also after the stop; docs/TUNING.md tells them.
+        Those of the threads, the operations and the buffers are the engine's: engine.stats().
         Any thread."""
         runtime = self._runtime
         if runtime is None:

@@ -1,6 +1,23 @@
-"""Whether Python starts threads of the system here, which the engine's have to be."""
+"""Threads beside the engine's own: whether Python starts threads of the system here, which the
+engine's have to be, and one for what nobody has to wait for."""
 
 import _thread
+import threading
+from collections.abc import Callable
+
+
+def log_apart(function: Callable[..., object], *args: object) -> threading.Thread | None:
+    """Call a logger's method on a thread of its own, which it returns; None: there is no thread to
+    be had, and nothing is logged.
+
+    A log handler may take its time, and its lock may be held by whoever waits for the caller.
+    """
+    try:
+        thread = threading.Thread(target=function, args=args, name="iocpx-log", daemon=True)
+        thread.start()
+    except (RuntimeError, MemoryError):
+        return None
+    return thread
 
 
 def require_system_threads() -> None:

@@ -2,8 +2,11 @@
 
 Every room of the engine cimports this one.  Locks, always taken in this order and never held
 into a callback, into the GIL or across a posted operation:
-    engine_t.pass_lock → conn_t.lock → listener_t.lock → worker_t.lock → engine_t.run_lock
+    service_t.pass_lock → conn_t.lock → listener_t.lock → worker_t.lock → engine_t.run_lock
     → engine_t.lock → engine_t.pool_lock
+
+An engine is a port with its threads and its memory; a service is what is served on it: its
+listeners, its connections, their limits and their handler.  Several services share one engine.
 """
 
 from libc.stdint cimport uint64_t
@@ -20,9 +23,7 @@ from iocpx._winsock cimport (
 
 # -- counters -------------------------------------------------------------------
 
-cdef enum counter:
-    N_OPS_POSTED            # operations and packets given to the kernel…
-    N_OPS_COMPLETED         # …and come back: completed, failed or refused at once
+cdef enum counter:          # of a service
     N_SOCKETS_OPENED        # accept sockets made…
     N_SOCKETS_CLOSED        # …and closed
     N_CONNECTIONS_MADE      # conn_t made…
@@ -41,18 +42,27 @@ cdef enum counter:
     N_INLINE_COMPLETIONS
     N_WRITE_PAUSES          # write queues that passed their high mark
     N_READ_PAUSES           # pause_reading()
-    N_TAKEOVERS             # times a worker took connections over from others
     N_ABORTS                # by abort_reason, from here on
-    N_ABORTS_END = N_ABORTS + 6
-    N_PACKETS               # dequeued completions
-    N_WAITS                 # GetQueuedCompletionStatusEx calls that returned packets…
-    N_EMPTY_WAITS           # …and that returned none
-    N_GIL_ACQUISITIONS
-    N_COUNTERS
+    N_COUNTERS = N_ABORTS + 7
 
+cdef enum engine_counter:
+    E_OPS_POSTED            # operations and packets given to the kernel…
+    E_OPS_COMPLETED         # …and come back: completed, failed or refused at once
+    E_PACKETS               # dequeued completions
+    E_WAITS                 # GetQueuedCompletionStatusEx calls that returned packets…
+    E_EMPTY_WAITS           # …and that returned none
+    E_TAKEOVERS             # times a worker took connections over from others
+    E_GIL_ACQUISITIONS
+    E_COUNTERS
+
+# One for each worker, and one for all other threads; the padding keeps two from sharing a cache
+# line.
 ctypedef struct tally_t:
     LONG64[N_COUNTERS] n
-    # Each worker has its own; the padding keeps two from sharing a cache line.
+    char[64] padding
+
+ctypedef struct engine_tally_t:
+    LONG64[E_COUNTERS] n
     char[64] padding
 
 cdef enum abort_reason:
@@ -99,14 +109,15 @@ ctypedef struct recv_t:
     DWORD nbytes
 
 ctypedef struct conn_t:
-    link_t link                 # in engine.connections; engine.lock
-    deadline_t closing          # in the engine's list of that name; engine.lock
+    link_t link                 # in service.connections; engine.lock
+    deadline_t closing          # in the service's list of that name; engine.lock
     deadline_t quiet            # likewise
     deadline_t idling           # likewise
     # In engine.timers, due in ms, as long as the handler is to be woken then; due 0: it is not.
     # That changes under lock and engine.lock, so that either is enough to read it.
     timer_t timer
-    engine_t *engine            # borrowed: outlives its connections
+    service_t *service          # borrowed: outlives its connections
+    engine_t *engine            # the service's
     SOCKET sock                 # owned; lock
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
     conn_t *next_ready          # in the one list that has it, under that list's lock
@@ -115,9 +126,9 @@ ctypedef struct conn_t:
     LONG64 number               # constant: counts connections, for the trace
     char[ADDRESS_BYTES] local   # constant
     char[ADDRESS_BYTES] remote  # constant
-    # Owned: the Connection, from connection_made to connection_lost.  The executor's,
-    # under the GIL.
-    void *py
+    # The handler's own, touched by nobody else.  Python's is the Connection, owned from
+    # connection_made to connection_lost; the executor's, under the GIL.
+    void *user
     SRWLOCK lock
     # All below: lock.
     int state                   # conn_state
@@ -184,7 +195,8 @@ ctypedef struct conn_t:
     op_t serve                  # the packet that brings it to a worker
 
 ctypedef struct listener_t:
-    engine_t *engine            # borrowed
+    service_t *service          # borrowed
+    engine_t *engine            # the service's
     listener_t *next            # owned
     SRWLOCK lock
     # All below: lock.
@@ -219,27 +231,41 @@ ctypedef struct ready_t:
 
 ctypedef struct worker_t:
     engine_t *engine            # borrowed
+    int index                   # constant: among the engine's
     LONG thread_id
-    tally_t tally
+    engine_tally_t tally
     OVERLAPPED_ENTRY[PACKETS_PER_WAIT] entries
     ULONG batch                 # packets that it takes next, at most
     int unlooked                # shares since its last look at the port…
     uint64_t look_due_ms        # …which it has again by then
     bint ending                 # its stop packet has come
     bint helps                  # a help packet has come: it looks what the others have
-    int failures                # looks at the port that failed in a row while the server stops
+    int failures                # looks at the port that failed in a row while nothing is served
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.
-    ready_t news                # to be delivered
-    ready_t work                # delivered, or without news: to be served
+    ready_t news                # Python is to be told
+    ready_t work                # a native handler is, or it was told all: to be served
     ready_t again               # had their share; the worker's own, for the run queue
 
-# Called by a worker, no lock held: delivers to connections from worker_next until
-# that returns NULL, and gives each back by worker_delivered.
-ctypedef void (*deliver_fn)(worker_t *worker) noexcept nogil
+# Called by a worker, no lock held: takes the GIL once, tells all connections from worker_next,
+# until that returns NULL, and gives each back by worker_delivered.
+ctypedef void (*deliver_batch_fn)(worker_t *worker) noexcept nogil
+# Called by a worker, no lock held, for one connection that it has: takes all its news.
+ctypedef void (*deliver_fn)(conn_t *conn) noexcept nogil
 
-ctypedef struct config_t:
+# What a service's connections are told by.
+ctypedef struct handler_t:
+    deliver_fn deliver          # never enters Python; NULL: Python's, the engine's deliver_batch
+    void *context               # borrowed: what it finds its way by; Python's is the Runtime
+
+ctypedef struct engine_config_t:
     int workers
+    size_t buffer_size          # bytes
+    size_t max_free_buffers
+    deliver_batch_fn deliver_batch  # may be NULL where all handlers are native
+
+ctypedef struct service_config_t:
+    handler_t handler
     int backlog
     int initial_accepts         # AcceptEx kept pending per listener…
     int max_accepts             # …while clients come faster than that
@@ -247,8 +273,6 @@ ctypedef struct config_t:
     uint64_t accept_timeout_ms  # how long a client may be silent then
     LONG64 max_connections      # 0: unlimited
     int initial_reads           # receives kept posted per connection
-    size_t buffer_size          # bytes
-    size_t max_free_buffers
     size_t max_free_connections
     uint64_t idle_timeout_ms    # 0: none
     int max_sends               # 0: unlimited
@@ -259,52 +283,65 @@ ctypedef struct config_t:
     uint64_t close_timeout_ms
     DWORD keepalive_idle_ms     # 0: off
     DWORD keepalive_interval_ms
-    deliver_fn deliver
-    void *runtime               # borrowed: what `deliver` finds its way by
-    bint native                 # `deliver` takes no GIL and `py` is not used
 
-cdef enum engine_phase:
-    PHASE_RUNNING
-    PHASE_STOPPING              # nothing new; connections are closing
-    PHASE_FINISHED              # nothing is left; workers are ending
-
-ctypedef struct engine_t:
-    config_t config
-    HANDLE port                 # owned
-    HANDLE keeper_event         # owned: something for the keeper, auto-reset
-    HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
-    HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
+ctypedef struct service_t:
+    service_config_t config
+    engine_t *engine            # borrowed: outlives its services
+    service_t *next             # in engine.services; engine.lock, but only the keeper takes one out
+    tally_t *tallies            # owned array: of threads that are no workers, then of each worker
+    HANDLE stopped_event        # borrowed: set when nothing is left
     LONG live                   # acceptors + connections + 1 until the stop
-    LONG workers_idle           # looking at the port, be it to wait there or not
-    # Packets that are in the port, or will be when an operation of a connection completes; for
-    # a moment too few.  Not AcceptEx, which is pending all the time.
-    LONG packets_due
     LONG64 connections_now
     LONG64 connections_peak
     LONG64 draining             # of them, those whose connection_lost has been told
     LONG64 accepts_pending
+    SRWLOCK pass_lock           # held while the connections are gone through one by one
+    # All below: engine.lock.
+    bint stopping               # nothing new; connections are closing
+    bint over                   # nothing is left; the keeper takes it out
     LONG64 last_number
-    worker_t *workers           # owned array
-    tally_t guest_tally         # of threads that are not workers
-    SRWLOCK lock
-    # All below: lock.
-    int phase                   # engine_phase
-    int workers_running
     listener_t *listeners       # owned; only ever grows, at its head
     link_t connections          # with a handle
     deadlines_t closing         # close_timeout_ms
     deadlines_t quiet           # connections that may turn idle
     deadlines_t idling          # idle_timeout_ms
-    timers_t timers             # of connections whose handler is to be woken; due in ms
     uint64_t accept_period_ms   # constant; 0: never
     uint64_t accept_due_ms      # next look at silent clients
     uint64_t shrink_due_ms      # next look at shrinking
-    int trouble                 # Windows code of what the system refuses, not yet told
-    uint64_t trouble_due_ms     # when the next may be told
     int[ACCEPT_ERROR_CODES] accept_error_codes
     LONG64[ACCEPT_ERROR_CODES] accept_error_counts
     uint64_t stop_due_ms        # when connections that are still closing are aborted
+    # All below: engine.pool_lock.
+    conn_t *free_conns          # owned, by next_ready; each with initial_reads receives
+    size_t n_free_conns
+    LONG64 conn_hits
+    LONG64 conn_misses
+
+ctypedef struct engine_t:
+    engine_config_t config
+    HANDLE port                 # owned, unless…
+    bint borrows_port           # … it is somebody else's, who steps the one worker (engine_poll)
+    HANDLE keeper_event         # owned: something for the keeper, auto-reset
+    HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
+    HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
+    LONG workers_idle           # looking at the port, be it to wait there or not
+    # Packets that are in the port, or will be when an operation of a connection completes; for
+    # a moment too few.  Not AcceptEx, which is pending all the time.
+    LONG packets_due
+    worker_t *workers           # owned array
+    engine_tally_t guest_tally  # of threads that are not workers
+    SRWLOCK lock
+    # All below: lock.
+    int holds                   # services + engine_hold's; at 0 the engine ends
+    int serving                 # services that are not stopping
+    service_t *services         # borrowed; joined at the head by any thread
+    bint abandoned              # a service ended although the kernel still had something of it
+    int workers_running
+    timers_t timers             # of connections whose handler is to be woken; due in ms
+    int trouble                 # Windows code of what the system refuses, not yet told
+    uint64_t trouble_due_ms     # when the next may be told
     uint64_t keeper_due_ms      # when the keeper looks next by itself
+    uint64_t listen_due_ms      # when it fills the accept pools that have nothing yet
     uint64_t help_due_ms        # when to see whether a worker is stuck in a callback
     bint help_posted            # `help` is in the port
     op_t help
@@ -315,13 +352,8 @@ ctypedef struct engine_t:
     conn_t *unposted            # could not be brought to a worker; tried again by the keeper
     SRWLOCK run_lock
     ready_t run_queue           # scheduled, waiting for their turn with any worker; run_lock
-    SRWLOCK pass_lock           # held while the connections are gone through one by one
     SRWLOCK pool_lock
     # All below: pool_lock.
     size_t buffers_out          # taken and not given back
     size_t buffers_peak
     pool_t[N_SIZES] pools       # the smallest buffers first; the last are of config.buffer_size
-    conn_t *free_conns          # owned, by next_ready
-    size_t n_free_conns
-    LONG64 conn_hits
-    LONG64 conn_misses

@@ -29,7 +29,7 @@ cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:
     return (conn.due != 0 or conn_news_before_lost(conn) or conn_eof_due(conn)
             or conn.traces.head != NULL
             or ((conn.marks.above or conn.passed) != conn.pause_told
-                and not conn.engine.config.native))
+                and conn.service.config.handler.deliver == NULL))
 
 
 cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
@@ -59,7 +59,7 @@ cdef inline bint conn_limit_counts(conn_t *conn) noexcept nogil:
     """Does what is queued now count against max_write_buffer?  Only what is written after a turn
     in which pause_writing was told does; where the high mark is no lower than the limit,
     everything."""
-    return conn.limit_told or conn.marks.high >= conn.engine.config.max_write_buffer
+    return conn.limit_told or conn.marks.high >= conn.service.config.max_write_buffer
 
 
 cdef inline bint conn_has_work(conn_t *conn) noexcept nogil:

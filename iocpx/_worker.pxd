@@ -1,13 +1,19 @@
 from iocpx._op cimport op_t
 from iocpx._types cimport engine_t
-from iocpx._winsock cimport DWORD
+from iocpx._winsock cimport DWORD, OVERLAPPED_ENTRY
 
 cdef enum:
     HELP_MS = 20            # the keeper's patience with a worker that is busy while others are idle
 
 # The body of a worker's thread, index 0 to workers - 1; each exactly once.
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil
-# The worker whose thread never came to be; before engine_stop.
+# In place of that, where the engine has one worker: one step of it, by a thread that has other
+# things to do as well; one thread at a time.  Waits for timeout_ms at most, delivers and serves.
+# Packets that are not the engine's, at most `max` (1 or more), are put into `foreign`.  Their
+# number; -1: the engine is ending, and is not to be polled any more.
+cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *foreign,
+                     int max_foreign) noexcept nogil
+# The worker whose thread never came to be.
 cdef void engine_forgo_worker(engine_t *engine) noexcept nogil
 # The packets of the keeper: done_fn.
 cdef void on_help(void *by, op_t *op, DWORD nbytes) noexcept nogil

@@ -1,13 +1,13 @@
 """The workers' loop: look at the port, handle the packets, deliver, serve.
 
-Called by the threads of the layer above; calls what completes each op (`op_t.done`) and
-`deliver`, then `_conn` for those that were ready.
+Called by the threads of the layer above; calls what completes each op (`op_t.done`), the
+handlers, and `_conn` for those that were ready.
 """
 
 from libc.stdint cimport uint64_t
 
 from iocpx._base cimport (
-    count, engine_trouble, keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
+    count_op, engine_trouble, keeper_wants, KEY, NEVER, now_ms, packet_came, RETRY_MS,
 )
 from iocpx._conn cimport conn_served
 from iocpx._op cimport op_t
@@ -26,15 +26,27 @@ cdef enum:
     PORT_ATTEMPTS = 100     # looks at the port that fail, in a row, while the server stops
 
 
+cdef void worker_serve_work(worker_t *worker) noexcept nogil:
+    """Serve those that Python has been told all of, and those that it is told nothing of."""
+    cdef conn_t *conn = worker_next_work(worker)
+    cdef deliver_fn deliver
+    while conn != NULL:
+        deliver = conn.service.config.handler.deliver
+        if deliver != NULL and conn.deliver:
+            deliver(conn)
+        conn_served(worker, conn)
+        conn = worker_next_work(worker)
+
+
 cdef void worker_serve(worker_t *worker) noexcept nogil:
-    """Deliver to all connections with news in one call, then serve all that were ready."""
+    """Serve all that are ready, those that wait for Python last, which it tells in one call."""
     cdef engine_t *engine = worker.engine
-    cdef conn_t *conn
     cdef bint news
     cdef bint several
+    worker_serve_work(worker)
     AcquireSRWLockExclusive(&worker.lock)
     news = worker.news.head != NULL
-    several = news and (worker.news.head != worker.news.tail or worker.work.head != NULL)
+    several = worker.news.head != worker.news.tail
     ReleaseSRWLockExclusive(&worker.lock)
     if news:
         if several or engine_has_waiting(engine):
@@ -44,13 +56,9 @@ cdef void worker_serve(worker_t *worker) noexcept nogil:
                 engine.help_due_ms = now_ms() + HELP_MS
                 keeper_wants(engine, engine.help_due_ms)
             ReleaseSRWLockExclusive(&engine.lock)
-        if not engine.config.native:
-            count(engine, worker, N_GIL_ACQUISITIONS, 1)
-        engine.config.deliver(worker)
-    conn = worker_next_work(worker)
-    while conn != NULL:
-        conn_served(worker, conn)
-        conn = worker_next_work(worker)
+        count_op(engine, worker, E_GIL_ACQUISITIONS, 1)
+        engine.config.deliver_batch(worker)
+        worker_serve_work(worker)
     if worker.again.head != NULL:
         # Nobody is told: this worker looks at the queue before it waits, and the keeper
         # wakes others if that takes long.
@@ -69,12 +77,12 @@ cdef void worker_serve_all(worker_t *worker) noexcept nogil:
 
 cdef bint worker_wait_out(worker_t *worker, DWORD error) noexcept nogil:
     """The look at the port has failed, for lack of memory most likely.  Its packets are not
-    lost, so it is tried again a little later.  False: not any more, the server stops and it
+    lost, so it is tried again a little later.  False: not any more, nothing is served and it
     has failed too often; what was pending then stays with the kernel.
     """
     cdef engine_t *engine = worker.engine
     AcquireSRWLockExclusive(&engine.lock)
-    cdef bint running = engine.phase == PHASE_RUNNING
+    cdef bint running = engine.serving > 0
     engine_trouble(engine, <int>error)
     ReleaseSRWLockExclusive(&engine.lock)
     worker.failures = 0 if running else worker.failures + 1
@@ -85,17 +93,19 @@ cdef bint worker_wait_out(worker_t *worker, DWORD error) noexcept nogil:
     return True
 
 
-cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
-    """A look at the port, if it cannot be spared, and the work that follows.  False: this
-    worker ends."""
+cdef int worker_step(worker_t *worker, DWORD timeout_ms, OVERLAPPED_ENTRY *foreign,
+                     ULONG max_packets) noexcept nogil:
+    """A look at the port, if it cannot be spared, and the work that follows.  The number of
+    packets put into `foreign`, which may be NULL: then the port is the engine's own."""
     cdef engine_t *engine = worker.engine
+    cdef int n_foreign = 0
     cdef ULONG n = 0
     cdef ULONG i
     cdef op_t *op
     cdef bint ok
     cdef DWORD error
     cdef uint64_t now
-    if (worker.unlooked < UNLOOKED and InterlockedExchangeAdd(&engine.packets_due, 0) <= 0
+    if (worker.unlooked < UNLOOKED and foreign == NULL and InterlockedExchangeAdd(&engine.packets_due, 0) <= 0
             and engine_has_waiting(engine)):
         # A look at the port is a call of the system, and only new clients can be in it.
         now = now_ms()
@@ -105,7 +115,7 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
             worker.unlooked += 1
             worker_share(worker)
             worker_serve_all(worker)
-            return True
+            return 0
     worker.unlooked = 0
     # Idle first, then the last look: whoever gets something to do after that
     # look sees an idle worker, and has the keeper watch over it.
@@ -115,11 +125,12 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
         # These have waited long enough, so the port comes after them.
         InterlockedDecrement(&engine.workers_idle)
         worker_serve_all(worker)
-        return True
+        return 0
     # Where others are idle they shall get their share of the packets, unless there are more
     # than all of them take.
     if not others_idle or waiting:
         worker.batch = PACKETS_PER_WAIT
+    worker.batch = min(worker.batch, max_packets)
     ok = GetQueuedCompletionStatusEx(engine.port, worker.entries, worker.batch, &n,
                                      0 if waiting else timeout_ms, False)
     error = 0 if ok else GetLastError()
@@ -127,14 +138,19 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
     if ok or error == WAIT_TIMEOUT:
         worker.failures = 0
     if ok:
-        count(engine, worker, N_WAITS, 1)
-        count(engine, worker, N_PACKETS, n)
-        count(engine, worker, N_OPS_COMPLETED, n)
         for i in range(n):
-            op = <op_t *>worker.entries[i].lpOverlapped
-            op.done(worker, op, worker.entries[i].dwNumberOfBytesTransferred)
+            # First whose packet it is: what somebody else has posted is no op.
+            if worker.entries[i].lpCompletionKey == KEY:
+                op = <op_t *>worker.entries[i].lpOverlapped
+                op.done(worker, op, worker.entries[i].dwNumberOfBytesTransferred)
+            elif foreign != NULL:
+                foreign[n_foreign] = worker.entries[i]
+                n_foreign += 1
+        count_op(engine, worker, E_WAITS, 1)
+        count_op(engine, worker, E_PACKETS, n - <ULONG>n_foreign)
+        count_op(engine, worker, E_OPS_COMPLETED, n - <ULONG>n_foreign)
     elif error == WAIT_TIMEOUT:
-        count(engine, worker, N_EMPTY_WAITS, 1)
+        count_op(engine, worker, E_EMPTY_WAITS, 1)
     else:
         worker.ending = not worker_wait_out(worker, error)
     worker.batch = (min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if n == worker.batch
@@ -145,7 +161,7 @@ cdef bint worker_step(worker_t *worker, DWORD timeout_ms) noexcept nogil:
         # Not before: what is late already must not queue up again.
         worker_take_over(worker)
     worker_serve_all(worker)
-    return not worker.ending
+    return n_foreign
 
 
 cdef void on_help(void *by, op_t *op, DWORD nbytes) noexcept nogil:
@@ -154,7 +170,7 @@ cdef void on_help(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     packet_came(engine)
     AcquireSRWLockExclusive(&engine.lock)
     engine.help_posted = False
-    if engine.phase == PHASE_FINISHED:
+    if engine.holds == 0:
         SetEvent(engine.keeper_event)
     ReleaseSRWLockExclusive(&engine.lock)
     worker.helps = True
@@ -169,10 +185,25 @@ cdef void on_stop(void *by, op_t *op, DWORD nbytes) noexcept nogil:
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:
     cdef worker_t *worker = &engine.workers[index]
     InterlockedExchange(&worker.thread_id, <LONG>GetCurrentThreadId())
-    while worker_step(worker, INFINITE):
-        pass
+    while not worker.ending:
+        worker_step(worker, INFINITE, NULL, PACKETS_PER_WAIT)
     InterlockedExchange(&worker.thread_id, 0)
     engine_forgo_worker(engine)
+
+
+cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *foreign,
+                     int max_foreign) noexcept nogil:
+    cdef worker_t *worker = &engine.workers[0]
+    cdef int n
+    if worker.ending:
+        return -1
+    InterlockedExchange(&worker.thread_id, <LONG>GetCurrentThreadId())
+    n = worker_step(worker, timeout_ms, foreign,
+                    <ULONG>min(max_foreign, <int>PACKETS_PER_WAIT))
+    if worker.ending:
+        InterlockedExchange(&worker.thread_id, 0)
+        engine_forgo_worker(engine)
+    return n
 
 
 cdef void engine_forgo_worker(engine_t *engine) noexcept nogil:

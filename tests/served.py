@@ -5,7 +5,10 @@ import queue
 from clients import Client
 from payload import assert_same_bytes, pattern
 from protocols import Recorder
-from waiting import WAIT_S, take
+from waiting import WAIT_S, all_stats, take
+
+# Parameters of the engine; a server that is given some has one of its own.
+ENGINE = {"workers", "buffer_size", "max_free_buffers"}
 
 
 class Served:
@@ -28,6 +31,9 @@ class Served:
         self._made = queue.Queue()
         self._clients = []
         native = protocol_factory is iocpx.native.Echo
+        engine = {name: parameters.pop(name) for name in ENGINE & set(parameters)}
+        if engine:
+            parameters["engine"] = iocpx.Engine(**engine)
         self.server = iocpx.Server(
             protocol_factory if native else self._recorded(protocol_factory),
             host,
@@ -80,6 +86,9 @@ class Served:
         protocol.wait_for("connection_made")
         return client, protocol
 
+    def stats(self):
+        return all_stats(self.server)
+
     def take_error(self):
         """The next context that the server gave to its exception handler."""
         return take(self.errors, "a call of the exception handler")
@@ -101,7 +110,7 @@ class Served:
         self.hang_up()
         self.server.close()
         assert self.server.wait_closed(2 * WAIT_S) is True, (
-            f"the server did not stop within {2 * WAIT_S} s: {self.server.stats()}"
+            f"the server did not stop within {2 * WAIT_S} s: {self.stats()}"
         )
         assert_balanced(self.server)
         for protocol in self.protocols:
@@ -110,8 +119,8 @@ class Served:
 
 
 def assert_balanced(server):
-    """The ledger of a stopped server."""
-    stats = server.stats()
+    """The ledger of a stopped server, the last on its engine."""
+    stats = all_stats(server)
     assert stats["ops_posted"] == stats["ops_completed"], stats
     assert stats["sockets_opened"] == stats["sockets_closed"], stats
     assert stats["connections_made"] == stats["connections_retired"], stats

@@ -123,7 +123,7 @@ def test_a_raising_callback_costs_its_connection_only(serve, name, base):
     assert served.errors.empty(), "one failure is reported once"
     if name not in ("connection_lost", "eof_received"):
         assert "is reset" in context["message"]
-        assert served.server.stats()["aborts_by_reason"]["callback"] == 1
+        assert served.stats()["aborts_by_reason"]["callback"] == 1
 
 
 @pytest.mark.parametrize("name", ["pause_writing", "resume_writing"])
@@ -157,7 +157,7 @@ def test_flow_control_that_raises_is_told_of_and_costs_nothing(serve, name, in_c
     assert client.read_to_end() == b""
     protocol.wait_for("connection_lost")
     assert protocol.lost_with is None
-    assert served.server.stats()["aborts_by_reason"]["callback"] == 0
+    assert served.stats()["aborts_by_reason"]["callback"] == 0
 
 
 def test_a_callback_that_raises_after_close_is_not_said_to_reset(serve):
@@ -180,7 +180,7 @@ def test_a_callback_that_raises_after_close_is_not_said_to_reset(serve):
     assert "data_sent() raised" in context["message"]
     assert "reset" not in context["message"] and "closing already" in context["message"]
     client.read_until_gone()
-    assert served.server.stats()["aborts_by_reason"]["callback"] == 0
+    assert served.stats()["aborts_by_reason"]["callback"] == 0
 
 
 def test_a_raising_callback_leaves_other_connections_alone(serve):

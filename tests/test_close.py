@@ -293,7 +293,7 @@ def test_many_connections_come_and_go(serve):
             client.send(b"%d" % turn)
             assert client.read_exactly(len(b"%d" % turn)) == b"%d" % turn
     served.finish()
-    assert served.server.stats()["connections_made"] == 300
+    assert served.stats()["connections_made"] == 300
     assert len(served.protocols) == 300
 
 

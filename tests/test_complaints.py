@@ -16,7 +16,7 @@ from clients import Client, echo_rounds, echo_until
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import Echoing, Plain, Recording
 from served import assert_balanced
-from waiting import WAIT_S, run_together
+from waiting import WAIT_S, all_stats, run_together, wait_for_figure
 
 import iocpx
 
@@ -45,7 +45,7 @@ def test_a_failed_accept_does_not_close_the_listener(serve):
     served.assert_serving()
     # A client that went before it said anything is a failed accept, or one that brought nothing.
     echo_until(steady, lambda: served.server.connection_count == 1, "the end of the others")
-    stats = served.server.stats()
+    stats = served.stats()
     assert stats["accepts"] == 2
     assert stats["accept_errors"] == sum(stats["accept_errors_by_code"].values())
     assert served.server.is_serving() is True
@@ -68,7 +68,7 @@ def test_a_factory_that_raises_stops_nothing_and_leaks_nothing(serve, workers):
         assert served.connect_in_vain(b"anyone?") == b""
         assert isinstance(served.take_error()["exception"], LookupError)
     served.finish()
-    stats = served.server.stats()
+    stats = served.stats()
     assert stats["connections_made"] == stats["connections_retired"] == 20
     assert stats["aborts_by_reason"]["callback"] == 10
 
@@ -79,7 +79,7 @@ def test_clients_are_accepted_as_soon_as_start_returns():
         server = iocpx.Server(Plain, "127.0.0.1", close_timeout_s=1)
         server.start()
         # In the pool by now, so that it need not even wait in the backlog.
-        assert server.stats()["accepts_pending"] == 10
+        wait_for_figure(server, "accepts_pending", 10)
         with Client(server.address) as client:
             echo_rounds(client, 1)
         server.close()
@@ -152,8 +152,9 @@ class Fills(asyncio.Protocol):
         transport.abort()
 
 for turn in range(5):
-    server = iocpx.Server(Fills, "127.0.0.1", workers=4, initial_reads=4, max_free_connections=0,
-                          max_free_buffers=0)
+    engine = iocpx.Engine(workers=4, max_free_buffers=0)
+    server = iocpx.Server(Fills, "127.0.0.1", engine=engine, initial_reads=4,
+                          max_free_connections=0)
     server.start()
     for _ in range(40):
         try:
@@ -163,7 +164,7 @@ for turn in range(5):
             pass
     server.close()
     server.wait_closed()
-    stats = server.stats()
+    stats = all_stats(server)
     assert stats["ops_posted"] == stats["ops_completed"], stats
     assert stats["connections_made"] == stats["connections_retired"], stats
     del server
@@ -195,7 +196,7 @@ def test_an_error_of_a_connection_is_fatal_to_it_alone(serve):
         assert f"127.0.0.1:{client.address[1]}" in str(protocol.lost_with)
         echo_rounds(steady, 2)
         client.close()
-    assert served.server.stats()["aborts_by_reason"]["error"] == 10
+    assert served.stats()["aborts_by_reason"]["error"] == 10
 
 
 def test_an_ended_stream_does_not_keep_a_worker_busy(serve):
@@ -212,9 +213,9 @@ def test_an_ended_stream_does_not_keep_a_worker_busy(serve):
         client.half_close()
         protocol.wait_for("eof_received")
     rounds = 200
-    before = served.server.stats()
+    before = served.stats()
     echo_rounds(steady, rounds)
-    after = served.server.stats()
+    after = served.stats()
     # A packet for the receive and perhaps one for the send of each round, one wait for each, and
     # now and then a worker that looks once more.
     assert after["packets"] - before["packets"] <= 3 * rounds
@@ -292,7 +293,7 @@ def test_processes_share_a_port_one_after_the_other(start_script):
 import base64, os, socket
 print(os.getpid(), flush=True)
 sock = socket.fromshare(base64.b64decode(sys.stdin.readline()))
-server = iocpx.Server(Echo, sock=sock, workers=2, close_timeout_s=1)
+server = iocpx.Server(Echo, sock=sock, engine=iocpx.Engine(workers=2), close_timeout_s=1)
 server.start()
 print("up", flush=True)
 sys.stdin.readline()
@@ -383,8 +384,8 @@ def test_idle_connections_hold_no_receive_buffer(serve):
     echo_until(
         busy,
         lambda: (
-            served.server.stats()["buffers_out"] <= 3
-            and served.server.stats()["zero_byte_receives"] >= len(idle)
+            served.stats()["buffers_out"] <= 3
+            and served.stats()["zero_byte_receives"] >= len(idle)
         ),
         "the return of the buffers of idle connections",
     )

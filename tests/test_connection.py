@@ -282,7 +282,7 @@ def test_calls_from_many_threads_at_once_do_no_harm(serve):
             transport.is_reading()
             transport.get_protocol()
             assert served.server.connection_count == 1
-            served.server.stats()
+            served.stats()
 
     def pause_and_resume():
         for _ in range(200):

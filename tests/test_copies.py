@@ -38,7 +38,7 @@ def serve_once(handler):
         data = pattern(10_000)
         assert_same_bytes(client.exchange([data]), data)
     assert_balanced(server)
-    return server.stats()["gil_acquisitions"]
+    return server.engine.stats()["gil_acquisitions"]
 
 
 def test_a_native_handler_can_be_sent_to_a_spawned_process():

@@ -90,7 +90,7 @@ def test_lifetime_a_connection_lives_until_its_callback_returns(hold):
     protocol.transport.abort()
     echo_until(other, lambda: served.server.connection_count == 1, "the end of the handle")
     echo_rounds(other)
-    assert served.server.stats()["connections_retired"] == 0
+    assert served.stats()["connections_retired"] == 0
     assert "connection_lost" not in protocol.events
     leave.set()
     protocol.wait_for("connection_lost")
@@ -117,7 +117,7 @@ def test_lifetime_a_connection_is_freed_once(serve):
             protocol.wait_for("connection_lost")
             client.close()
     served.finish()
-    stats = served.server.stats()
+    stats = served.stats()
     assert stats["connections_made"] == stats["connections_retired"] == 48
 
 
@@ -160,7 +160,7 @@ def test_lifetime_a_post_that_fails_leaks_nothing(serve, how):
         assert protocol.lost_with.winerror == WSAESHUTDOWN
         client.close()
     served.finish()
-    assert served.server.stats()["connections_retired"] == 20
+    assert served.stats()["connections_retired"] == 20
 
 
 # -- close
@@ -310,7 +310,7 @@ def test_receive_a_reset_does_not_overtake_data(serve, initial_reads):
         protocol.wait_for("connection_lost")
     # What the kernel gave to the server was told; what a reset threw away before that is no matter.
     told = sum(len(protocol.received) for protocol in served.protocols)
-    assert told == served.server.stats()["bytes_received"]
+    assert told == served.stats()["bytes_received"]
 
 
 def test_receive_a_slow_callback_bounds_what_is_received(hold):
@@ -324,7 +324,7 @@ def test_receive_a_slow_callback_bounds_what_is_received(hold):
     try:
         rounds = 2 * ROUNDS
         echo_rounds(other, rounds, b"round")
-        received = served.server.stats()["bytes_received"] - rounds * len(b"round")
+        received = served.stats()["bytes_received"] - rounds * len(b"round")
         # Those that were posted, and the one whose data is in the callback.
         assert received <= (reads + 1) * size
     finally:
@@ -380,7 +380,7 @@ def test_send_at_the_limit_nothing_vanishes_silently(serve, limits):
     got = client.read_until_gone()
     # What came is the beginning of the stream: no hole in it.
     assert_same_bytes(got, (block * written)[: len(got)])
-    assert served.server.stats()["aborts_by_reason"]["write_limit"] == 1
+    assert served.stats()["aborts_by_reason"]["write_limit"] == 1
 
 
 @pytest.mark.parametrize("parts", [1, 200])
@@ -422,7 +422,7 @@ def test_accept_silent_clients_are_dropped_while_the_server_is_busy(serve):
     busy = served.connect()
     echo_until(
         busy,
-        lambda: served.server.stats()["silent_clients_dropped"] == len(silent),
+        lambda: served.stats()["silent_clients_dropped"] == len(silent),
         "the end of the silent clients",
     )
     for client in silent:
@@ -440,7 +440,7 @@ def test_accept_every_failed_accept_is_replaced(serve):
     for _ in range(20):
         served.connect().reset()
     served.assert_serving()
-    echo_until(steady, lambda: served.server.stats()["accepts_pending"] >= 2, "the pool's recovery")
+    echo_until(steady, lambda: served.stats()["accepts_pending"] >= 2, "the pool's recovery")
     assert len(served.protocols) == 2
 
 
@@ -518,7 +518,7 @@ def test_start_a_thread_that_cannot_be_started_is_told_and_undone(monkeypatch, s
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    server = iocpx.Server(Echoing, "127.0.0.1", workers=4)
+    server = iocpx.Server(Echoing, "127.0.0.1", engine=iocpx.Engine(workers=4))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start_some)
         with pytest.raises(RuntimeError, match="can't start new thread"):

@@ -33,7 +33,7 @@ def test_exit_with_a_running_server_and_idle_clients(start_script, factory, work
     script = start_script(
         ECHO
         + f"""
-server = iocpx.Server({factory}, "127.0.0.1", workers={workers}, close_timeout_s=0.2)
+server = iocpx.Server({factory}, "127.0.0.1", engine=iocpx.Engine(workers={workers}), close_timeout_s=0.2)
 server.start()
 wait(server)
 print("end of the program")
@@ -137,7 +137,7 @@ def test_exit_while_messages_are_going_to_and_fro(start_script):
     script = start_script(
         ECHO
         + """
-server = iocpx.Server(Echo, "127.0.0.1", workers=4, close_timeout_s=0.2)
+server = iocpx.Server(Echo, "127.0.0.1", engine=iocpx.Engine(workers=4), close_timeout_s=0.2)
 server.start()
 wait(server)
 """

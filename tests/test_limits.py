@@ -58,7 +58,7 @@ def test_one_write_more_than_allowed_resets_the_connection(serve, limit):
     protocol.transport.write(b"x")
     assert_over_the_limit(protocol, client)
     assert len(client.read_until_gone()) < MORE_THAN_THE_KERNEL_TAKES
-    assert served.server.stats()["aborts_by_reason"]["write_limit"] == 1
+    assert served.stats()["aborts_by_reason"]["write_limit"] == 1
     served.assert_serving()
 
 
@@ -155,7 +155,7 @@ def test_what_earlier_callbacks_left_beyond_the_limit_resets_the_connection(serv
     assert_over_the_limit(protocol, client)
     assert "max_write_buffer=1000000" in str(protocol.lost_with)
     client.read_until_gone()
-    assert served.server.stats()["aborts_by_reason"]["write_limit"] == 1
+    assert served.stats()["aborts_by_reason"]["write_limit"] == 1
     served.assert_serving()
 
 
@@ -227,7 +227,7 @@ def test_after_the_limit_nothing_of_the_connection_is_left(serve):
         assert protocol.transport.get_write_buffer_size() == 0
         assert protocol.events[-1] == "connection_lost"
     wait_for_figure(served.server, "connections_now", 0)
-    assert served.server.stats()["aborts_by_reason"]["write_limit"] == 5
+    assert served.stats()["aborts_by_reason"]["write_limit"] == 5
 
 
 def test_several_threads_meet_the_limit_once(serve):

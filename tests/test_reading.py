@@ -264,7 +264,7 @@ def test_a_reset_is_told_while_reading_has_been_paused_for_long(serve):
     served = serve(Pauses)
     client, protocol = served.open()
     # It has turned idle: no buffer is held any more.
-    wait_until(lambda: served.server.stats()["zero_byte_receives"] > 0, "a zero-byte receive")
+    wait_until(lambda: served.stats()["zero_byte_receives"] > 0, "a zero-byte receive")
     assert_the_reset_is_told(client, protocol)
 
 

@@ -43,7 +43,7 @@ def test_data_of_several_receives_comes_in_order(serve, reads, buffer_size, size
     assert_same_bytes(protocol.received, data)
     assert protocol.events[-2:] == ["eof_received", "connection_lost"]
     assert protocol.events.count("data_received") >= size / buffer_size
-    assert served.server.stats()["receives"] >= size / buffer_size
+    assert served.stats()["receives"] >= size / buffer_size
 
 
 @pytest.mark.parametrize("reads", [1, 8])
@@ -228,12 +228,12 @@ def test_an_idle_connection_holds_no_buffer(serve):
     for client in clients:
         assert client.exchange([b"hello"]) == b"hello"
     for served in several:
-        assert served.server.stats()["buffers_peak"] >= 5
+        assert served.stats()["buffers_peak"] >= 5
     for served in several:
         wait_for_figure(served.server, "buffers_out", 0)
         # Each is posted a moment after its buffer has gone.
         wait_until(
-            lambda served=served: served.server.stats()["zero_byte_receives"] >= 5,
+            lambda served=served: served.stats()["zero_byte_receives"] >= 5,
             "a zero-byte receive for each connection",
         )
     # Nothing got lost with the buffers: more than they would hold comes through.
@@ -296,7 +296,7 @@ def test_a_buffered_protocol_costs_no_more_calls_than_another(serve):
     for _ in range(50):
         assert client.exchange([b"short"]) == b"short"
     assert_same_bytes(client.exchange([data]), data)
-    stats = served.server.stats()
+    stats = served.stats()
     # A few of these also on a slow machine, where the connection may turn idle in between.
     assert stats["zero_byte_receives"] < 25
     assert stats["receives"] > 50
@@ -429,7 +429,7 @@ def test_a_client_that_does_not_read_is_not_read_either(serve, protocol_class, r
     got = []
 
     def read_late():
-        wait_until(lambda: served.server.stats()["write_pauses"] > 0, "a full write queue")
+        wait_until(lambda: served.stats()["write_pauses"] > 0, "a full write queue")
         # The server is at work meanwhile, and would take in all that this client has sent.
         for _ in range(200):
             other.send(b"hello")
@@ -489,7 +489,7 @@ def test_a_silent_connection_is_reset_after_the_idle_timeout_and_not_before(serv
     protocol.wait_for("connection_lost")
     assert_timed_out(protocol, client)
     assert protocol.events == ["connection_made", "connection_lost"]
-    assert served.server.stats()["aborts_by_reason"]["idle_timeout"] == 1
+    assert served.stats()["aborts_by_reason"]["idle_timeout"] == 1
 
 
 def test_silent_connections_of_the_native_echo_are_reset_too(serve):
@@ -500,7 +500,7 @@ def test_silent_connections_of_the_native_echo_are_reset_too(serve):
         assert client.read_until_gone() == b""
     assert clock() - start >= 0.3
     wait_until_gone(served)
-    assert served.server.stats()["aborts_by_reason"]["idle_timeout"] == 5
+    assert served.stats()["aborts_by_reason"]["idle_timeout"] == 5
 
 
 class EndlessTalk:

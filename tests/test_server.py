@@ -256,7 +256,7 @@ FIGURES = {
 def test_stats_are_whole_numbers_under_their_names(serve):
     served = serve(Echoing)
     served.assert_serving()
-    stats = served.server.stats()
+    stats = served.stats()
     assert set(stats) >= FIGURES
     for name, value in stats.items():
         numbers = value.values() if isinstance(value, dict) else [value]
@@ -269,8 +269,8 @@ def test_stats_are_whole_numbers_under_their_names(serve):
 
 def test_stats_are_a_copy(serve):
     served = serve(Echoing)
-    served.server.stats()["connections_made"] = 77
-    assert served.server.stats()["connections_made"] == 0
+    served.stats()["connections_made"] = 77
+    assert served.stats()["connections_made"] == 0
 
 
 def test_callbacks_run_on_as_many_threads_as_there_are_workers(serve):

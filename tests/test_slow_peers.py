@@ -128,7 +128,7 @@ def test_a_connection_that_is_over_for_the_application_leaves_its_place(serve):
         # The client keeps its side open.
         protocol.wait_for("connection_lost")
         assert client.read_to_end() == b""
-    assert served.server.stats()["refused"] == 0
+    assert served.stats()["refused"] == 0
 
 
 def test_no_more_drain_than_may_be_open(serve):
@@ -138,7 +138,7 @@ def test_no_more_drain_than_may_be_open(serve):
         protocol.wait_for("connection_lost")
         expected = min(number, 2)
         wait_until(
-            lambda expected=expected: served.server.stats()["connections_now"] == expected,
+            lambda expected=expected: served.stats()["connections_now"] == expected,
             f"{expected} that drain",
         )
-    assert served.server.stats()["refused"] == 0
+    assert served.stats()["refused"] == 0

@@ -70,9 +70,9 @@ def test_interrupts_at_every_line_of_the_start_leave_nothing(log, own):
     before = set(threading.enumerate())
     given = None if own else bound_socket()
     server = (
-        iocpx.Server(Echoing, "127.0.0.1", workers=2)
+        iocpx.Server(Echoing, "127.0.0.1", engine=iocpx.Engine(workers=2))
         if own
-        else iocpx.Server(Echoing, sock=given, workers=2)
+        else iocpx.Server(Echoing, sock=given, engine=iocpx.Engine(workers=2))
     )
     number = 0
     interrupted = True
@@ -107,7 +107,7 @@ def test_interrupts_at_every_line_of_the_start_leave_nothing(log, own):
 
 def test_a_second_interrupt_at_every_line_of_the_undoing_leaves_nothing(log):
     before = set(threading.enumerate())
-    server = iocpx.Server(Echoing, "127.0.0.1", workers=2)
+    server = iocpx.Server(Echoing, "127.0.0.1", engine=iocpx.Engine(workers=2))
     number = 0
     trace = Interrupting(1)
 
@@ -189,7 +189,7 @@ POINTS = {
 
 
 def two_addresses():
-    return iocpx.Server(Echoing, ["127.0.0.1", "127.0.0.2"], workers=2)
+    return iocpx.Server(Echoing, ["127.0.0.1", "127.0.0.2"], engine=iocpx.Engine(workers=2))
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -325,7 +325,7 @@ def test_a_thread_whose_start_raises_after_it_has_begun_is_ended_all_the_same(mo
                 raise MemoryError("on purpose")
 
     before = set(threading.enumerate())
-    server = iocpx.Server(Echoing, "127.0.0.1", workers=2)
+    server = iocpx.Server(Echoing, "127.0.0.1", engine=iocpx.Engine(workers=2))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start_and_raise)
         with pytest.raises(MemoryError, match="on purpose"):
@@ -339,7 +339,7 @@ def test_failed_starts_leave_no_handle(log):
     def refuse(record):
         raise LookupError("on purpose")
 
-    server = iocpx.Server(Echoing, "127.0.0.1", workers=2)
+    server = iocpx.Server(Echoing, "127.0.0.1", engine=iocpx.Engine(workers=2))
     assert_serves(server)
     logger.addFilter(refuse)
 

@@ -111,7 +111,7 @@ def test_a_closed_connection_whose_client_keeps_sending_leaves_the_keeper_to_the
             wait_for_event(stuck, "the second callback")
             # Not at the client: the end of an aborted connection is the worker's affair.
             wait_until(
-                lambda: served.server.stats()["aborts_by_reason"]["idle_timeout"] > 0,
+                lambda: served.stats()["aborts_by_reason"]["idle_timeout"] > 0,
                 "the abort of a silent connection",
             )
         finally:
@@ -124,7 +124,7 @@ def test_a_buffer_that_is_always_filled_leaves_its_worker_to_the_others(serve):
     echo_rounds(other, 1)
     with flooding(served.connect()):
         # The client is far ahead by now: the buffer will be filled every time.
-        wait_until(lambda: served.server.stats()["bytes_received"] > 1 << 18, "the flood")
+        wait_until(lambda: served.stats()["bytes_received"] > 1 << 18, "the flood")
         echo_rounds(other, ROUNDS)
 
 

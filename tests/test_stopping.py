@@ -88,7 +88,7 @@ def test_stopping_the_native_echo_sends_everything_that_is_queued(serve):
     assert served.server.wait_closed(WAIT_S) is True
     answer = b"".join(got)
     assert_same_bytes(answer, data[: len(answer)])
-    assert served.server.stats()["bytes_sent"] == len(answer)
+    assert served.stats()["bytes_sent"] == len(answer)
 
 
 def test_a_client_that_never_reads_does_not_hold_up_the_stop(serve):

@@ -87,7 +87,7 @@ def test_a_closing_connection_has_its_timers_until_it_is_lost(serve):
     assert protocol.lost_with is None
     assert protocol.left.cancelled()
     assert protocol.finished["timer"] == 1
-    assert served.server.stats()["aborts_by_reason"]["close_timeout"] == 0
+    assert served.stats()["aborts_by_reason"]["close_timeout"] == 0
 
 
 def test_threads_set_timers_while_the_connection_ends(serve):
@@ -153,4 +153,4 @@ def test_400_silent_clients_are_dropped_by_handshake_timers_without_a_thread_eac
         for sock in socks:
             sock.close()
     assert set().union(*threads) <= before
-    assert served.server.stats()["aborts_by_reason"]["application"] == 400
+    assert served.stats()["aborts_by_reason"]["application"] == 400

@@ -274,7 +274,7 @@ def test_a_callback_that_raises_is_told_and_the_connection_goes_on(serve):
         assert context["transport"] is protocol.transport
         assert take(protocol.ran, "the timer behind it") == "next"
     echo_rounds(client, 1)
-    assert served.server.stats()["aborts_by_reason"]["callback"] == 0
+    assert served.stats()["aborts_by_reason"]["callback"] == 0
 
 
 class Endless(Timed):

@@ -44,12 +44,17 @@ def wait_for_a_turn(connection):
     assert over.wait(WAIT_S), f"no other turn came within {WAIT_S} s"
 
 
+def all_stats(server):
+    """The figures of a server and of its engine."""
+    return {**server.engine.stats(), **server.stats()}
+
+
 def wait_for_figure(server, name, value):
-    """Wait until `server.stats()[name]` is `value`."""
+    """Wait until `all_stats(server)[name]` is `value`."""
     figures = []
 
     def reached():
-        figures.append(server.stats()[name])
+        figures.append(all_stats(server)[name])
         return figures[-1] == value
 
     try:

@@ -296,15 +296,19 @@ def package_version(name):
 def run_iocpx(name, handler, workers):
     import iocpx
 
-    server = iocpx.Server(handler, HOST, 0, workers=workers)
+    server = iocpx.Server(handler, HOST, 0, engine=iocpx.Engine(workers=workers))
+
+    def stats():
+        return {**server.engine.stats(), **server.stats()}
+
     server.start()
     try:
         facts = {"versions": {"iocpx": iocpx.__version__}, "workers": workers}
-        serve_commands(server.address[1], facts, server.stats)
+        serve_commands(server.address[1], facts, stats)
     finally:
         server.close()
         server.wait_closed()
-    tell(totals=server.stats())
+    tell(totals=stats())
 
 
 def run_iocpx_native(name, handler, workers):

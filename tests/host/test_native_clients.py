@@ -56,12 +56,13 @@ class Echo(asyncio.Protocol):
             print("lost", exc.winerror, flush=True)
 
 parameters = json.loads(sys.argv[1])
-with iocpx.Server(Echo, "127.0.0.1", close_timeout_s=30, **parameters) as server:
+engine = iocpx.Engine(workers=parameters.pop("workers", None))
+with iocpx.Server(Echo, "127.0.0.1", close_timeout_s=30, engine=engine, **parameters) as server:
     print(server.address[1], flush=True)
     sys.stdin.readline()
     print(server.connection_count, flush=True)
     sys.stdin.readline()
-print(json.dumps(server.stats()))
+print(json.dumps({**engine.stats(), **server.stats()}))
 """
 
 

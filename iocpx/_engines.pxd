@@ -1,0 +1,19 @@
+from iocpx._types cimport deliver_batch_fn, engine_t
+from iocpx._winsock cimport HANDLE
+
+cdef enum:
+    WAIT_SLICE_MS = 100             # how long Ctrl+C may go unnoticed
+
+
+cdef class EngineRun:
+    cdef engine_t *engine           # owned
+    cdef readonly list threads      # that have been started
+    cdef readonly bint polled       # its worker is whoever calls Engine.poll()
+    cdef set _to_begin
+    cdef object _telling            # the thread that logs a trouble, or has
+
+
+# What every engine made from now on calls for connections with news for Python.
+cdef void set_deliver(deliver_batch_fn deliver) noexcept
+# True: the event was set by `due`, in perf_counter()'s seconds.  Signal handlers run meanwhile.
+cdef bint wait_for(HANDLE event, double due) except -1

@@ -1,0 +1,310 @@
+"""Engine: a completion port with its worker threads, which servers share; and one run of it.
+
+Servers on it come (`running`) and go; its threads are there as long as one of them is.  Above
+it `_core` gives it what delivers to Python (`set_deliver`), and `_runtime` puts servers on it.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.string cimport memset
+
+from iocpx._base cimport engine_hold, engine_release
+from iocpx._engine cimport (
+    engine_count, engine_create, engine_free, engine_on_worker, engine_pools, engine_wait_stopped,
+    pools_t,
+)
+from iocpx._keeper cimport engine_forgo_keeper, engine_run_keeper, keeper_news_t
+from iocpx._types cimport *
+from iocpx._winsock cimport (
+    DWORD, HANDLE, INFINITE, LONG, OVERLAPPED_ENTRY, RtlNtStatusToDosError,
+    WaitForSingleObject, WAIT_OBJECT_0,
+)
+from iocpx._worker cimport engine_forgo_worker, engine_poll, engine_run_worker
+
+import logging
+import os
+import sys
+import threading
+from _thread import allocate_lock
+from time import perf_counter
+
+from iocpx._arguments import integer, integer_between, milliseconds
+from iocpx._errors import os_error
+from iocpx._threads import log_apart
+
+logger = logging.getLogger("iocpx")
+
+cdef enum:
+    KEEPER = -1                     # among the indexes of the workers' threads
+
+cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+# Delivers to protocols; set by _core, the one place that takes the GIL.
+cdef deliver_batch_fn deliver_to_python = NULL
+
+
+cdef void set_deliver(deliver_batch_fn deliver) noexcept:
+    global deliver_to_python
+    deliver_to_python = deliver
+
+
+cdef bint wait_for(HANDLE event, double due) except -1:
+    cdef bint is_set
+    cdef DWORD slice_ms
+    cdef double left
+    while True:
+        left = max(due - perf_counter(), 0.0) * 1000.0
+        slice_ms = WAIT_SLICE_MS if left >= WAIT_SLICE_MS else <DWORD>(left + 0.999)
+        with nogil:
+            is_set = WaitForSingleObject(event, slice_ms) == WAIT_OBJECT_0
+        if is_set:
+            return True
+        PyErr_CheckSignals()
+        if perf_counter() >= due:
+            return False
+
+
+_COUNTERS = {
+    "packets": E_PACKETS,
+    "waits": E_WAITS,
+    "empty_waits": E_EMPTY_WAITS,
+    "gil_acquisitions": E_GIL_ACQUISITIONS,
+    "takeovers": E_TAKEOVERS,
+    "ops_posted": E_OPS_POSTED,
+    "ops_completed": E_OPS_COMPLETED,
+}
+
+
+cdef class EngineRun:
+    """An engine with its threads, from the first of the servers on it to the end of the last.
+
+    Its threads refer to it, and the servers that it has, not to the Engine.
+    """
+
+    def __cinit__(self, numbers, size_t port):
+        cdef engine_config_t config
+        cdef int error = 0
+        self.threads = []
+        self.polled = port != 0
+        self._to_begin = {KEEPER, *range(numbers["workers"])}
+        memset(&config, 0, sizeof(config))
+        config.workers = numbers["workers"]
+        config.buffer_size = numbers["buffer_size"]
+        config.max_free_buffers = numbers["max_free_buffers"]
+        config.deliver_batch = deliver_to_python
+        self.engine = engine_create(&config, <HANDLE>port, &error)
+        if self.engine == NULL:
+            raise os_error(error, "completion port")
+
+    def __dealloc__(self):
+        # The threads refer to self, so they have ended, or never began.
+        if self.engine != NULL:
+            engine_free(self.engine)
+
+    def start(self):
+        """Start the threads; once only.  What fails is undone.  On a thread that no signal
+        handler reaches, since one that raises would leave threads that nobody has."""
+        cdef int i
+        try:
+            self._start_thread("iocpx-keeper", self.run_keeper)
+            for i in range(0 if self.polled else self.engine.config.workers):
+                self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
+        except BaseException:
+            self._forgo_threads()
+            raise
+
+    def _start_thread(self, name, target, *args):
+        # daemon: at interpreter exit the atexit handler stops them, with Python
+        # still whole; Python would otherwise wait for them before it gets there.
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def _claim(self, index):
+        """True once per thread: it may run, or its place may be given up.  start() of a
+        Thread may raise, for lack of memory, when that exists already."""
+        try:
+            self._to_begin.remove(index)
+        except KeyError:
+            return False
+        return True
+
+    def _forgo_threads(self):
+        """Give up those that have not begun, and end the others."""
+        cdef int i
+        # Once the keeper is there it ends by itself; without it there are no workers.
+        cdef bint nobody = not self.threads and self._claim(KEEPER)
+        for i in range(self.engine.config.workers):
+            if self._claim(i):
+                engine_forgo_worker(self.engine)
+        engine_release(self.engine)
+        if nobody:
+            engine_forgo_keeper(self.engine)
+
+    def hold(self):
+        """Keep it running until release().  False: it has ended, or is about to."""
+        return engine_hold(self.engine)
+
+    def release(self):
+        engine_release(self.engine)
+
+    def run_worker(self, int index):
+        if self._claim(index):
+            with nogil:
+                engine_run_worker(self.engine, index)
+
+    def run_keeper(self):
+        cdef keeper_news_t news
+        cdef bint running = True
+        if not self._claim(KEEPER):
+            return
+        while running:
+            with nogil:
+                running = engine_run_keeper(self.engine, &news)
+            if running and news.trouble != 0:
+                self._tell_trouble(news.trouble)
+            if running and news.ended:
+                (<object>news.context).ended()
+
+    def _tell_trouble(self, int trouble):
+        """On a thread of its own: deadlines and the stop do not wait for a log handler, nor
+        for its lock, which whoever waits for the stop may hold."""
+        if self._telling is None or not self._telling.is_alive():
+            self._telling = log_apart(
+                logger.warning, "cannot serve for now, trying again: %s",
+                os_error(trouble, "accept or wait"))
+
+    def ending(self):
+        """Has it nothing to do any more, so that its threads end?"""
+        if not engine_hold(self.engine):
+            return True
+        engine_release(self.engine)
+        return False
+
+    def wait(self, double due):
+        """True when its threads have nothing left to do, by `due` in perf_counter()'s seconds."""
+        return wait_for(self.engine.stopped_event, due)
+
+    def on_worker(self):
+        return engine_on_worker(self.engine)
+
+    def poll(self, DWORD timeout_ms):
+        """One step of the worker that nobody else is.  None: the engine has ended."""
+        cdef OVERLAPPED_ENTRY[PACKETS_PER_WAIT] foreign
+        cdef int n
+        with nogil:
+            n = engine_poll(self.engine, timeout_ms, foreign, PACKETS_PER_WAIT)
+        if n < 0:
+            return None
+        return [
+            (foreign[i].lpCompletionKey, foreign[i].dwNumberOfBytesTransferred,
+             <size_t>foreign[i].lpOverlapped,
+             # Who has posted it may have given no OVERLAPPED.
+             0 if foreign[i].lpOverlapped == NULL
+             else RtlNtStatusToDosError(<LONG>foreign[i].lpOverlapped.Internal))
+            for i in range(n)
+        ]
+
+
+class Engine:
+    """A completion port with its worker threads and its buffers, for one server or for several.
+
+    `Server(…, engine=engine)` puts a server on it; without that each makes one of its own.
+    Servers on one engine share the threads and the memory, and nothing else: each has its own
+    limits, callbacks, figures and stop.  There is nothing to start or to close: the threads
+    come with the first server that starts, and go with the last that stops.
+
+    workers: threads that serve connections, 1 to 256; None: 2, and as many as there
+        are CPUs on a free-threaded Python.
+    buffer_size: bytes of the largest receive buffer, 1 to 16 MiB; short messages get
+        smaller ones.
+    max_free_buffers: how many are kept for reuse, 0 to 1000000.
+    port: int, the handle of a completion port of yours, or None.  With it there are no
+        worker threads: the callbacks run in poll(), on your own thread.  Yours to close,
+        after the servers' end.
+    """
+
+    def __init__(self, *, workers=None, buffer_size=262144, max_free_buffers=200, port=None):
+        self._port = 0 if port is None else integer("port", port)
+        if port is not None and not 0 < self._port < 2**63:
+            raise ValueError(f"port must be the handle of a completion port, got {port!r}")
+        if port is not None and workers is not None:
+            raise ValueError(f"workers must be left out with port, got {workers!r}: "
+                             "poll() is the one worker")
+        if port is not None:
+            workers = 1
+        elif workers is None:
+            workers = min(os.cpu_count() or 1, 256) if free_threaded else 2
+        self._numbers = {
+            "workers": integer_between("workers", workers, 1, 256),
+            "buffer_size": integer_between("buffer_size", buffer_size, 1, 16 * 1024 * 1024),
+            "max_free_buffers": integer_between("max_free_buffers", max_free_buffers, 0, 10**6),
+        }
+        self._run = None
+        # Held only by threads that no signal handler reaches, and never while one waits.
+        self._lock = allocate_lock()
+
+    def __repr__(self):
+        return f"<iocpx.Engine workers={self.workers}>"
+
+    def __reduce__(self):
+        raise TypeError("an Engine cannot be copied or pickled: make it where it is to run")
+
+    @property
+    def workers(self):
+        """Threads that serve connections, while there is a server."""
+        return self._numbers["workers"]
+
+    def _running(self):
+        """For a server that starts: the run that there is, or a new one, with a hold on it, on
+        a thread that no signal handler reaches."""
+        with self._lock:
+            run = self._run
+            if run is None or not run.hold():
+                run = EngineRun(self._numbers, self._port)
+                run.start()
+                self._run = run
+            return run
+
+    def stats(self):
+        """Counters of its threads, of its operations and of its buffers, since the first of
+        its servers started; docs/TUNING.md tells them.  Readable also when all have stopped,
+        until the next starts.  Any thread."""
+        run = self._run
+        return stats_of(run)
+
+    def poll(self, timeout=None):
+        """With `port` only: wait for packets, `timeout` seconds at most (None: as long as it
+        takes, 0: not at all), handle those of the servers, run their callbacks, and return the
+        others, which somebody else has posted: a list of (key, bytes, OVERLAPPED's address,
+        Windows code; 0: it succeeded).  None: no server runs, so there is nothing to poll for.
+
+        Microsoft's GetQueuedCompletionStatusEx.  One thread at a time, and not from a callback.
+        To stop a server: close() it, and poll until wait_closed(0) is True.
+        """
+        cdef DWORD timeout_ms = INFINITE
+        if self._port == 0:
+            raise RuntimeError("poll() is for an engine with a port of yours: "
+                               "this one has worker threads")
+        if timeout is not None:
+            # INFINITE is one number among the others.
+            timeout_ms = <DWORD>min(milliseconds("timeout", timeout, 0, threading.TIMEOUT_MAX),
+                                    2**32 - 2)
+        run = self._run
+        return None if run is None else run.poll(timeout_ms)
+
+
+def stats_of(EngineRun run):
+    cdef pools_t pools
+    memset(&pools, 0, sizeof(pools))
+    if run is not None:
+        engine_pools(run.engine, &pools)
+    stats = {name: 0 if run is None else engine_count(run.engine, counter)
+             for name, counter in _COUNTERS.items()}
+    stats.update(
+        buffers_out=pools.buffers_out,
+        buffers_peak=pools.buffers_peak,
+        buffers_free=pools.buffers_free,
+        buffer_hits=pools.buffer_hits,
+        buffer_misses=pools.buffer_misses,
+    )
+    return stats
