@@ -31,7 +31,7 @@ LINK = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "free")]
 
 # Runs in the host's Python: cythonizes into the folder argv[1], prints what the compiler needs.
 TRANSLATE = """
-import ast, json, re, sys, sysconfig
+import ast, json, pathlib, re, sys, sysconfig
 from Cython.Build import cythonize
 from setuptools import Extension
 folder, setup = sys.argv[1:]
@@ -41,12 +41,13 @@ def literal(name):
     return ast.literal_eval(re.search(rf"^{name} = (.*?^[]}}])", text, re.M | re.S).group(1))
 directives, engine = literal("DIRECTIVES"), literal("ENGINE")
 names = {f"iocpx.{name}": f"iocpx/{name}.pyx" for name in engine}
-names |= {name: f"tests/sim/{name}.pyx" for name in ("_sim", "_wakes", "_scale")}
+driver = sorted(path.stem for path in pathlib.Path("tests/sim").glob("_*.pyx"))
+names |= {name: f"tests/sim/{name}.pyx" for name in driver}
 made = cythonize([Extension(name, [path]) for name, path in names.items()], build_dir=folder,
                  include_path=[".", "tests/sim"], compiler_directives=directives, quiet=True)
 print(json.dumps({
     "c": [extension.sources[0] for extension in made],
-    "engine": engine,
+    "modules": {"ENGINE_MODULES": engine, "DRIVER_MODULES": driver},
     "include": sysconfig.get_path("include", vars={
         "installed_base": sys.base_prefix, "base": sys.base_prefix}),
     "lib": sysconfig.get_config_var("LIBDIR"),
@@ -99,7 +100,8 @@ def prepare(variant="fibers", root=ROOT, home=HOME):
         # A mutant may well leave something unused.
         flags = [*FLAGS, *VARIANTS[variant], *["-Wno-error"] * (home != HOME)]
         if name == "main":
-            flags.append(f"-DENGINE_MODULES={' '.join(f'X({name})' for name in facts['engine'])}")
+            for macro, modules in facts["modules"].items():
+                flags.append(f"-D{macro}={' '.join(f'X({module})' for module in modules)}")
         argv = ["gcc", *flags, *include, "-c", path, "-o", made]
         said = run(argv, cwd=root, hint="the compiler failed")
         if said.strip() and home == HOME:

@@ -1,5 +1,5 @@
-/* What the parts of the simulated kernel share: machine.c (threads, clock, memory, chance) and
-   winsock.c (the port, sockets, and the clients behind them). */
+/* What the parts of the simulated kernel share: machine.c (threads, clock, memory, chance) and the
+   rooms of the simulated Winsock (objects.h: the port, sockets, and the clients behind them). */
 #ifndef SIM_INSIDE_H
 #define SIM_INSIDE_H
 
@@ -59,7 +59,7 @@ void lend(const void *p, size_t nbytes);
 void give_back(const void *p, size_t nbytes);
 int is_lent(const void *p, size_t nbytes);
 
-/* winsock.c, for the scheduler */
+/* The simulated Winsock, for the scheduler */
 void winsock_begin(void);
 void winsock_configure(void);
 void winsock_end(void);

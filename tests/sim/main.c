@@ -2,22 +2,21 @@
    there from the start, which it cannot in a Python that is already running. */
 #include <Python.h>
 
-/* The build says which modules the engine has: ENGINE_MODULES is X(_state) X(_base) … */
+/* The build says which modules the engine and its driver have: each of ENGINE_MODULES and
+   DRIVER_MODULES is X(_this) X(_that) … */
 #define X(name) PyMODINIT_FUNC PyInit_##name(void);
 ENGINE_MODULES
+DRIVER_MODULES
 #undef X
-PyMODINIT_FUNC PyInit__sim(void);
-PyMODINIT_FUNC PyInit__wakes(void);
-PyMODINIT_FUNC PyInit__scale(void);
 
 int main(int argc, char **argv)
 {
 #define X(name) PyImport_AppendInittab("iocpx." #name, PyInit_##name);
     ENGINE_MODULES
 #undef X
-    PyImport_AppendInittab("_sim", PyInit__sim);
-    PyImport_AppendInittab("_wakes", PyInit__wakes);
-    PyImport_AppendInittab("_scale", PyInit__scale);
+#define X(name) PyImport_AppendInittab(#name, PyInit_##name);
+    DRIVER_MODULES
+#undef X
 
     PyConfig config;
     PyConfig_InitPythonConfig(&config);

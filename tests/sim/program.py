@@ -5,12 +5,13 @@ import sys
 import threading
 import time
 
+import _knobs
 import _scale
 import _sim
 
 FUNCTIONS = _sim.functions()
 
-# Short runs whose every call is made to fail, one after the other. Knobs as in _sim.KNOBS.
+# Short runs whose every call is made to fail, one after the other. Knobs as in _knobs.KNOBS.
 SHORT = {
     "preempt": 0,
     "stalls": 0,
@@ -206,8 +207,8 @@ def main(words):
         word = words.pop(0)
         if word == "--set":
             name, _, value = words.pop(0).partition("=")
-            if name not in _sim.KNOBS:
-                sys.exit(f"--set: there is no {name!r}, but {', '.join(_sim.KNOBS)}")
+            if name not in _knobs.KNOBS:
+                sys.exit(f"--set: there is no {name!r}, but {', '.join(_knobs.KNOBS)}")
             knobs[name] = int(value)
         elif word == "--fault":
             name, profile, seed, function, call, code, sticky = words

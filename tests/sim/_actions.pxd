@@ -1,0 +1,20 @@
+"""What anybody does to a connection, its own callbacks or others: write, pause, close.
+
+Called by the protocol and the application's thread; calls _run alone."""
+
+from iocpx._state cimport buf_t
+from iocpx._types cimport conn_t
+
+# Its connection with a reference; NULL: there is none (any more).
+cdef conn_t *borrow(int client) noexcept nogil
+# Free what has been sent: an owned chain.
+cdef void release(buf_t *spent) noexcept nogil
+# A write of the protocol's.  The result is conn_write's; the caller has a reference.
+cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts) noexcept nogil
+cdef void pause_reading(int client, conn_t *conn, bint paused) noexcept nogil
+cdef bint is_paused(int client) noexcept nogil
+cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil
+# Somebody else than the connection's own callbacks writes to it.
+cdef void meddle_write(int client, conn_t *conn) noexcept nogil
+# One connection's callback writes to another connection, or aborts it.
+cdef void meddle_with_another(int me, int client, bint writes) noexcept nogil

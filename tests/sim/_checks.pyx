@@ -1,0 +1,184 @@
+"""What must be true of a run: see _checks.pxd."""
+
+from _kernel cimport *
+from _run cimport client_of, disturbed, marked, protocol_t, protocols, server, the, MEDDLED_WRITE
+from _wakes cimport wakes_check
+from iocpx._base cimport engine_connections
+from iocpx._engine cimport engine_count, engine_pools, pools_t
+from iocpx._state cimport (
+    STATE_ABORTING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, link_t,
+)
+from iocpx._types cimport *
+from iocpx._winsock cimport LONG64, WSAENOBUFS, WSAETIMEDOUT
+
+
+# -- in a callback -------------------------------------------------------------------
+
+
+cdef void check_bytes(int client, const char *data, size_t nbytes) noexcept nogil:
+    cdef protocol_t *protocol = &protocols[client]
+    cdef size_t i
+    for i in range(nbytes):
+        if <unsigned char>data[i] != sim_byte(client, protocol.received + i):
+            sim_fail("client %d: a wrong byte was received at %zu", client,
+                     protocol.received + i)
+    protocol.received += nbytes
+
+
+cdef void check_bounds(conn_t *conn) noexcept nogil:
+    """What a connection holds is limited by its configuration."""
+    cdef config_t *config = &the.config
+    # A connection reads on while its outbox is not above the mark, and then still gets
+    # what is posted; accept_receive brings one buffer more.
+    cdef size_t window = <size_t>(config.initial_reads + 1) * config.buffer_size
+    cdef size_t most = config.high_water_bytes + window
+    if not the.echo:
+        # What it wrote although it was paused, and in the turn that came to the limit.  An empty
+        # queue takes a write of any size.
+        most = <size_t>-1
+        if config.max_write_buffer != 0 and conn.over_bytes > (
+                max(config.max_write_buffer, <size_t>MEDDLED_WRITE)
+                + protocols[client_of(conn)].turn_most):
+            sim_fail("%zu bytes count against the limit of %zu", conn.over_bytes,
+                     config.max_write_buffer)
+    if conn.inbox.nbytes > window:
+        sim_fail("%zu bytes wait for the handler", conn.inbox.nbytes)
+    if conn.outbox.nbytes > most:
+        sim_fail("%zu bytes wait to be sent, more than %zu", conn.outbox.nbytes, most)
+    if conn.window.n > conn.window.size:
+        sim_fail("%d receives are posted", conn.window.n)
+
+
+cdef void check_lost(int client, int error, bint paused) noexcept nogil:
+    """Everything was told before; the error is what Windows said, or what the engine decides."""
+    cdef protocol_t *protocol = &protocols[client]
+    cdef sim_client_t facts
+    sim_client(client, &facts)
+    if not marked(&protocol.closed) and not paused and protocol.received != facts.taken:
+        sim_fail("client %d: connection_lost after %zu of %zu bytes", client, protocol.received,
+                 facts.taken)
+    if protocol.tells and protocol.sent != facts.given:
+        sim_fail("client %d: told of %zu of %zu bytes sent", client, protocol.sent, facts.given)
+    if (error != 0 and not sim_was_told(client, error)
+            and error != WSAETIMEDOUT and error != WSAENOBUFS):
+        sim_fail("client %d: connection_lost(%d), and Windows never said so", client, error)
+    if error == 0 and facts.failed and not marked(&protocols[client].closed):
+        sim_fail("client %d: connection_lost(None), although an operation failed", client)
+
+
+# -- when nothing can happen ---------------------------------------------------------
+
+
+cdef void check_idle() noexcept nogil:
+    """Nothing can happen before a deadline passes: then there is nothing left to do either."""
+    cdef link_t *link
+    cdef conn_t *conn
+    if server.engine == NULL:
+        return
+    link = server.engine.connections.next
+    while link != &server.engine.connections:
+        conn = <conn_t *>link.owner
+        check_bounds(conn)
+        # What failed is tried again after a while.
+        if not disturbed():
+            if conn.scheduled:
+                sim_fail("client %d: scheduled, and nobody comes", client_of(conn))
+            if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
+                sim_fail("client %d: its connection has ended and is still open", client_of(conn))
+            if (conn.outbox.head != NULL and not conn.sending
+                    and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
+                sim_fail("client %d: what was written waits, and nobody sends", client_of(conn))
+            if conn.waiters != 0 and not conn.marks.above and (
+                    the.config.max_sends == 0 or conn.outbox.writes < the.config.max_sends) and (
+                    the.config.max_write_buffer == 0
+                    or conn.marks.high < the.config.max_write_buffer):
+                sim_fail("client %d: a thread waits to write, and may", client_of(conn))
+            if conn.inbox.head != NULL and not conn.read_paused:
+                sim_fail("client %d: data waits, and nobody is told", client_of(conn))
+            # A keeper that stands still before it waits, waits that much longer.
+            if not conn.lost_told and the.sim.stalls == 0:
+                wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
+        link = link.next
+
+
+# -- at the end ----------------------------------------------------------------------
+
+
+cdef void served_before() noexcept nogil:
+    """From here on the server ends connections of its own accord; note who had all before."""
+    cdef sim_client_t facts
+    cdef protocol_t *protocol
+    cdef int client
+    for client in range(the.sim.clients):
+        protocol = &protocols[client]
+        sim_client(client, &facts)
+        sim_atomic(True)
+        # A client that could not be taken for lack of resources sees an end as well, and so
+        # does one that spoke too late.
+        protocol.served = (protocol.served or facts.saw_end and not facts.reset
+                           and not protocol.closed and not disturbed()
+                           and engine_count(server.engine, N_SILENT_DROPPED) == 0)
+        protocol.closed = True
+        sim_atomic(False)
+
+
+cdef void check_probe(int client) noexcept nogil:
+    """When all is well again the listener accepts, and who comes is served."""
+    cdef sim_client_t facts
+    # What was refused is tried again by now.
+    sim_sleep(1000)
+    sim_note("the probe comes", client, 0)
+    sim_let_in(client)
+    # Far longer than all that may stand still meanwhile.
+    sim_sleep(600000)
+    sim_client(client, &facts)
+    if not facts.saw_end or facts.reset or (the.echo and facts.received != facts.sent):
+        sim_fail("a client that came last was not served")
+
+
+cdef void check_client(int client) noexcept nogil:
+    cdef sim_client_t facts
+    cdef protocol_t *protocol = &protocols[client]
+    sim_client(client, &facts)
+    if protocol.conn != NULL:
+        sim_fail("client %d: connection_lost never came", client)
+    if facts.received > facts.sent and the.echo:
+        sim_fail("client %d was sent more than it sent", client)
+    if the.echo:
+        if protocol.served and facts.received != facts.sent:
+            sim_fail("client %d got %zu of %zu bytes back", client, facts.received, facts.sent)
+        return
+    if protocol.made and not protocol.lost:
+        sim_fail("client %d: connection_lost never came", client)
+    # What a closing connection still receives is discarded; until then nothing is lost.
+    if protocol.eof and protocol.received != protocol.due and not facts.reset:
+        sim_fail("client %d: the end came after %zu of %zu bytes", client, protocol.received,
+                 protocol.due)
+    if (facts.saw_end and not facts.reset and not facts.unreset
+            and facts.received != protocol.written):
+        sim_fail("client %d got %zu of %zu bytes", client, facts.received, protocol.written)
+
+
+cdef void same(const char *what, LONG64 a, LONG64 b) noexcept nogil:
+    if a != b:
+        sim_fail("%s: %lld and %lld", what, a, b)
+
+
+cdef void check_ledger() noexcept nogil:
+    cdef pools_t pools
+    engine_pools(server.engine, &pools)
+    same("operations posted, completed", engine_count(server.engine, N_OPS_POSTED),
+         engine_count(server.engine, N_OPS_COMPLETED))
+    same("sockets opened, closed", engine_count(server.engine, N_SOCKETS_OPENED),
+         engine_count(server.engine, N_SOCKETS_CLOSED))
+    same("connections made, retired", engine_count(server.engine, N_CONNECTIONS_MADE),
+         engine_count(server.engine, N_CONNECTIONS_RETIRED))
+    same("connections now", engine_connections(server.engine), 0)
+    same("accepts pending", pools.accepts_pending, 0)
+    same("packets due", server.engine.packets_due, 0)
+    same("buffers out", <LONG64>pools.buffers_out, 0)
+    if engine_count(server.engine, N_ACCEPT_ERRORS) < sim_unattached():
+        sim_fail("a client that could not be taken is not counted")
+    # Clients that go before they are accepted are no lack of anything.
+    if not disturbed() and (server.engine.trouble_due_ms != 0 or server.engine.starved_due_ms != 0):
+        sim_fail("the system refused nothing, and that was told")

@@ -1,0 +1,130 @@
+"""The parameters of a run: see _knobs.pxd."""
+
+from libc.string cimport memset
+
+from _kernel cimport *
+from _run cimport one_of, the, MAX_CLIENTS, MAX_WORKERS
+from _scripted cimport deliver_scripted
+from iocpx._native cimport deliver_echo
+from iocpx._types cimport *
+
+cdef enum:
+    # Inline completions of one connection between two looks at the port: the engine's
+    # budget, the sends of one more round, and as many receives as are posted at once.
+    INLINE_LIMIT = 16
+
+# What a knob fixes, whatever the seed says; -1: nothing.
+cdef enum knob:
+    K_ECHO
+    K_PROFILE
+    K_CLIENTS
+    K_WORKERS
+    K_PREEMPT
+    K_STALLS
+    K_FAULTS
+    K_RESETS
+    K_SHORTS
+    K_HANDLES
+    K_SKIPS
+    K_ROOM
+    K_BYTES
+    K_LISTENERS
+    K_BACKLOG
+    K_UNBORN
+    K_PROBE
+    K_CALM
+    K_LATE
+    K_ACCEPTS
+    K_MAX_ACCEPTS
+    K_ACCEPT_RECEIVE
+    K_MAX_CONNECTIONS
+    K_READS
+    K_BUFFER
+    K_IDLE
+    K_LIMITS
+    K_TRACE
+    K_LINGER
+    K_STOP
+    N_KNOBS
+
+KNOBS = ["echo", "profile", "clients", "workers", "preempt", "stalls", "faults", "resets",
+         "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog", "unborn", "probe",
+         "calm", "late", "accepts", "max_accepts", "accept_receive", "max_connections", "reads",
+         "buffer", "idle", "limits", "trace", "linger", "stop"]
+cdef long[N_KNOBS] knobs
+
+
+cdef set_knobs(values):
+    """values: {name: what it is fixed to}."""
+    for i, name in enumerate(KNOBS):
+        knobs[i] = values.get(name, -1)
+
+
+cdef long turned(int which, long drawn) noexcept nogil:
+    """Drawn in any case, so that a knob leaves the other draws as they are."""
+    return drawn if knobs[which] < 0 else knobs[which]
+
+
+cdef void configure() noexcept nogil:
+    cdef config_t *config = &the.config
+    cdef sim_config_t *sim = &the.sim
+    memset(&the, 0, sizeof(the))
+    the.echo = turned(K_ECHO, sim_random(2))
+    sim.profile = &sim_profiles[turned(K_PROFILE, sim_random(<uint32_t>sim_n_profiles))]
+    sim.clients = <int>turned(K_CLIENTS, 1 + sim_random(one_of(1, 3, 8, MAX_CLIENTS)))
+    sim.preempt = <int>turned(K_PREEMPT, one_of(0, 2, 5, 20))
+    sim.stalls = <int>turned(K_STALLS, one_of(0, 1000, 200, 50))
+    sim.faults = <int>turned(K_FAULTS, one_of(0, 0, 40, 200))
+    sim.resets = <int>turned(K_RESETS, one_of(0, 0, 10, 50))
+    sim.shorts = <int>turned(K_SHORTS, one_of(0, 0, 1, 5))
+    sim.handles = <int>turned(K_HANDLES, sim_random(100) != 0)
+    sim.skips = <int>turned(K_SKIPS, sim_random(4) != 0)
+    sim.send_room = <size_t>turned(K_ROOM, one_of(64, 1000, 8000, 70000))
+    sim.bytes = <size_t>turned(K_BYTES, one_of(10, 500, 3000, 12000))
+    config.workers = <int>turned(K_WORKERS, 1 + sim_random(MAX_WORKERS))
+    the.listeners = <int>turned(K_LISTENERS, 1 + (sim_random(4) == 0))
+    config.backlog = <int>turned(K_BACKLOG, one_of(1, 200, 512, 65535))
+    the.unborn = <int>turned(K_UNBORN, 1 if config.workers > 1 and sim_random(100) == 0 else 0)
+    config.initial_accepts = <int>turned(K_ACCEPTS, 1 + sim_random(4))
+    config.max_accepts = config.initial_accepts + <int>turned(K_MAX_ACCEPTS, one_of(0, 0, 3, 30))
+    config.accept_receive = turned(K_ACCEPT_RECEIVE, sim_random(3) == 0)
+    config.accept_timeout_ms = one_of(0, 500, 3000, 10000)
+    config.max_connections = turned(K_MAX_CONNECTIONS, one_of(0, 0, 3, 10))
+    config.initial_reads = <int>turned(K_READS, one_of(1, 1, 2, 5))
+    config.buffer_size = <size_t>turned(K_BUFFER, one_of(512, 1024, 4096, 20000))
+    config.max_free_buffers = one_of(0, 2, 10, 100)
+    config.max_free_connections = one_of(0, 1, 3, 100)
+    config.idle_timeout_ms = turned(K_IDLE, one_of(0, 0, 0, 5000))
+    config.max_sends = <int>turned(K_LIMITS, one_of(0, 0, 0, 4))
+    config.max_write_buffer = <size_t>turned(K_LIMITS, one_of(0, 0, 0, 5000))
+    config.native = the.echo
+    config.deliver = deliver_echo if the.echo else deliver_scripted
+    # The layer above refuses a trace of a native handler, which would not take its lines.
+    config.trace = turned(K_TRACE, sim_random(8) == 0) and not the.echo
+    config.high_water_bytes = one_of(0, 100, 4000, 65536)
+    config.low_water_bytes = config.high_water_bytes // 4
+    config.close_timeout_ms = one_of(1, 100, 2000, 10000)
+    config.keepalive_idle_ms = one_of(0, 5000, 5000, 5000)
+    the.calm = turned(K_CALM, 0)
+    the.fatal = sim_random(4) == 0
+    the.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))
+    the.stop_ms = <unsigned int>turned(K_STOP, one_of(0, 10, 500, 5000))
+    sim.inline_limit = INLINE_LIMIT + config.initial_reads
+    # A client that the limit turns away, or one that is silent in every slot, hides nothing.
+    the.probe = turned(K_PROBE, sim_random(4) == 0 and config.max_connections == 0
+                       and config.idle_timeout_ms == 0)
+    the.late = turned(K_LATE, sim_random(4) == 0) and not the.probe
+    if the.probe:
+        sim.clients = min(sim.clients + 1, <int>MAX_CLIENTS)
+        config.accept_timeout_ms = 500
+        config.close_timeout_ms = 300000
+
+
+cdef void draw_probe() noexcept nogil:
+    cdef sim_script_t script
+    memset(&script, 0, sizeof(script))
+    script.to_send = 3
+    script.end = ENDS_FIN
+    script.reads = READS
+    script.waits = True
+    sim_script(the.sim.clients - 1, &script)

@@ -1,0 +1,77 @@
+"""What a run of the simulation is made of: its parameters, the server, a protocol for each client,
+and what each of the others asks about them.
+
+Cimported by all of them; calls the kernel alone."""
+
+from libc.stdint cimport uint32_t
+
+from _kernel cimport sim_config_t
+from _wakes cimport wakes_t
+from iocpx._types cimport config_t, conn_t, engine_t
+from iocpx._winsock cimport SOCKET, SRWLOCK
+
+cdef enum:
+    MAX_CLIENTS = 24
+    MAX_WORKERS = 3
+    MEDDLED_WRITE = 400     # bytes: the longest of others than the connection's own callbacks
+
+# What the protocol of one client has seen and done.  Its callbacks come one at a time;
+# what the application's thread looks at as well changes in an atomic section.
+ctypedef struct protocol_t:
+    SRWLOCK lock            # held while bytes of the stream are written, and for a pause
+    conn_t *conn            # with a reference, from connection_made to connection_lost; atomic
+    bint inside             # one of its callbacks runs
+    bint made
+    bint paused             # writing, by pause_writing; atomic
+    bint reading_paused     # as the engine has it; lock
+    bint eof
+    bint lost
+    int error               # of connection_lost
+    bint closed             # by the application, in whatever way; atomic
+    bint served             # with echo: its end came before the application did anything
+    size_t received         # bytes
+    size_t due              # bytes that the client had sent at its end
+    size_t written          # bytes, as far as the engine took them; lock
+    bint tells              # it wants to be told what was sent
+    size_t sent             # bytes, as far as it was told
+    size_t turn_written     # bytes, by its own callbacks in the turn under way…
+    size_t turn_most        # … and in any
+    wakes_t wakes
+
+# One run, apart from its seed.
+ctypedef struct run_t:
+    config_t config
+    sim_config_t sim
+    bint echo               # the native handler, instead of the protocol
+    int listeners
+    int unborn              # workers whose thread never comes to be
+    bint probe              # a last client comes when faults are over, and must be served
+    bint calm               # the application's thread does not meddle
+    bint fatal              # callbacks abort other connections, too
+    bint late               # calls fail during the stop as well
+    unsigned int linger_ms  # how long it waits before it stops the server
+    unsigned int stop_ms
+
+# The server, as its threads make it.
+ctypedef struct server_t:
+    engine_t *engine        # NULL: it could not be made
+    SOCKET[2] listeners
+    bint listened           # the keeper has tried; atomic
+    int listen_error
+    bint started
+    int start_error
+
+cdef protocol_t[MAX_CLIENTS] protocols
+cdef run_t the
+cdef server_t server
+
+cdef uint32_t one_of(uint32_t a, uint32_t b, uint32_t c, uint32_t d) noexcept nogil
+# A flag that two threads look at.
+cdef void mark(bint *flag, bint value) noexcept nogil
+cdef bint marked(const bint *flag) noexcept nogil
+# The client behind a connection.
+cdef int client_of(conn_t *conn) noexcept nogil
+# Does its protocol just answer?
+cdef bint calm(int client) noexcept nogil
+# Has a call failed that was made to?
+cdef bint disturbed() noexcept nogil

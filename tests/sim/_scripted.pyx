@@ -1,0 +1,199 @@
+"""The protocol of each client: see _scripted.pxd."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from _actions cimport (
+    close_conn, is_paused, meddle_with_another, pause_reading, release, write,
+)
+from _checks cimport check_bounds, check_bytes, check_lost
+from _kernel cimport *
+from _run cimport calm, client_of, mark, marked, protocol_t, protocols, the
+from _wakes cimport wakes_before, wakes_cancel, wakes_set, wakes_told
+from iocpx._base cimport conn_ref
+from iocpx._delivery cimport (
+    conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
+    lost_t, news_t,
+)
+from iocpx._requests cimport (
+    conn_flush, conn_set_marks, conn_tell_sent, conn_write_eof, WRITE_FLUSH,
+)
+from iocpx._sched cimport conn_unref, worker_delivered, worker_next
+from iocpx._state cimport buf_free, buf_t
+from iocpx._types cimport *
+from iocpx._winsock cimport AcquireSRWLockExclusive, ReleaseSRWLockExclusive
+
+cdef enum:
+    LONG_WRITE = 20000      # bytes: longer than what the engine copies
+    LONGEST_WRITE = 23000
+
+
+cdef void answer(int client, size_t nbytes) noexcept nogil:
+    """One of the connection's own callbacks writes."""
+    cdef protocol_t *protocol = &protocols[client]
+    cdef conn_t *conn = protocol.conn
+    if nbytes == 0:
+        return
+    protocol.turn_written += nbytes
+    protocol.turn_most = max(protocol.turn_most, protocol.turn_written)
+    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
+        sim_note("pause_writing", client, 1)
+        if marked(&protocol.paused):
+            sim_fail("client %d: pause_writing twice", client)
+        mark(&protocol.paused, True)
+
+
+cdef void offer(conn_t *conn, size_t nbytes) noexcept nogil:
+    """Memory of the handler's own for the next receive."""
+    cdef char *data = <char *>malloc(nbytes)
+    if data != NULL and not conn_offer(conn, data, data, nbytes):
+        free(data)
+
+
+cdef void react(int client) noexcept nogil:
+    """What a callback does of its own."""
+    cdef protocol_t *protocol = &protocols[client]
+    cdef conn_t *conn = protocol.conn
+    cdef uint32_t what = sim_random(100)
+    if calm(client) or what < 50:
+        answer(client, 1 + sim_random(900))
+    elif what < 56:
+        answer(client, LONG_WRITE + sim_random(LONGEST_WRITE - LONG_WRITE))
+    elif what < 60:
+        sim_note("pause_reading", client, 0)
+        pause_reading(client, conn, True)
+    elif what < 63:
+        close_conn(client, conn, what == 62)
+    elif what < 65:
+        sim_note("write_eof", client, 0)
+        conn_write_eof(conn)
+    elif what < 67:
+        conn_set_marks(conn, sim_random(2000), 0)
+    elif what < 72 or (the.fatal and what >= 90):
+        meddle_with_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)),
+                            what < 72)
+    elif what < 82:
+        wakes_set(&protocol.wakes, conn, client)
+    elif what < 84:
+        wakes_cancel(&protocol.wakes)
+
+
+cdef void deliver_scripted(worker_t *worker) noexcept nogil:
+    cdef conn_t *conn = worker_next(worker)
+    while conn != NULL:
+        deliver(worker, conn)
+        worker_delivered(worker, conn)
+        conn = worker_next(worker)
+
+
+cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
+    cdef int client = client_of(conn)
+    cdef protocol_t *protocol = &protocols[client]
+    cdef sim_client_t facts
+    cdef news_t news
+    cdef buf_t *buf
+    cdef size_t n
+    cdef size_t wanted
+    cdef lost_t lost
+    cdef bint paused
+    cdef uint64_t before
+    if protocol.inside:
+        sim_fail("client %d: two callbacks at once", client)
+    protocol.inside = True
+    if sim_locks() != 0:
+        sim_fail("a callback is called with a lock")
+    AcquireSRWLockExclusive(&conn.lock)
+    check_bounds(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    before = wakes_before(&protocol.wakes)
+    conn_take_news(conn, &news)
+    release(news.spent)
+    protocol.turn_written = 0
+    while news.traces != NULL:
+        buf = news.traces
+        news.traces = buf.next
+        buf_free(buf)
+    if news.made:
+        if protocol.made:
+            sim_fail("client %d: connection_made twice", client)
+        sim_note("connection_made", client, 0)
+        protocol.made = True
+        conn_ref(conn)
+        protocol.tells = sim_random(2)
+        conn_tell_sent(conn, protocol.tells)
+        sim_atomic(True)
+        protocol.conn = conn
+        sim_atomic(False)
+        if sim_random(3) == 0:
+            react(client)
+    if protocol.lost and (news.resume or news.pause or news.sent > 0 or news.timers):
+        sim_fail("client %d: a callback after connection_lost", client)
+    if protocol.conn == NULL:
+        # It was over before it began, or all is told.
+        buf = conn_take_data(conn, &wanted)
+        if buf != NULL:
+            sim_fail("client %d: data for nobody", client)
+        if conn_take_lost(conn, &lost):
+            sim_fail("client %d: connection_lost for nobody", client)
+        protocol.inside = False
+        return
+    if news.pause:
+        sim_note("pause_writing", client, 0)
+        if marked(&protocol.paused):
+            sim_fail("client %d: pause_writing twice", client)
+        mark(&protocol.paused, True)
+    if news.resume:
+        sim_note("resume_writing", client, 0)
+        if not marked(&protocol.paused):
+            sim_fail("client %d: resume_writing without pause_writing", client)
+        mark(&protocol.paused, False)
+    protocol.sent += news.sent
+    sim_point()
+    buf = conn_take_data(conn, &wanted)
+    while buf != NULL:
+        if protocol.eof:
+            sim_fail("client %d: data after the end", client)
+        # A part may be left for later.
+        n = buf.size if sim_random(8) != 0 else 1 + sim_random(<uint32_t>buf.size)
+        sim_note("data_received", client, <long long>n)
+        check_bytes(client, buf.data, n)
+        if buf.owner != NULL and buf.data == buf.base and n == buf.size and sim_random(4) != 0:
+            # The handler keeps the memory that it has offered.
+            free(buf.owner)
+            buf.owner = NULL
+            buf.base = NULL
+        buf.data += n
+        buf.size -= n
+        react(client)
+        sim_point()
+        conn_give_buffer(conn, buf)
+        buf = conn_take_data(conn, &wanted)
+    if wanted > 0 and sim_random(3) == 0:
+        offer(conn, wanted)
+    if news.timers and wakes_told(&protocol.wakes, conn, client, before) > 0:
+        react(client)
+    if conn_take_eof(conn):
+        sim_note("eof_received", client, 0)
+        if protocol.eof:
+            sim_fail("client %d: eof_received twice", client)
+        protocol.eof = True
+        sim_client(client, &facts)
+        protocol.due = facts.sent
+        if calm(client) or sim_random(8) != 0:
+            close_conn(client, conn, False)
+        else:
+            answer(client, sim_random(500))
+    # Before: another thread may resume it when the loss is decided already.
+    paused = is_paused(client)
+    if conn_take_lost(conn, &lost):
+        sim_note("connection_lost", client, lost.error)
+        if protocol.lost:
+            sim_fail("client %d: connection_lost twice", client)
+        protocol.lost = True
+        protocol.error = lost.error
+        check_lost(client, lost.error, paused)
+        sim_atomic(True)
+        protocol.conn = NULL
+        sim_atomic(False)
+        conn_unref(conn)
+    protocol.inside = False

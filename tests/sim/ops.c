@@ -1,0 +1,170 @@
+/* Packets and operations: lent to Windows by their post, given back before their packet is queued;
+   and the errors that Windows tells of them.
+
+   Called by the rooms that post and complete them, and by free() for what must not be pending; may
+   call streams.c and objects.c. */
+#include "objects.h"
+
+const char *const op_names[] = {"AcceptEx", "WSARecv", "WSASend"};
+
+/* -- packets --------------------------------------------------------------------------------- */
+
+void check_unused(const OVERLAPPED *overlapped, const char *call)
+{
+    if (is_lent(overlapped, sizeof(*overlapped)))
+        sim_fail("%s: its OVERLAPPED is Windows's already", call);
+}
+
+int packets_waiting(void)
+{
+    return winsock.packets != NULL;
+}
+
+packet_t *queue_packet(OVERLAPPED *overlapped, DWORD status, size_t nbytes, int number,
+                       object_t *sock)
+{
+    packet_t *packet = __real_calloc(1, sizeof(*packet));
+    packet->overlapped = overlapped;
+    packet->status = status;
+    packet->nbytes = nbytes;
+    packet->number = number;
+    packet->sock = sock;
+    *winsock.packets_tail = packet;
+    winsock.packets_tail = &packet->next;
+    winsock.n_packets++;
+    lend(overlapped, sizeof(*overlapped));
+    wake();
+    return packet;
+}
+
+/* -- operations ------------------------------------------------------------------------------ */
+
+void check_not_pending(const void *block, size_t nbytes)
+{
+    if (is_lent(block, nbytes))
+        sim_fail("memory is freed that Windows has");
+    KERNEL;
+    const char *first = block;
+    for (const op_t *op = winsock.sends; op != NULL; op = op->next_send)
+        for (DWORD i = 0; i < op->count; i++)
+            if (op->buffers[i].buf >= first && op->buffers[i].buf < first + nbytes)
+                sim_fail("memory is freed that WSASend #%d has", op->number);
+}
+
+op_t *new_op(enum op_kind kind, object_t *sock, OVERLAPPED *overlapped, const WSABUF *buffers,
+             DWORD count)
+{
+    op_t *op = __real_calloc(1, sizeof(*op) + count * sizeof(*buffers));
+    op->at = -1;
+    op->kind = kind;
+    op->number = ++winsock.last_number;
+    op->sock = sock;
+    op->overlapped = overlapped;
+    op->count = count;
+    for (DWORD i = 0; i < count; i++) {
+        op->buffers[i] = buffers[i];
+        op->nbytes += buffers[i].len;
+    }
+    return op;
+}
+
+uint32_t sum_of(const op_t *op)
+{
+    uint32_t sum = 2166136261u;
+    for (DWORD i = 0; i < op->count; i++)
+        for (ULONG j = 0; j < op->buffers[i].len; j++)
+            sum = (sum ^ (unsigned char)op->buffers[i].buf[j]) * 16777619u;
+    return sum;
+}
+
+void lend_op(op_t *op)
+{
+    object_t *sock = op->sock;
+    if (this_thread()->passing)
+        sim_fail("%s #%d may outlive the thread that posts it", op_names[op->kind], op->number);
+    op->prev = sock->last;
+    *(sock->last == NULL ? &sock->first : &sock->last->next) = op;
+    sock->last = op;
+    winsock.n_ops++;
+    lend(op->overlapped, sizeof(OVERLAPPED));
+    if (op->kind == A_RECEIVE) {
+        sock->receives++;
+        for (DWORD i = 0; i < op->count; i++)
+            lend(op->buffers[i].buf, op->buffers[i].len);
+    } else if (op->kind == A_SEND) {
+        sock->sends++;
+        op->sum = sum_of(op);
+        op->next_send = winsock.sends;
+        if (winsock.sends != NULL)
+            winsock.sends->prev_send = op;
+        winsock.sends = op;
+    } else {
+        lend(op->output, op->data_bytes);
+    }
+    sim_note(op_names[op->kind], op->number, sock->handle);
+    touch_op(op);
+}
+
+void take_op_back(op_t *op)
+{
+    object_t *sock = op->sock;
+    *(op->prev == NULL ? &sock->first : &op->prev->next) = op->next;
+    *(op->next == NULL ? &sock->last : &op->next->prev) = op->prev;
+    winsock.n_ops--;
+    set_member(&winsock.ready, op, &op->at, 0);
+    give_back(op->overlapped, sizeof(OVERLAPPED));
+    if (op->kind == A_RECEIVE) {
+        sock->receives--;
+        for (DWORD i = 0; i < op->count; i++)
+            give_back(op->buffers[i].buf, op->buffers[i].len);
+    } else if (op->kind == A_SEND) {
+        sock->sends--;
+        *(op->prev_send == NULL ? &winsock.sends : &op->prev_send->next_send) = op->next_send;
+        if (op->next_send != NULL)
+            op->next_send->prev_send = op->prev_send;
+    } else {
+        give_back(op->output, op->data_bytes);
+        if (op->accepted != NULL)
+            op->accepted->in_accept = 0;
+    }
+}
+
+void complete(op_t *op, DWORD status, size_t nbytes)
+{
+    sim_note(status == STATUS_SUCCESS ? "completes, bytes" : "completes, status", op->number,
+             status == STATUS_SUCCESS ? (long long)nbytes : (long long)status);
+    packet_t *packet = queue_packet(op->overlapped, status, nbytes, op->number, op->sock);
+    if (op->kind == AN_ACCEPT && status == STATUS_SUCCESS) {
+        packet->accepted = op->accepted;
+        op->accepted->untold = 1;
+    }
+    touch(op->sock);
+    __real_free(op);
+}
+
+/* -- errors ---------------------------------------------------------------------------------- */
+
+int tell(object_t *sock, int code)
+{
+    client_t *client = sock->client;
+    if (client != NULL) {
+        client->facts.failed |= code != ERROR_OPERATION_ABORTED;
+        if (client->n_told < MAX_TOLD)
+            client->told[client->n_told++] = code;
+    }
+    return code;
+}
+
+int refuse(object_t *sock, int code)
+{
+    return sock_error((DWORD)tell(sock, code));
+}
+
+int sim_was_told(int client, int error)
+{
+    const client_t *who = &winsock.clients[client];
+    for (int i = 0; i < who->n_told; i++)
+        if (who->told[i] == error)
+            return 1;
+    return who->n_told == MAX_TOLD;
+}
