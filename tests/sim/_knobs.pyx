@@ -20,6 +20,7 @@ cdef enum knob:
     K_PROFILE
     K_CLIENTS
     K_WORKERS
+    K_POLLED
     K_PREEMPT
     K_STALLS
     K_FAULTS
@@ -48,7 +49,7 @@ cdef enum knob:
     K_STOP
     N_KNOBS
 
-KNOBS = ["services", "echo", "profile", "clients", "workers", "preempt", "stalls", "faults", "resets",
+KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls", "faults", "resets",
          "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog", "unborn", "probe",
          "calm", "late", "accepts", "max_accepts", "accept_receive", "max_connections", "reads",
          "buffer", "idle", "limits", "trace", "linger", "stop"]
@@ -86,6 +87,7 @@ cdef void configure() noexcept nogil:
     sim.send_room = <size_t>turned(K_ROOM, one_of(64, 1000, 8000, 70000))
     sim.bytes = <size_t>turned(K_BYTES, one_of(10, 500, 3000, 12000))
     config.workers = <int>turned(K_WORKERS, 1 + sim_random(MAX_WORKERS))
+    the.polled = turned(K_POLLED, sim_random(2)) and config.workers == 1
     the.unborn = <int>turned(K_UNBORN, 1 if config.workers > 1 and sim_random(100) == 0 else 0)
     if the.unborn > 0:
         the.services = 1    # nobody else hears of an engine that does not begin

@@ -45,6 +45,7 @@ ctypedef struct run_t:
     sim_config_t sim
     int services
     int[MAX_CLIENTS] goes_to    # the service of each client
+    bint polled             # the port is the application's, and one thread of it steps the worker
     int unborn              # workers whose thread never comes to be
     bint probe              # a last client comes when faults are over, and must be served
     bint calm               # the application's threads do not meddle
@@ -77,6 +78,8 @@ ctypedef struct served_t:
 ctypedef struct server_t:
     engine_t *engine        # NULL: it could not be made…
     int error               # … and why
+    HANDLE port             # the application's; NULL: the engine has its own
+    bint alone              # nobody else posts to it any more; atomic
 
 cdef protocol_t[MAX_CLIENTS] protocols
 cdef run_t the
