@@ -225,11 +225,15 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     if data != NULL:
         data.size = nbytes
         acceptor.data = NULL
+    # The slot, which may be given up, and the connection, which may be over at once, could be the
+    # last that keep the service.
+    InterlockedIncrement(&service.live)
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
     error = conn_open(service, worker, sock, local_copy, remote_copy, data)
     if error == 0:
         count(service, worker, N_ACCEPTS, 1)
+        live_drop(service)
         return
     if error == WSAECONNREFUSED:
         count(service, worker, N_REFUSED, 1)
@@ -243,6 +247,7 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     # The client shall see at once that it was not taken.
     linger_zero(sock)
     drop_socket(service, worker, sock)
+    live_drop(service)
 
 
 cdef int listener_prepare(listener_t *listener) noexcept nogil:

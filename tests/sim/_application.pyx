@@ -3,21 +3,26 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from _actions cimport borrow, close_conn, is_paused, meddle_write, pause_reading
-from _checks cimport check_probe, served_before
+from _checks cimport check_probe, check_refusal, check_service, check_stopping, served_before
 from _kernel cimport *
-from _run cimport mark, marked, one_of, protocols, server, the
+from _run cimport mark, marked, one_of, protocols, served_of, served_t, server, services, the
 from _wakes cimport wakes_set
-from iocpx._accept cimport engine_listen
-from iocpx._engine cimport engine_on_worker, engine_stop, engine_wait_stopped
-from iocpx._keeper cimport engine_run_keeper
+from iocpx._accept cimport service_listen
+from iocpx._base cimport engine_hold, engine_release
+from iocpx._engine cimport engine_on_worker, engine_wait_stopped
+from iocpx._keeper cimport engine_run_keeper, keeper_news_t
 from iocpx._requests cimport (
     conn_borrow_handle, conn_get_marks, conn_is_closing, conn_is_reading, conn_return_handle,
-    conn_wait_writable, conn_write_buffer_size, engine_close_clients, WAIT_WRITABLE,
+    conn_wait_writable, conn_write_buffer_size, service_close_clients, WAIT_WRITABLE,
 )
 from iocpx._sched cimport conn_unref
+from iocpx._service cimport service_create, service_free, service_stop
 from iocpx._types cimport *
 from iocpx._worker cimport engine_forgo_worker, engine_run_worker
-from iocpx._winsock cimport INFINITE, INVALID_SOCKET, SOCKET, WSAENOBUFS, closesocket
+from iocpx._winsock cimport (
+    INFINITE, INVALID_SOCKET, SOCKET, WAIT_OBJECT_0, WSAENOBUFS, CloseHandle, closesocket,
+    CreateEventW, GetLastError, WaitForSingleObject,
+)
 
 
 # -- the engine's --------------------------------------------------------------------
@@ -28,25 +33,20 @@ cdef void worker_main(void *argument) noexcept nogil:
 
 
 cdef void keeper_main(void *argument) noexcept nogil:
-    listen()
-    while engine_run_keeper(server.engine) != 0:
-        sim_note("trouble with a listener", 0, 0)
+    cdef keeper_news_t news
+    cdef served_t *served
+    while engine_run_keeper(server.engine, &news):
+        if news.trouble != 0:
+            sim_note("trouble with a listener", news.trouble, 0)
+        if news.ended:
+            served = <served_t *>news.context
+            sim_note("a service has ended", served - services, 0)
+            if marked(&served.ended):
+                sim_fail("a service ends twice")
+            mark(&served.ended, True)
 
 
-cdef void listen() noexcept nogil:
-    cdef int i
-    for i in range(the.listeners):
-        server.listen_error = engine_listen(server.engine, server.listeners[i],
-                                            AF_INET6 if i > 0 else AF_INET)
-        if server.listen_error != 0:
-            break
-        if sim_backlog(server.listeners[i]) != the.config.backlog:
-            sim_fail("a backlog of %d became %d", the.config.backlog,
-                     sim_backlog(server.listeners[i]))
-    mark(&server.listened, True)
-
-
-# -- the application's ---------------------------------------------------------------
+# -- the application's, with the connections -----------------------------------------
 
 
 cdef void resume(int client) noexcept nogil:
@@ -100,68 +100,134 @@ cdef void look_at(conn_t *conn) noexcept nogil:
         sim_fail("the application's thread counts as a worker")
 
 
-cdef bint start() noexcept nogil:
-    cdef int _i
-    cdef int error
-    # The keeper listens: this thread may end at any time.
-    while not marked(&server.listened):
-        sim_sleep(1)
-    error = server.listen_error
-    if error == 0 and not the.sim.handles:
-        sim_fail("the server begins where CancelIoEx reaches nothing")
-    if the.unborn > 0:
-        error = WSAENOBUFS
-        for _i in range(the.unborn):
-            engine_forgo_worker(server.engine)
-    server.start_error = error
-    server.started = error == 0
-    return server.started
+# -- … and with its service ----------------------------------------------------------
 
 
-cdef void stop(uint64_t timeout_ms) noexcept nogil:
+cdef bint join(served_t *served) noexcept nogil:
+    """Hold the engine.  False: it is about to end."""
+    # Whoever makes an engine has its first hold.
+    if served == &services[0]:
+        return True
+    while served.follows and not marked(&services[0].gone):
+        sim_sleep(1 + sim_random(20))
+    sim_sleep(served.joins_ms)
+    if engine_hold(server.engine):
+        return True
+    check_refusal()
+    return False
+
+
+cdef int start(served_t *served) noexcept nogil:
+    """0 or a Windows code.  Gives the hold back."""
+    cdef int error = 0
     cdef int i
-    sim_note("stop", 0, 0)
-    served_before()
-    engine_stop(server.engine, timeout_ms)
-    # As the layer above does it: at once.
-    for i in range(the.listeners):
-        closesocket(server.listeners[i])
-    if sim_random(4) == 0:
-        engine_stop(server.engine, 0)
-    while not engine_wait_stopped(server.engine, INFINITE):
-        sim_note("the wait for the stop failed", 0, 0)
-        sim_sleep(10)
-    sim_faults(False)
+    if the.unborn > 0:
+        # Before anybody else has the engine.
+        for i in range(the.unborn):
+            engine_forgo_worker(server.engine)
+        engine_release(server.engine)
+        return WSAENOBUFS
+    served.stopped_event = CreateEventW(NULL, True, False, NULL)
+    if served.stopped_event == NULL:
+        error = <int>GetLastError()
+    else:
+        served.service = service_create(server.engine, &served.config, served.stopped_event)
+        if served.service == NULL:
+            error = WSAENOBUFS
+    engine_release(server.engine)
+    for i in range(served.listeners if error == 0 else 0):
+        error = service_listen(served.service, served.sockets[i], AF_INET6 if i > 0 else AF_INET)
+        if error != 0:
+            break
+        if sim_backlog(served.sockets[i]) != served.config.backlog:
+            sim_fail("a backlog of %d became %d", served.config.backlog,
+                     sim_backlog(served.sockets[i]))
+    if error == 0 and not the.sim.handles:
+        sim_fail("a service begins where CancelIoEx reaches nothing")
+    return error
 
 
-cdef void application_main(void *argument) noexcept nogil:
+cdef void serve(served_t *served) noexcept nogil:
     cdef uint32_t rounds = sim_random(one_of(4, 12, 12, 60))
     cdef uint32_t _round
     cdef int client
-    sim_passing()
-    if not start():
-        if not the.late:
-            sim_faults(False)
-        stop(0)
-        return
     for _round in range(rounds):
         sim_sleep(one_of(0, 0, 1, sim_random(30)))
         if the.calm:
             continue
         if sim_random(24) == 0:
-            sim_note("close or abort all", 0, 0)
-            served_before()
-            engine_close_clients(server.engine, sim_random(2))
-        elif not the.echo:
-            meddle(<int>sim_random(<uint32_t>the.sim.clients - the.probe))
+            sim_note("close or abort all", served - services, 0)
+            served_before(served)
+            service_close_clients(served.service, sim_random(2))
+        elif not served.echo:
+            client = <int>sim_random(<uint32_t>the.sim.clients - the.probe)
+            if served_of(client) == served:
+                meddle(client)
     # Often all there is to do is done by then.
-    sim_sleep(the.linger_ms)
-    if not the.echo and not the.calm:
+    sim_sleep(served.linger_ms)
+    if not served.echo and not the.calm:
         for client in range(the.sim.clients):
-            resume(client)
-        sim_sleep(the.linger_ms)
+            if served_of(client) == served:
+                resume(client)
+        sim_sleep(served.linger_ms)
     if not the.late:
         sim_faults(False)
-    if the.probe:
+    if the.probe and served_of(the.sim.clients - 1) == served:
         check_probe(the.sim.clients - 1)
-    stop(the.stop_ms)
+
+
+cdef void close_listeners(served_t *served) noexcept nogil:
+    cdef int i
+    for i in range(served.listeners):
+        closesocket(served.sockets[i])
+
+
+cdef void stop(served_t *served, uint64_t timeout_ms) noexcept nogil:
+    sim_note("stop", served - services, 0)
+    served_before(served)
+    service_stop(served.service, timeout_ms)
+    check_stopping()
+    # As the layer above does it: at once.
+    close_listeners(served)
+    if sim_random(4) == 0:
+        service_stop(served.service, 0)
+    while WaitForSingleObject(served.stopped_event, INFINITE) != WAIT_OBJECT_0:
+        sim_note("the wait for the stop failed", 0, 0)
+        sim_sleep(10)
+    # At once: nobody has it any more.
+    check_service(served)
+    service_free(served.service)
+    served.service = NULL
+    CloseHandle(served.stopped_event)
+
+
+cdef void wait_for_engine() noexcept nogil:
+    """Who had the last service on it waits for its threads, too."""
+    if engine_hold(server.engine):
+        engine_release(server.engine)
+        return
+    check_refusal()
+    while not engine_wait_stopped(server.engine, INFINITE):
+        sim_note("the wait for the end failed", 0, 0)
+        sim_sleep(10)
+
+
+cdef void application_main(void *argument) noexcept nogil:
+    cdef served_t *served = <served_t *>argument
+    sim_passing()
+    served.refused = not join(served)
+    if not served.refused:
+        served.start_error = start(served)
+        served.started = served.start_error == 0
+    if served.started:
+        serve(served)
+    elif not the.late:
+        sim_faults(False)
+    if served.service != NULL:
+        stop(served, served.stop_ms if served.started else 0)
+    else:
+        close_listeners(served)
+        if served.stopped_event != NULL:
+            CloseHandle(served.stopped_event)
+    mark(&served.gone, True)
+    wait_for_engine()

@@ -1,15 +1,22 @@
 """What must be true of a run: see _checks.pxd."""
 
 from _kernel cimport *
-from _run cimport client_of, disturbed, marked, protocol_t, protocols, server, the, MEDDLED_WRITE
+from _run cimport (
+    client_of, disturbed, marked, protocol_t, protocols, served_of, served_t, server, services,
+    the, MEDDLED_WRITE,
+)
 from _wakes cimport wakes_check
-from iocpx._base cimport engine_connections
-from iocpx._engine cimport engine_count, engine_pools, pools_t
+from iocpx._base cimport service_connections
+from iocpx._engine cimport engine_count, engine_pools, engine_wait_stopped, pools_t
+from iocpx._service cimport service_count, service_figures, service_figures_t
 from iocpx._state cimport (
     STATE_ABORTING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, link_t,
 )
 from iocpx._types cimport *
-from iocpx._winsock cimport LONG64, WSAENOBUFS, WSAETIMEDOUT
+from iocpx._winsock cimport (
+    AcquireSRWLockExclusive, InterlockedExchangeAdd, LONG64, ReleaseSRWLockExclusive, WSAENOBUFS,
+    WSAETIMEDOUT,
+)
 
 
 # -- in a callback -------------------------------------------------------------------
@@ -27,12 +34,12 @@ cdef void check_bytes(int client, const char *data, size_t nbytes) noexcept nogi
 
 cdef void check_bounds(conn_t *conn) noexcept nogil:
     """What a connection holds is limited by its configuration."""
-    cdef config_t *config = &the.config
+    cdef service_config_t *config = &conn.service.config
     # A connection reads on while its outbox is not above the mark, and then still gets
     # what is posted; accept_receive brings one buffer more.
-    cdef size_t window = <size_t>(config.initial_reads + 1) * config.buffer_size
+    cdef size_t window = <size_t>(config.initial_reads + 1) * the.config.buffer_size
     cdef size_t most = config.high_water_bytes + window
-    if not the.echo:
+    if config.handler.deliver == NULL:
         # What it wrote although it was paused, and in the turn that came to the limit.  An empty
         # queue takes a write of any size.
         most = <size_t>-1
@@ -71,45 +78,56 @@ cdef void check_lost(int client, int error, bint paused) noexcept nogil:
 
 cdef void check_idle() noexcept nogil:
     """Nothing can happen before a deadline passes: then there is nothing left to do either."""
+    cdef service_t *service
     cdef link_t *link
-    cdef conn_t *conn
     if server.engine == NULL:
         return
-    link = server.engine.connections.next
-    while link != &server.engine.connections:
-        conn = <conn_t *>link.owner
-        check_bounds(conn)
-        # What failed is tried again after a while.
-        if not disturbed():
-            if conn.scheduled:
-                sim_fail("client %d: scheduled, and nobody comes", client_of(conn))
-            if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
-                sim_fail("client %d: its connection has ended and is still open", client_of(conn))
-            if (conn.outbox.head != NULL and not conn.sending
-                    and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
-                sim_fail("client %d: what was written waits, and nobody sends", client_of(conn))
-            if conn.waiters != 0 and not conn.marks.above and (
-                    the.config.max_sends == 0 or conn.outbox.writes < the.config.max_sends) and (
-                    the.config.max_write_buffer == 0
-                    or conn.marks.high < the.config.max_write_buffer):
-                sim_fail("client %d: a thread waits to write, and may", client_of(conn))
-            if conn.inbox.head != NULL and not conn.read_paused:
-                sim_fail("client %d: data waits, and nobody is told", client_of(conn))
-            # A keeper that stands still before it waits, waits that much longer.
-            if not conn.lost_told and the.sim.stalls == 0:
-                wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
-        link = link.next
+    service = server.engine.services
+    while service != NULL:
+        if service.live == 0 and not disturbed():
+            sim_fail("nothing is left of a service, and nobody takes it out")
+        link = service.connections.next
+        while link != &service.connections:
+            check_idle_conn(<conn_t *>link.owner)
+            link = link.next
+        service = service.next
+
+
+cdef void check_idle_conn(conn_t *conn) noexcept nogil:
+    cdef service_config_t *config = &conn.service.config
+    check_bounds(conn)
+    # What failed is tried again after a while.
+    if disturbed():
+        return
+    if conn.scheduled:
+        sim_fail("client %d: scheduled, and nobody comes", client_of(conn))
+    if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
+        sim_fail("client %d: its connection has ended and is still open", client_of(conn))
+    if (conn.outbox.head != NULL and not conn.sending
+            and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
+        sim_fail("client %d: what was written waits, and nobody sends", client_of(conn))
+    if conn.waiters != 0 and not conn.marks.above and (
+            config.max_sends == 0 or conn.outbox.writes < config.max_sends) and (
+            config.max_write_buffer == 0 or conn.marks.high < config.max_write_buffer):
+        sim_fail("client %d: a thread waits to write, and may", client_of(conn))
+    if conn.inbox.head != NULL and not conn.read_paused:
+        sim_fail("client %d: data waits, and nobody is told", client_of(conn))
+    # A keeper that stands still before it waits, waits that much longer.
+    if not conn.lost_told and the.sim.stalls == 0:
+        wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
 
 
 # -- at the end ----------------------------------------------------------------------
 
 
-cdef void served_before() noexcept nogil:
-    """From here on the server ends connections of its own accord; note who had all before."""
+cdef void served_before(served_t *served) noexcept nogil:
+    """From here on the service ends connections of its own accord; note who had all before."""
     cdef sim_client_t facts
     cdef protocol_t *protocol
     cdef int client
     for client in range(the.sim.clients):
+        if served_of(client) != served:
+            continue
         protocol = &protocols[client]
         sim_client(client, &facts)
         sim_atomic(True)
@@ -117,7 +135,7 @@ cdef void served_before() noexcept nogil:
         # does one that spoke too late.
         protocol.served = (protocol.served or facts.saw_end and not facts.reset
                            and not protocol.closed and not disturbed()
-                           and engine_count(server.engine, N_SILENT_DROPPED) == 0)
+                           and service_count(served.service, N_SILENT_DROPPED) == 0)
         protocol.closed = True
         sim_atomic(False)
 
@@ -132,19 +150,21 @@ cdef void check_probe(int client) noexcept nogil:
     # Far longer than all that may stand still meanwhile.
     sim_sleep(600000)
     sim_client(client, &facts)
-    if not facts.saw_end or facts.reset or (the.echo and facts.received != facts.sent):
+    if not facts.saw_end or facts.reset or (
+            served_of(client).echo and facts.received != facts.sent):
         sim_fail("a client that came last was not served")
 
 
 cdef void check_client(int client) noexcept nogil:
     cdef sim_client_t facts
     cdef protocol_t *protocol = &protocols[client]
+    cdef bint echo = served_of(client).echo
     sim_client(client, &facts)
     if protocol.conn != NULL:
         sim_fail("client %d: connection_lost never came", client)
-    if facts.received > facts.sent and the.echo:
+    if facts.received > facts.sent and echo:
         sim_fail("client %d was sent more than it sent", client)
-    if the.echo:
+    if echo:
         if protocol.served and facts.received != facts.sent:
             sim_fail("client %d got %zu of %zu bytes back", client, facts.received, facts.sent)
         return
@@ -164,21 +184,71 @@ cdef void same(const char *what, LONG64 a, LONG64 b) noexcept nogil:
         sim_fail("%s: %lld and %lld", what, a, b)
 
 
-cdef void check_ledger() noexcept nogil:
+cdef void check_refusal() noexcept nogil:
+    """An engine that is about to end does not come back."""
+    AcquireSRWLockExclusive(&server.engine.lock)
+    if server.engine.holds > 0 and server.engine.workers_running > 0:
+        sim_fail("an engine that runs cannot be held")
+    ReleaseSRWLockExclusive(&server.engine.lock)
+
+
+cdef void check_stopping() noexcept nogil:
+    """The slots of a service that stops are given up at once, if they wait to be posted."""
+    cdef engine_t *engine = server.engine
+    cdef bint waiting
+    AcquireSRWLockExclusive(&engine.lock)
+    waiting = engine.starved != NULL and engine.starved_due_ms != 0
+    ReleaseSRWLockExclusive(&engine.lock)
+    # Those of another one may have come meanwhile.
+    if waiting and sim_alone():
+        sim_fail("a service stops, and its accept pool waits to be posted again")
+
+
+cdef void check_service(served_t *served) noexcept nogil:
+    cdef service_t *service = served.service
+    cdef service_t *other
+    cdef service_figures_t figures
+    if InterlockedExchangeAdd(&service.live, 0) != 0:
+        sim_fail("a service counts as stopped, and something of it is left")
+    AcquireSRWLockExclusive(&server.engine.lock)
+    other = server.engine.services
+    while other != NULL:
+        if other == service:
+            sim_fail("a service counts as stopped, and the engine still has it")
+        other = other.next
+    ReleaseSRWLockExclusive(&server.engine.lock)
+    service_figures(service, &figures)
+    same("sockets opened, closed", service_count(service, N_SOCKETS_OPENED),
+         service_count(service, N_SOCKETS_CLOSED))
+    same("connections made, retired", service_count(service, N_CONNECTIONS_MADE),
+         service_count(service, N_CONNECTIONS_RETIRED))
+    same("connections now", service_connections(service), 0)
+    same("connections draining", figures.connections_draining, 0)
+    same("connections kept", <LONG64>figures.connections_free, 0)
+    same("accepts pending", figures.accepts_pending, 0)
+    served.accept_errors = service_count(service, N_ACCEPT_ERRORS)
+
+
+cdef void check_engine() noexcept nogil:
+    cdef engine_t *engine = server.engine
     cdef pools_t pools
-    engine_pools(server.engine, &pools)
-    same("operations posted, completed", engine_count(server.engine, N_OPS_POSTED),
-         engine_count(server.engine, N_OPS_COMPLETED))
-    same("sockets opened, closed", engine_count(server.engine, N_SOCKETS_OPENED),
-         engine_count(server.engine, N_SOCKETS_CLOSED))
-    same("connections made, retired", engine_count(server.engine, N_CONNECTIONS_MADE),
-         engine_count(server.engine, N_CONNECTIONS_RETIRED))
-    same("connections now", engine_connections(server.engine), 0)
-    same("accepts pending", pools.accepts_pending, 0)
-    same("packets due", server.engine.packets_due, 0)
-    same("buffers out", <LONG64>pools.buffers_out, 0)
-    if engine_count(server.engine, N_ACCEPT_ERRORS) < sim_unattached():
+    cdef LONG64 accept_errors = 0
+    cdef int i
+    engine_pools(engine, &pools)
+    for i in range(the.services):
+        accept_errors += services[i].accept_errors
+    if accept_errors < sim_unattached():
         sim_fail("a client that could not be taken is not counted")
+    if not engine_wait_stopped(engine, 0):
+        sim_fail("the engine has ended, and nobody is told")
+    if engine.services != NULL:
+        sim_fail("the engine has ended, and a service has not")
+    same("holds", engine.holds, 0)
+    same("services that serve", engine.serving, 0)
+    same("operations posted, completed", engine_count(engine, E_OPS_POSTED),
+         engine_count(engine, E_OPS_COMPLETED))
+    same("packets due", engine.packets_due, 0)
+    same("buffers out", <LONG64>pools.buffers_out, 0)
     # Clients that go before they are accepted are no lack of anything.
-    if not disturbed() and (server.engine.trouble_due_ms != 0 or server.engine.starved_due_ms != 0):
+    if not disturbed() and (engine.trouble_due_ms != 0 or engine.starved_due_ms != 0):
         sim_fail("the system refused nothing, and that was told")

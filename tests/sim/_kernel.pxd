@@ -48,10 +48,12 @@ cdef extern from "kernel.h" nogil:
     void sim_begin(uint64_t seed)
     void sim_configure(const sim_config_t *config)
     void sim_script(int client, const sim_script_t *script)
+    void sim_send_to(int client, SOCKET listener)
     void sim_let_in(int client)
     void sim_feed(int client, size_t nbytes)
     void sim_spawn(const char *name, void (*body)(void *) noexcept nogil, void *argument)
     void sim_passing()
+    bint sim_alone()
     void sim_run()
     void (*sim_on_idle)() noexcept
     void sim_end()

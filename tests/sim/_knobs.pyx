@@ -3,7 +3,7 @@
 from libc.string cimport memset
 
 from _kernel cimport *
-from _run cimport one_of, the, MAX_CLIENTS, MAX_WORKERS
+from _run cimport one_of, served_t, services, the, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS
 from _scripted cimport deliver_scripted
 from iocpx._native cimport deliver_echo
 from iocpx._types cimport *
@@ -15,6 +15,7 @@ cdef enum:
 
 # What a knob fixes, whatever the seed says; -1: nothing.
 cdef enum knob:
+    K_SERVICES
     K_ECHO
     K_PROFILE
     K_CLIENTS
@@ -47,7 +48,7 @@ cdef enum knob:
     K_STOP
     N_KNOBS
 
-KNOBS = ["echo", "profile", "clients", "workers", "preempt", "stalls", "faults", "resets",
+KNOBS = ["services", "echo", "profile", "clients", "workers", "preempt", "stalls", "faults", "resets",
          "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog", "unborn", "probe",
          "calm", "late", "accepts", "max_accepts", "accept_receive", "max_connections", "reads",
          "buffer", "idle", "limits", "trace", "linger", "stop"]
@@ -66,10 +67,13 @@ cdef long turned(int which, long drawn) noexcept nogil:
 
 
 cdef void configure() noexcept nogil:
-    cdef config_t *config = &the.config
+    cdef engine_config_t *config = &the.config
     cdef sim_config_t *sim = &the.sim
+    cdef served_t *probed
+    cdef int i
     memset(&the, 0, sizeof(the))
-    the.echo = turned(K_ECHO, sim_random(2))
+    memset(services, 0, sizeof(services))
+    the.services = <int>turned(K_SERVICES, one_of(1, 1, 2, MAX_SERVICES))
     sim.profile = &sim_profiles[turned(K_PROFILE, sim_random(<uint32_t>sim_n_profiles))]
     sim.clients = <int>turned(K_CLIENTS, 1 + sim_random(one_of(1, 3, 8, MAX_CLIENTS)))
     sim.preempt = <int>turned(K_PREEMPT, one_of(0, 2, 5, 20))
@@ -82,42 +86,66 @@ cdef void configure() noexcept nogil:
     sim.send_room = <size_t>turned(K_ROOM, one_of(64, 1000, 8000, 70000))
     sim.bytes = <size_t>turned(K_BYTES, one_of(10, 500, 3000, 12000))
     config.workers = <int>turned(K_WORKERS, 1 + sim_random(MAX_WORKERS))
-    the.listeners = <int>turned(K_LISTENERS, 1 + (sim_random(4) == 0))
-    config.backlog = <int>turned(K_BACKLOG, one_of(1, 200, 512, 65535))
     the.unborn = <int>turned(K_UNBORN, 1 if config.workers > 1 and sim_random(100) == 0 else 0)
+    if the.unborn > 0:
+        the.services = 1    # nobody else hears of an engine that does not begin
+    config.buffer_size = <size_t>turned(K_BUFFER, one_of(512, 1024, 4096, 20000))
+    config.max_free_buffers = one_of(0, 2, 10, 100)
+    config.deliver_batch = deliver_scripted
+    the.calm = turned(K_CALM, 0)
+    the.fatal = sim_random(4) == 0
+    for i in range(the.services):
+        draw_service(&services[i], i)
+        sim.inline_limit = max(sim.inline_limit,
+                               INLINE_LIMIT + services[i].config.initial_reads)
+    # The third may never come to be.
+    probed = &services[sim_random(2 if the.services > 1 else 1)]
+    # A client that the limit turns away, or one that is silent in every slot, hides nothing.
+    the.probe = turned(K_PROBE, sim_random(4) == 0 and probed.config.max_connections == 0
+                       and probed.config.idle_timeout_ms == 0)
+    the.late = turned(K_LATE, sim_random(4) == 0) and not the.probe
+    if the.probe:
+        sim.clients = min(sim.clients + 1, <int>MAX_CLIENTS)
+        probed.config.accept_timeout_ms = 500
+        probed.config.close_timeout_ms = 300000
+    for i in range(sim.clients):
+        the.goes_to[i] = <int>sim_random(<uint32_t>the.services)
+    if the.probe:
+        the.goes_to[sim.clients - 1] = <int>(probed - services)
+
+
+cdef void draw_service(served_t *served, int number) noexcept nogil:
+    cdef service_config_t *config = &served.config
+    if number == 0:
+        served.echo = turned(K_ECHO, sim_random(2))
+    else:
+        # Mostly the two kinds of handlers beside each other.
+        served.echo = services[number - 1].echo == (sim_random(4) == 0)
+    served.listeners = <int>turned(K_LISTENERS, 1 + (sim_random(4) == 0))
+    if served.echo:
+        config.handler.deliver = deliver_echo
+    config.handler.context = served
+    config.backlog = <int>turned(K_BACKLOG, one_of(1, 200, 512, 65535))
     config.initial_accepts = <int>turned(K_ACCEPTS, 1 + sim_random(4))
     config.max_accepts = config.initial_accepts + <int>turned(K_MAX_ACCEPTS, one_of(0, 0, 3, 30))
     config.accept_receive = turned(K_ACCEPT_RECEIVE, sim_random(3) == 0)
     config.accept_timeout_ms = one_of(0, 500, 3000, 10000)
     config.max_connections = turned(K_MAX_CONNECTIONS, one_of(0, 0, 3, 10))
     config.initial_reads = <int>turned(K_READS, one_of(1, 1, 2, 5))
-    config.buffer_size = <size_t>turned(K_BUFFER, one_of(512, 1024, 4096, 20000))
-    config.max_free_buffers = one_of(0, 2, 10, 100)
     config.max_free_connections = one_of(0, 1, 3, 100)
     config.idle_timeout_ms = turned(K_IDLE, one_of(0, 0, 0, 5000))
     config.max_sends = <int>turned(K_LIMITS, one_of(0, 0, 0, 4))
     config.max_write_buffer = <size_t>turned(K_LIMITS, one_of(0, 0, 0, 5000))
-    config.native = the.echo
-    config.deliver = deliver_echo if the.echo else deliver_scripted
     # The layer above refuses a trace of a native handler, which would not take its lines.
-    config.trace = turned(K_TRACE, sim_random(8) == 0) and not the.echo
+    config.trace = turned(K_TRACE, sim_random(8) == 0) and not served.echo
     config.high_water_bytes = one_of(0, 100, 4000, 65536)
     config.low_water_bytes = config.high_water_bytes // 4
     config.close_timeout_ms = one_of(1, 100, 2000, 10000)
     config.keepalive_idle_ms = one_of(0, 5000, 5000, 5000)
-    the.calm = turned(K_CALM, 0)
-    the.fatal = sim_random(4) == 0
-    the.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))
-    the.stop_ms = <unsigned int>turned(K_STOP, one_of(0, 10, 500, 5000))
-    sim.inline_limit = INLINE_LIMIT + config.initial_reads
-    # A client that the limit turns away, or one that is silent in every slot, hides nothing.
-    the.probe = turned(K_PROBE, sim_random(4) == 0 and config.max_connections == 0
-                       and config.idle_timeout_ms == 0)
-    the.late = turned(K_LATE, sim_random(4) == 0) and not the.probe
-    if the.probe:
-        sim.clients = min(sim.clients + 1, <int>MAX_CLIENTS)
-        config.accept_timeout_ms = 500
-        config.close_timeout_ms = 300000
+    served.joins_ms = 0 if number == 0 else one_of(0, 1, 50, 3000)
+    served.follows = number == 2 and sim_random(4) != 0
+    served.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))
+    served.stop_ms = <unsigned int>turned(K_STOP, one_of(0, 10, 500, 5000))
 
 
 cdef void draw_probe() noexcept nogil:

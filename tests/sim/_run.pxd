@@ -1,5 +1,5 @@
-"""What a run of the simulation is made of: its parameters, the server, a protocol for each client,
-and what each of the others asks about them.
+"""What a run of the simulation is made of: its parameters, the engine, the services on it, a
+protocol for each client, and what each of the others asks about them.
 
 Cimported by all of them; calls the kernel alone."""
 
@@ -7,12 +7,13 @@ from libc.stdint cimport uint32_t
 
 from _kernel cimport sim_config_t
 from _wakes cimport wakes_t
-from iocpx._types cimport config_t, conn_t, engine_t
-from iocpx._winsock cimport SOCKET, SRWLOCK
+from iocpx._types cimport conn_t, engine_config_t, engine_t, service_config_t, service_t
+from iocpx._winsock cimport HANDLE, LONG64, SOCKET, SRWLOCK
 
 cdef enum:
     MAX_CLIENTS = 24
     MAX_WORKERS = 3
+    MAX_SERVICES = 3
     MEDDLED_WRITE = 400     # bytes: the longest of others than the connection's own callbacks
 
 # What the protocol of one client has seen and done.  Its callbacks come one at a time;
@@ -38,32 +39,49 @@ ctypedef struct protocol_t:
     size_t turn_most        # … and in any
     wakes_t wakes
 
-# One run, apart from its seed.
+# One run, apart from its seed, and apart from its services.
 ctypedef struct run_t:
-    config_t config
+    engine_config_t config
     sim_config_t sim
-    bint echo               # the native handler, instead of the protocol
-    int listeners
+    int services
+    int[MAX_CLIENTS] goes_to    # the service of each client
     int unborn              # workers whose thread never comes to be
     bint probe              # a last client comes when faults are over, and must be served
-    bint calm               # the application's thread does not meddle
+    bint calm               # the application's threads do not meddle
     bint fatal              # callbacks abort other connections, too
     bint late               # calls fail during the stop as well
-    unsigned int linger_ms  # how long it waits before it stops the server
-    unsigned int stop_ms
 
-# The server, as its threads make it.
-ctypedef struct server_t:
-    engine_t *engine        # NULL: it could not be made
-    SOCKET[2] listeners
-    bint listened           # the keeper has tried; atomic
-    int listen_error
+# A service, which a thread of the application makes, and ends.  That thread's own, but for what
+# is drawn.
+ctypedef struct served_t:
+    # Drawn:
+    service_config_t config     # its handler's context is this struct
+    bint echo                   # the native handler, instead of the protocol
+    int listeners
+    unsigned int joins_ms       # how long it waits before it begins…
+    bint follows                # … and for the end of the first service, too
+    unsigned int linger_ms      # how long it waits before it stops
+    unsigned int stop_ms
+    # What becomes of it:
+    SOCKET[2] sockets
+    HANDLE stopped_event
+    service_t *service          # NULL: it could not be made, or is freed
+    bint refused                # the engine was about to end
     bint started
     int start_error
+    LONG64 accept_errors        # in all
+    bint gone                   # its thread is done with it; atomic
+    bint ended                  # the keeper has told so; atomic
+
+# The engine, as the driver makes it.
+ctypedef struct server_t:
+    engine_t *engine        # NULL: it could not be made…
+    int error               # … and why
 
 cdef protocol_t[MAX_CLIENTS] protocols
 cdef run_t the
 cdef server_t server
+cdef served_t[MAX_SERVICES] services
 
 cdef uint32_t one_of(uint32_t a, uint32_t b, uint32_t c, uint32_t d) noexcept nogil
 # A flag that two threads look at.
@@ -71,6 +89,7 @@ cdef void mark(bint *flag, bint value) noexcept nogil
 cdef bint marked(const bint *flag) noexcept nogil
 # The client behind a connection.
 cdef int client_of(conn_t *conn) noexcept nogil
+cdef served_t *served_of(int client) noexcept nogil
 # Does its protocol just answer?
 cdef bint calm(int client) noexcept nogil
 # Has a call failed that was made to?

@@ -28,9 +28,15 @@ cdef int client_of(conn_t *conn) noexcept nogil:
     cdef int length = 16 if conn.remote[0] == AF_INET else 28
     if (<int *>(conn.local + 4))[0] != 100 or client < 0 or client >= the.sim.clients:
         sim_fail("an address is wrong")
+    if conn.service.config.handler.context != served_of(client):
+        sim_fail("client %d: a connection of another service", client)
     if length < <int>ADDRESS_BYTES and conn.remote[length] != 0:
         sim_fail("more of an address was copied than there is")
     return client
+
+
+cdef served_t *served_of(int client) noexcept nogil:
+    return &services[the.goes_to[client]]
 
 
 cdef bint calm(int client) noexcept nogil:

@@ -1,9 +1,9 @@
 """The engine on the simulated kernel: one run, from its seed to its end, and what the program asks
 of it.
 
-A run has a server with one to three workers and a keeper, each on the engine's own thread
-function; clients with a script; and one thread of the application, which starts the server,
-meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
+A run has an engine with one to three workers and a keeper, each on the engine's own thread
+function; one to three services; clients with a script; and a thread of the application for each
+service, which makes it, meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
 scenario or a knob has it otherwise.
 
 A module calls only those before it: _wakes, _run, _checks and _actions, _scripted and _application,
@@ -14,10 +14,10 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from _application cimport application_main, keeper_main, worker_main
-from _checks cimport check_client, check_idle, check_ledger
+from _checks cimport check_client, check_engine, check_idle
 from _kernel cimport *
 from _knobs cimport configure, draw_probe, set_knobs
-from _run cimport disturbed, protocols, server, the, MAX_CLIENTS
+from _run cimport disturbed, protocols, served_of, served_t, server, services, the, MAX_CLIENTS
 from _wakes cimport wakes_begin
 from iocpx._engine cimport engine_create, engine_free
 from iocpx._winsock cimport WSAENOBUFS, WSAEOPNOTSUPP, closesocket
@@ -37,40 +37,74 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     memset(protocols, 0, sizeof(protocols))
     for i in range(<int>MAX_CLIENTS):
         wakes_begin(&protocols[i].wakes)
-    for i in range(the.listeners):
-        server.listeners[i] = sim_bind(AF_INET6 if i > 0 else AF_INET)
+    for i in range(the.services):
+        bind(&services[i])
     sim_configure(&the.sim)
+    divide_clients()
     if the.probe:
         draw_probe()
     sim_faults(True)
-    server.engine = engine_create(&the.config, &server.start_error)
-    if server.engine == NULL:
-        for i in range(the.listeners):
-            closesocket(server.listeners[i])
-    else:
-        for i in range(the.config.workers - the.unborn):
-            sim_spawn("worker 1" if i == 0 else "worker 2" if i == 1 else "worker 3",
-                      worker_main, <void *><size_t>i)
-        sim_spawn("keeper", keeper_main, NULL)
-        sim_spawn("app", application_main, NULL)
+    server.engine = engine_create(&the.config, NULL, &server.error)
+    if server.engine != NULL:
+        spawn()
     sim_run()
     sim_faults(False)
-    if not server.started:
-        if not disturbed() and the.unborn == 0 and the.sim.handles:
-            sim_fail("the start failed: %d", server.start_error)
-        if server.start_error == 0:
-            sim_fail("the start failed, and nobody knows why")
-        if not the.sim.handles:
-            # What fails before that comes first.
-            expected = 0 if disturbed() else WSAEOPNOTSUPP
-        if expected != 0 and the.unborn == 0 and server.start_error != expected:
-            sim_fail("the start failed with %d instead of %d", server.start_error, expected)
+    for i in range(the.services):
+        if server.engine == NULL:
+            services[i].start_error = server.error
+            unbind(&services[i])
+        check_start(&services[i], expected)
     if server.engine != NULL:
-        check_ledger()
+        check_engine()
         for i in range(the.sim.clients):
             check_client(i)
         engine_free(server.engine)
     sim_end()
+
+
+cdef void bind(served_t *served) noexcept nogil:
+    cdef int i
+    for i in range(served.listeners):
+        served.sockets[i] = sim_bind(AF_INET6 if i > 0 else AF_INET)
+
+
+cdef void unbind(served_t *served) noexcept nogil:
+    cdef int i
+    for i in range(served.listeners):
+        closesocket(served.sockets[i])
+
+
+cdef void divide_clients() noexcept nogil:
+    cdef served_t *served
+    cdef int client
+    for client in range(the.sim.clients):
+        served = served_of(client)
+        sim_send_to(client, served.sockets[client % served.listeners])
+
+
+cdef void spawn() noexcept nogil:
+    cdef int i
+    for i in range(the.config.workers - the.unborn):
+        sim_spawn("worker 1" if i == 0 else "worker 2" if i == 1 else "worker 3",
+                  worker_main, <void *><size_t>i)
+    sim_spawn("keeper", keeper_main, NULL)
+    for i in range(the.services):
+        sim_spawn("app 1" if i == 0 else "app 2" if i == 1 else "app 3",
+                  application_main, &services[i])
+
+
+cdef void check_start(served_t *served, int expected) noexcept nogil:
+    if served.started or served.refused:
+        return
+    if not disturbed() and the.unborn == 0 and the.sim.handles:
+        sim_fail("the start failed: %d", served.start_error)
+    if served.start_error == 0:
+        sim_fail("the start failed, and nobody knows why")
+    if not the.sim.handles:
+        # What fails before that comes first.
+        expected = 0 if disturbed() else WSAEOPNOTSUPP
+    if expected != 0 and the.unborn == 0 and served.start_error != expected:
+        sim_fail("the start failed with %d instead of %d", served.start_error, expected)
 
 
 # -- for the program -----------------------------------------------------------------

@@ -133,6 +133,12 @@ void sim_script(int client, const sim_script_t *script)
     touch_client(&winsock.clients[client]);
 }
 
+void sim_send_to(int client, SOCKET listener)
+{
+    winsock.clients[client].listener = sock_of(listener, "sim_send_to");
+    touch_client(&winsock.clients[client]);
+}
+
 void sim_feed(int client, size_t nbytes)
 {
     KERNEL;

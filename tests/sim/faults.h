@@ -41,6 +41,7 @@
     X(SetEvent) \
     /* cannot fail */ \
     X(SOMAXCONN_HINT) \
+    X(RtlNtStatusToDosError) \
     X(GetLastError) \
     X(WSAGetLastError) \
     X(GetCurrentThreadId) \

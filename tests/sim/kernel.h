@@ -74,6 +74,8 @@ extern const int sim_n_profiles;
 void sim_begin(uint64_t seed);
 void sim_configure(const sim_config_t *config);
 void sim_script(int client, const sim_script_t *script);
+/* Which listener it connects to; without this they are divided among all that there are. */
+void sim_send_to(int client, SOCKET listener);
 void sim_let_in(int client);
 /* So many bytes more to be sent by the client. */
 void sim_feed(int client, size_t nbytes);
@@ -81,6 +83,8 @@ void sim_feed(int client, size_t nbytes);
 void sim_spawn(const char *name, void (*body)(void *), void *argument);
 /* The calling thread may end at any time: the operations that it posts must not pend. */
 void sim_passing(void);
+/* Does no other thread run until the caller waits? */
+int sim_alone(void);
 /* Returns when every thread has ended and the clients have nothing left to do. */
 void sim_run(void);
 /* Called when nothing can happen any more before a deadline passes; never with real threads. */

@@ -553,6 +553,15 @@ void sim_passing(void)
     this_thread()->passing = 1;
 }
 
+int sim_alone(void)
+{
+#ifdef SIM_THREADS
+    return 0;
+#else
+    return sim.config.preempt == 0 && sim.config.stalls == 0;
+#endif
+}
+
 static void thread_ends(void)
 {
     if (this_thread()->locks != 0)

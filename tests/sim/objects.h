@@ -14,7 +14,7 @@
 #include "inside.h"
 #include "mswsock.h"
 
-enum { MAX_LISTENERS = 2, MAX_TOLD = 8 };
+enum { MAX_LISTENERS = 6, MAX_TOLD = 8 };
 
 #define STATUS_SUCCESS 0u
 #define STATUS_UNEXPECTED_NETWORK_ERROR 0xc00000c4u

@@ -13,6 +13,7 @@ FUNCTIONS = _sim.functions()
 
 # Short runs whose every call is made to fail, one after the other. Knobs as in _knobs.KNOBS.
 SHORT = {
+    "services": 1,
     "preempt": 0,
     "stalls": 0,
     "faults": 0,
