@@ -2,7 +2,7 @@
 
 Server      a threaded server for any Python program; speaks asyncio's protocol
             and transport interface, with the callbacks on the engine's workers
-Engine      the completion port and worker threads, which several servers may share
+Engine      its completion port and worker threads, which servers may share
 Connection  the transport that a protocol gets in connection_made
 TimerHandle what its call_later() and call_soon() return
 native      handlers that never enter Python
@@ -10,8 +10,9 @@ native      handlers that never enter Python
 From the bottom up: `_winsock` declares the operating system, `_op` is the struct
 of one operation, `_state` the portable data structures, `_engine` the completion
 port and its workers (no GIL), `_errors` the table of Windows codes, `_engines` the
-engine with its threads, `_runtime` one run of a server on it, `_timers`, `_connection` and `_server` the
-classes above, and `_core` the one place that takes the GIL.
+engine with its threads, `_runtime` one run of a server on it, `_timers`,
+`_connection` and `_server` the classes above, and `_core` the one place that takes
+the GIL.
 """
 
 import sys

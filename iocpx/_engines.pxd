@@ -10,6 +10,7 @@ cdef class EngineRun:
     cdef readonly list threads      # that have been started
     cdef readonly bint polled       # its worker is whoever calls Engine.poll()
     cdef set _to_begin
+    cdef object _polling            # a lock, held by whoever polls
     cdef object _telling            # the thread that logs a trouble, or has
 
 

@@ -9,8 +9,7 @@ from libc.string cimport memset
 
 from iocpx._base cimport engine_hold, engine_release
 from iocpx._engine cimport (
-    engine_count, engine_create, engine_free, engine_on_worker, engine_pools, engine_wait_stopped,
-    pools_t,
+    engine_count, engine_create, engine_free, engine_on_worker, engine_pools, pools_t,
 )
 from iocpx._keeper cimport engine_forgo_keeper, engine_run_keeper, keeper_news_t
 from iocpx._types cimport *
@@ -85,6 +84,7 @@ cdef class EngineRun:
         cdef int error = 0
         self.threads = []
         self.polled = port != 0
+        self._polling = allocate_lock()
         self._to_begin = {KEEPER, *range(numbers["workers"])}
         memset(&config, 0, sizeof(config))
         config.workers = numbers["workers"]
@@ -191,8 +191,12 @@ cdef class EngineRun:
         """One step of the worker that nobody else is.  None: the engine has ended."""
         cdef OVERLAPPED_ENTRY[PACKETS_PER_WAIT] foreign
         cdef int n
+        if not self._polling.acquire(False):
+            raise RuntimeError("poll() is called already: by one thread at a time, and not from "
+                               "a callback")
         with nogil:
             n = engine_poll(self.engine, timeout_ms, foreign, PACKETS_PER_WAIT)
+        self._polling.release()
         if n < 0:
             return None
         return [
@@ -269,8 +273,7 @@ class Engine:
         """Counters of its threads, of its operations and of its buffers, since the first of
         its servers started; docs/TUNING.md tells them.  Readable also when all have stopped,
         until the next starts.  Any thread."""
-        run = self._run
-        return stats_of(run)
+        return stats_of(self._run)
 
     def poll(self, timeout=None):
         """With `port` only: wait for packets, `timeout` seconds at most (None: as long as it
@@ -278,8 +281,9 @@ class Engine:
         others, which somebody else has posted: a list of (key, bytes, OVERLAPPED's address,
         Windows code; 0: it succeeded).  None: no server runs, so there is nothing to poll for.
 
-        Microsoft's GetQueuedCompletionStatusEx.  One thread at a time, and not from a callback.
-        To stop a server: close() it, and poll until wait_closed(0) is True.
+        Microsoft's GetQueuedCompletionStatusEx.  One thread at a time, and not from a callback
+        (RuntimeError).  To stop a server: close() it, and poll until wait_closed(0) is True.
+        One whose start() has failed is ending likewise.
         """
         cdef DWORD timeout_ms = INFINITE
         if self._port == 0:

@@ -10,7 +10,7 @@ from iocpx._accept cimport (
     accept_post, listener_begin, listener_crowded, listener_look_after, SHRINK_MS,
 )
 from iocpx._base cimport (
-    conn_arm, conn_disarm_timer, conn_drop_spare, conn_ref, keeper_wants, NEVER, now_ms, packet_post,
+    conn_arm, conn_disarm_timer, conn_drop_spare, conn_ref, NEVER, now_ms, packet_post,
     pools_clear, RETRY_MS, trace,
 )
 from iocpx._conn cimport conn_advance, conn_close_due, conn_served

@@ -24,7 +24,8 @@ cdef class Runtime:
     cdef object _prepared
     cdef object _may_listen
     cdef object _listened
-    cdef object _end_told           # a lock, free when "stopped" is in the log too
+    cdef object _end_told           # a lock, free when "stopped" is in the log too…
+    cdef object _teller             # … for which this thread sees
     cdef object _sockets_lock       # a listening handle is used, or closed
     cdef readonly object trace
     cdef readonly object context    # of the thread that called start(): connections copy it

@@ -188,7 +188,7 @@ cdef class Runtime:
         except BaseException:
             self._fail()
             self._may_listen.put(None)
-            self.wait(-1)
+            self._wait_undone()
             raise
         self._may_listen.put(None)
         interrupt = None
@@ -201,12 +201,17 @@ cdef class Runtime:
         if interrupt is not None:
             self._fail()
             self._drop_sockets()        # _prepare may have looked at `failed` before
-            self.wait(-1)
+            self._wait_undone()
             raise interrupt
         raised, self._raised = self._raised, None
         if raised is not None:
-            self.wait(-1)
+            self._wait_undone()
             raise raised
+
+    def _wait_undone(self):
+        # Not for what needs this very thread to end.
+        if self.run is None or not self.run.polled:
+            self.wait(-1)
 
     def _is_prepared(self):
         try:
@@ -265,6 +270,7 @@ cdef class Runtime:
             self._end_told.release()
 
     def _tell_end(self):
+        self._teller = threading.get_ident()
         try:
             logger.info("stopped after %d connections",
                         service_count(self.service, N_CONNECTIONS_MADE))
@@ -362,7 +368,8 @@ cdef class Runtime:
             for thread in self.run.threads:
                 if thread.ident != threading.get_ident():   # the caller may be a log handler
                     thread.join(max(due - perf_counter(), 0.0))
-        if self._end_told.acquire(True, max(due - perf_counter(), 0.0)):
+        if self._teller != threading.get_ident() and (
+                self._end_told.acquire(True, max(due - perf_counter(), 0.0))):
             self._end_told.release()
         return True
 

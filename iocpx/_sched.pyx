@@ -11,7 +11,9 @@ Called by all rooms that change a connection (conn_leave) and by the workers; ca
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from iocpx._base cimport conn_ref, count, count_op, keeper_wants, live_drop, now_ms, packet_post, RETRY_MS
+from iocpx._base cimport (
+    conn_ref, count, count_op, keeper_wants, live_drop, now_ms, packet_post, RETRY_MS,
+)
 from iocpx._types cimport *
 from iocpx._wants cimport conn_has_news, conn_has_work
 from iocpx._winsock cimport *

@@ -105,7 +105,8 @@ cdef int worker_step(worker_t *worker, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     cdef bint ok
     cdef DWORD error
     cdef uint64_t now
-    if (worker.unlooked < UNLOOKED and foreign == NULL and InterlockedExchangeAdd(&engine.packets_due, 0) <= 0
+    if (worker.unlooked < UNLOOKED and foreign == NULL
+            and InterlockedExchangeAdd(&engine.packets_due, 0) <= 0
             and engine_has_waiting(engine)):
         # A look at the port is a call of the system, and only new clients can be in it.
         now = now_ms()
@@ -200,8 +201,8 @@ cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     InterlockedExchange(&worker.thread_id, <LONG>GetCurrentThreadId())
     n = worker_step(worker, timeout_ms, foreign,
                     <ULONG>min(max_foreign, <int>PACKETS_PER_WAIT))
+    InterlockedExchange(&worker.thread_id, 0)
     if worker.ending:
-        InterlockedExchange(&worker.thread_id, 0)
         engine_forgo_worker(engine)
     return n
 

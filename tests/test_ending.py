@@ -93,9 +93,9 @@ def test_what_the_system_refuses_is_told_without_holding_up_the_stop():
     with handling(Blocking("cannot serve")) as handler:
         server = iocpx.Server(Echoing, "127.0.0.1")
         server.start()
-        server._runtime._tell_trouble(10055)
+        server._runtime.run._tell_trouble(10055)
         wait_for_event(handler.entered, "the line in the log")
-        server._runtime._tell_trouble(10055)
+        server._runtime.run._tell_trouble(10055)
         assert len([thread for thread in keepers() if thread.name == "iocpx-log"]) == 1
         server.close()
         assert server.wait_closed(WAIT_S) is True

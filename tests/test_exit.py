@@ -33,7 +33,8 @@ def test_exit_with_a_running_server_and_idle_clients(start_script, factory, work
     script = start_script(
         ECHO
         + f"""
-server = iocpx.Server({factory}, "127.0.0.1", engine=iocpx.Engine(workers={workers}), close_timeout_s=0.2)
+engine = iocpx.Engine(workers={workers})
+server = iocpx.Server({factory}, "127.0.0.1", engine=engine, close_timeout_s=0.2)
 server.start()
 wait(server)
 print("end of the program")

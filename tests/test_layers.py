@@ -27,7 +27,7 @@ BELOW = "_types _state _op _winsock libc"
 # The engine's rooms, from the bottom up; above them stands Python.
 ENGINE = (
     *("_types", "_wants", "_base", "_sched", "_life", "_recv", "_send", "_conn", "_requests"),
-    *("_open", "_delivery", "_accept", "_worker", "_keeper", "_engine", "_native"),
+    *("_open", "_delivery", "_accept", "_service", "_worker", "_keeper", "_engine", "_native"),
 )
 
 # Who may import whom. `iocpx` and `native` are what the public sees.
@@ -47,22 +47,28 @@ ROOMS = {
     "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
     "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _conn"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _open"),
+    "_service": Room("iocpx/_service.*", f"{BELOW} _base _requests _accept"),
     "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn"),
     "_keeper": Room(
         "iocpx/_keeper.*", f"{BELOW} _base _sched _life _conn _requests _accept _worker"
     ),
-    "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _requests _accept _worker"),
-    "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _sched _requests _delivery"),
+    "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _worker"),
+    "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _requests _delivery"),
     "_errors": Room("iocpx/_errors.*", "stdlib"),
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),
     "_arguments": Room("iocpx/_arguments.*", "stdlib"),
     "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
     "_threads": Room("iocpx/_threads.*", "stdlib"),
     "native": Room("iocpx/native.*", "stdlib"),
+    "_engines": Room(
+        "iocpx/_engines.*",
+        "_engine _keeper _worker _base _types _winsock"
+        " _arguments _errors _threads libc cpython stdlib",
+    ),
     "_runtime": Room(
         "iocpx/_runtime.*",
-        "_native _engine _keeper _worker _accept _requests _base _types"
-        " _addresses _errors native libc cpython stdlib",
+        "_engines _native _service _accept _requests _base _types _winsock"
+        " _addresses _errors _threads native libc cpython stdlib",
     ),
     "_timers": Room(
         "iocpx/_timers.*",
@@ -70,16 +76,16 @@ ROOMS = {
     ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_timers _runtime _engine _delivery _requests _sched _base _types _state _winsock"
+        "_timers _runtime _engines _engine _delivery _requests _sched _base _types _state _winsock"
         " _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
         "iocpx/_server.*",
-        "_runtime _listening _addresses _arguments _threads native cpython stdlib",
+        "_runtime _engines _listening _addresses _arguments _threads native cpython stdlib",
     ),
     "_core": Room(
         "iocpx/_core.*",
-        "_server _connection _timers _runtime _delivery _requests _sched _types _state"
+        "_server _connection _timers _runtime _engines _delivery _requests _sched _types _state"
         " native libc cpython stdlib",
     ),
     "iocpx": Room("iocpx/__init__.*", "_core _errors _imports native stdlib"),

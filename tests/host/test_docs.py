@@ -50,14 +50,12 @@ def test_every_feature_has_its_row_and_a_test():
     assert without == ["F2"]
 
 
-def server_parameters():
+def parameters_of(name):
     stub = ast.parse((ROOT / "iocpx" / "_core.pyi").read_text(encoding="utf-8"))
-    server = next(
-        node for node in stub.body if isinstance(node, ast.ClassDef) and node.name == "Server"
-    )
+    found = next(node for node in stub.body if isinstance(node, ast.ClassDef) and node.name == name)
     init = next(
         node
-        for node in server.body
+        for node in found.body
         if isinstance(node, ast.FunctionDef) and node.name == "__init__"
     )
     positional = init.args.args[1:]
@@ -69,8 +67,10 @@ def server_parameters():
     }
 
 
-@pytest.mark.parametrize("name, default", server_parameters().items())
-def test_every_parameter_of_the_server_is_in_the_tuning_guide(name, default):
+@pytest.mark.parametrize(
+    "name, default", [*parameters_of("Server").items(), *parameters_of("Engine").items()]
+)
+def test_every_parameter_is_in_the_tuning_guide(name, default):
     # Its row, or the paragraph that begins with it, alone or as the second of two.
     row = rf"^\| `{name}` \|.*"
     paragraph = rf"^\*\*(?:`\w+`\*\*, \*\*)?`{name}`\*\*.*(?:\n.+)*"
