@@ -1,12 +1,13 @@
 """The engine's threads: see _engine_threads.pxd."""
 
 from _kernel cimport *
-from _run cimport mark, marked, one_of, served_t, server, services
+from _run cimport disturbed, mark, marked, one_of, served_t, server, services
 from iocpx._keeper cimport engine_run_keeper, keeper_news_t
 from iocpx._types cimport PACKETS_PER_WAIT
 from iocpx._worker cimport engine_poll, engine_run_worker
 from iocpx._winsock cimport (
-    GetLastError, GetQueuedCompletionStatusEx, INFINITE, OVERLAPPED_ENTRY, ULONG, WAIT_TIMEOUT,
+    AcquireSRWLockExclusive, GetLastError, GetQueuedCompletionStatusEx, INFINITE, OVERLAPPED_ENTRY,
+    ReleaseSRWLockExclusive, ULONG, WAIT_TIMEOUT,
 )
 
 
@@ -28,6 +29,13 @@ cdef void keeper_main(void *argument) noexcept nogil:
             mark(&served.ended, True)
 
 
+cdef bint engine_is_held() noexcept nogil:
+    AcquireSRWLockExclusive(&server.engine.lock)
+    cdef bint held = server.engine.holds > 0
+    ReleaseSRWLockExclusive(&server.engine.lock)
+    return held
+
+
 cdef void poller_main(void *argument) noexcept nogil:
     cdef OVERLAPPED_ENTRY[PACKETS_PER_WAIT] foreign
     cdef int most
@@ -35,6 +43,8 @@ cdef void poller_main(void *argument) noexcept nogil:
     while n >= 0:
         most = 1 + <int>sim_random(<int>PACKETS_PER_WAIT)
         n = engine_poll(server.engine, one_of(0, 1, 50, INFINITE), foreign, most)
+        if n < 0 and engine_is_held() and not disturbed():
+            sim_fail("an engine that somebody holds is not to be polled any more")
         if n > most:
             sim_fail("%d foreign packets, where there is room for %d", n, most)
         take(foreign, n)

@@ -42,6 +42,7 @@ cdef extern from "kernel.h" nogil:
         int ended
         int saw_end
         int reset
+        int cut
         int unreset
         int failed
 

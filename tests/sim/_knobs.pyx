@@ -3,7 +3,7 @@
 from libc.string cimport memset
 
 from _kernel cimport *
-from _run cimport one_of, served_t, services, the, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS
+from _run cimport one_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS
 from _scripted cimport deliver_scripted
 from iocpx._native cimport deliver_echo
 from iocpx._types cimport *
@@ -142,8 +142,15 @@ cdef void draw_service(served_t *served, int number) noexcept nogil:
     config.trace = turned(K_TRACE, sim_random(8) == 0) and not served.echo
     config.high_water_bytes = one_of(0, 100, 4000, 65536)
     config.low_water_bytes = config.high_water_bytes // 4
-    config.close_timeout_ms = one_of(1, 100, 2000, 10000)
+    config.close_timeout_ms = one_of(1, 100, 2000, LENIENT_MS)
     config.keepalive_idle_ms = one_of(0, 5000, 5000, 5000)
+    if number == 1 and sim_random(2) == 0:
+        # It ends no connection: what befalls its clients comes from another one's end.
+        config.max_connections = 0
+        config.idle_timeout_ms = 0
+        config.max_sends = 0
+        config.max_write_buffer = 0
+        config.close_timeout_ms = LENIENT_MS
     served.joins_ms = 0 if number == 0 else one_of(0, 1, 50, 3000)
     served.follows = number == 2 and sim_random(4) != 0
     served.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))

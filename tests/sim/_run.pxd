@@ -14,6 +14,7 @@ cdef enum:
     MAX_CLIENTS = 24
     MAX_WORKERS = 3
     MAX_SERVICES = 3
+    LENIENT_MS = 60000      # to close in: longer than any client takes that reads
     MEDDLED_WRITE = 400     # bytes: the longest of others than the connection's own callbacks
 
 # What the protocol of one client has seen and done.  Its callbacks come one at a time;

@@ -63,6 +63,7 @@ typedef struct {
     int ended;              /* it has sent its FIN */
     int saw_end;            /* the server's FIN came, after all data before it */
     int reset;              /* by either side */
+    int cut;                /* by the server, although it reads what it is sent */
     int unreset;            /* the server wanted to, but SO_LINGER failed */
     int failed;             /* an operation of its connection, or its post, failed; not by
                                being cancelled */
