@@ -290,7 +290,7 @@ ctypedef struct service_t:
     service_t *next             # in engine.services; engine.lock, but only the keeper takes one out
     tally_t *tallies            # owned array: of threads that are no workers, then of each worker
     HANDLE stopped_event        # borrowed: set when nothing is left
-    LONG live                   # acceptors + clients that become connections + these + 1 until the stop
+    LONG live                   # acceptors, connections, clients that become one + 1 until the stop
     LONG64 connections_now
     LONG64 connections_peak
     LONG64 draining             # of them, those whose connection_lost has been told

@@ -99,9 +99,10 @@ cdef int start(served_t *served) noexcept nogil:
     """0 or a Windows code.  Gives the hold back."""
     cdef int error = 0
     cdef int i
+    cdef int _i
     if the.unborn > 0:
         # Before anybody else has the engine.
-        for i in range(the.unborn):
+        for _i in range(the.unborn):
             engine_forgo_worker(server.engine)
         engine_release(server.engine)
         return WSAENOBUFS

@@ -3,7 +3,9 @@
 from libc.string cimport memset
 
 from _kernel cimport *
-from _run cimport one_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS
+from _run cimport (
+    one_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS,
+)
 from _scripted cimport deliver_scripted
 from iocpx._native cimport deliver_echo
 from iocpx._types cimport *
@@ -49,10 +51,10 @@ cdef enum knob:
     K_STOP
     N_KNOBS
 
-KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls", "faults", "resets",
-         "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog", "unborn", "probe",
-         "calm", "late", "accepts", "max_accepts", "accept_receive", "max_connections", "reads",
-         "buffer", "idle", "limits", "trace", "linger", "stop"]
+KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
+         "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
+         "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
+         "max_connections", "reads", "buffer", "idle", "limits", "trace", "linger", "stop"]
 cdef long[N_KNOBS] knobs
 
 

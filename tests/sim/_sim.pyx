@@ -1,9 +1,10 @@
 """The engine on the simulated kernel: one run, from its seed to its end, and what the program asks
 of it.
 
-A run has an engine with one to three workers and a keeper, each on the engine's own thread
-function, or with a port of the application's, whose thread steps the one worker; one to three services; clients with a script; and a thread of the application for each
-service, which makes it, meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
+A run has an engine with a keeper and one to three workers, each on the engine's own thread
+function, or with a port of the application's, whose thread steps the one worker; one to three
+services; clients with a script; and a thread of the application for each service, which makes it,
+meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
 scenario or a knob has it otherwise.
 
 A module calls only those before it: _wakes, _run, _checks and _actions, _scripted, _application
