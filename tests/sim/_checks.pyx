@@ -112,6 +112,10 @@ cdef void check_idle_conn(conn_t *conn) noexcept nogil:
         sim_fail("client %d: a thread waits to write, and may", client_of(conn))
     if conn.inbox.head != NULL and not conn.read_paused:
         sim_fail("client %d: data waits, and nobody is told", client_of(conn))
+    # Without one nobody would learn that the peer is gone.
+    if (conn.state == STATE_OPEN and conn.window.n == 0 and not conn.eof_seen
+            and conn.inbox.head == NULL and not conn.marks.above):
+        sim_fail("client %d: no receive is posted", client_of(conn))
     # A keeper that stands still before it waits, waits that much longer.
     if not conn.lost_told and the.sim.stalls == 0:
         wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
