@@ -90,6 +90,16 @@ SCENARIOS = {
         "accept_receive": 1,
         "room": 64,
     },
+    "stop with silent clients": {
+        "echo": 1,
+        "clients": 12,
+        "bytes": 10,
+        "accepts": 4,
+        "accept_receive": 1,
+        "linger": 50,
+        "probe": 0,
+        "late": 1,
+    },
     "stop after silence": {
         "echo": 0,
         "clients": 2,
