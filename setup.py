@@ -24,6 +24,8 @@ ENGINE = [
     "_base",
     "_sched",
     "_life",
+    "_provider",
+    "_connect",
     "_recv",
     "_send",
     "_conn",

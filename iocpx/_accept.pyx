@@ -15,18 +15,10 @@ from iocpx._base cimport (
 )
 from iocpx._op cimport op_t
 from iocpx._open cimport conn_open
-from iocpx._state cimport buf_t, link_t, list_append, list_init, list_remove
+from iocpx._provider cimport provider_look
+from iocpx._state cimport buf_t, link_t, list_append, list_init, list_remove, STATE_OPEN
 from iocpx._types cimport *
 from iocpx._winsock cimport *
-
-cdef extern from * nogil:
-    # Microsoft gives these as initializers, which only a definition can take.
-    """
-    static GUID accept_ex_id = WSAID_ACCEPTEX;
-    static GUID accept_addresses_id = WSAID_GETACCEPTEXSOCKADDRS;
-    """
-    GUID accept_ex_id
-    GUID accept_addresses_id
 
 cdef enum:
     ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
@@ -130,9 +122,9 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
         # Without first data, since a client that says nothing would hold the slot,
         # unless the server asked for it.  Listeners do not skip, so a packet
         # follows also where it succeeds at once.
-        if not listener.AcceptEx(listener.sock, sock, output, data_bytes,
-                                 ACCEPT_ADDRESS_BYTES, ACCEPT_ADDRESS_BYTES, &nbytes,
-                                 &acceptor.op.overlapped):
+        if not listener.provider.AcceptEx(
+                listener.sock, sock, output, data_bytes, ACCEPT_ADDRESS_BYTES,
+                ACCEPT_ADDRESS_BYTES, &nbytes, &acceptor.op.overlapped):
             error = WSAGetLastError()
         if error != ERROR_IO_PENDING:
             acceptor.pending = False
@@ -213,7 +205,7 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
         return
     acceptor.failures = 0
     data = acceptor.data
-    listener.GetAcceptExSockaddrs(
+    listener.provider.GetAcceptExSockaddrs(
         <char *>acceptor.addresses if data == NULL else data.base,
         0 if data == NULL else <DWORD>(data.capacity - 2 * ACCEPT_ADDRESS_BYTES),
         ACCEPT_ADDRESS_BYTES, ACCEPT_ADDRESS_BYTES,
@@ -230,7 +222,8 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     InterlockedIncrement(&service.live)
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
-    error = conn_open(service, worker, sock, local_copy, remote_copy, data)
+    error = conn_open(service, worker, &listener.provider, sock, STATE_OPEN, local_copy,
+                      remote_copy, data)
     if error == 0:
         count(service, worker, N_ACCEPTS, 1)
         live_drop(service)
@@ -252,26 +245,11 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
 
 cdef int listener_prepare(listener_t *listener) noexcept nogil:
     """Everything but the pool.  0 or a Windows code."""
-    cdef WSAPROTOCOL_INFOW protocol
-    cdef int length = sizeof(protocol)
-    cdef DWORD nbytes = 0
     cdef int backlog = listener.service.config.backlog
-    # CancelIoEx is a call of the kernel's: a layered provider whose sockets are no real handles
-    # does not hear of it, and what it has pending would never end.
-    if getsockopt(listener.sock, SOL_SOCKET, SO_PROTOCOL_INFOW, <char *>&protocol, &length) != 0:
-        return WSAGetLastError()
-    if not protocol.dwServiceFlags1 & XP1_IFS_HANDLES:
-        return WSAEOPNOTSUPP
+    cdef int error = provider_look(listener.sock, &listener.provider)
+    if error != 0:
+        return error
     if listen(listener.sock, backlog if backlog <= 200 else SOMAXCONN_HINT(backlog)) != 0:
-        return WSAGetLastError()
-    if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
-                &accept_ex_id, sizeof(accept_ex_id), &listener.AcceptEx,
-                sizeof(listener.AcceptEx), &nbytes, NULL, NULL) == SOCKET_ERROR:
-        return WSAGetLastError()
-    if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
-                &accept_addresses_id, sizeof(accept_addresses_id),
-                &listener.GetAcceptExSockaddrs, sizeof(listener.GetAcceptExSockaddrs),
-                &nbytes, NULL, NULL) == SOCKET_ERROR:
         return WSAGetLastError()
     if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port, KEY, 0) == NULL:
         return <int>GetLastError()

@@ -11,6 +11,7 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil
 # What completes the operations of a connection: done_fn.
 cdef void on_recv_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil
 cdef void on_send_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil
+cdef void on_connect_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil
 # The packet that brings a scheduled connection to a worker.
 cdef void on_serve(void *worker, op_t *op, DWORD nbytes) noexcept nogil
 cdef void conn_close_due(conn_t *conn, bint stop) noexcept nogil

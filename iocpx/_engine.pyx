@@ -4,6 +4,8 @@
     _base      counters, clock, buffers, packets, deadlines
     _sched     whose turn it is: ready lists, run queue, references
     _life      how a connection ends: cancelling, failing, closing
+    _provider  AcceptEx, ConnectEx, TransmitFile, as the provider of a socket has them
+    _connect   ConnectEx: post and completion
     _recv      WSARecv: post and completion
     _send      WSASend: post and completion
     _conn      a connection's turn

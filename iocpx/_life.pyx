@@ -14,7 +14,8 @@ from iocpx._base cimport (
 )
 from iocpx._state cimport (
     conn_next_state, deadline_disarm, EVENT_ABORT, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
-    list_remove, STATE_ABORTING, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
+    list_remove, STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING,
+    STATE_OPEN,
 )
 from iocpx._types cimport *
 from iocpx._winsock cimport *
@@ -52,7 +53,7 @@ cdef void recv_take_back(conn_t *conn, recv_t *recv) noexcept nogil:
 
 cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) noexcept nogil:
     """Reset the connection; `error` is for connection_lost.  Precondition: conn.lock held."""
-    if conn.state != STATE_OPEN and conn.state != STATE_FLUSHING and conn.state != STATE_DRAINING:
+    if conn.state == STATE_ENDING or conn.state == STATE_ABORTING or conn.state == STATE_CLOSED:
         return
     trace(conn, "abort, error", error)
     if conn.state != STATE_DRAINING:

@@ -21,6 +21,7 @@ from iocpx._accept cimport service_listen
 from iocpx._base cimport service_connections
 from iocpx._engines cimport wait_for, WAIT_SLICE_MS
 from iocpx._native cimport deliver_echo
+from iocpx._open cimport service_connect
 from iocpx._requests cimport service_close_clients
 from iocpx._service cimport (
     service_count, service_create, service_figures, service_figures_t, service_free, service_stop,
@@ -375,6 +376,17 @@ cdef class Runtime:
 
     def on_worker(self):
         return self.run is not None and self.run.on_worker()
+
+    def connect(self, int family, bytes address):
+        """Have the service connect to `address`, a sockaddr; its factory makes the protocol."""
+        cdef const char *remote = address
+        cdef int error = ERROR_OPERATION_ABORTED
+        assert len(address) == ADDRESS_BYTES
+        if self.service != NULL:
+            with nogil:
+                error = service_connect(self.service, family, remote)
+        if error != 0:
+            raise os_error(error, "connect")
 
     def close_clients(self, bint abort):
         if self.service != NULL:

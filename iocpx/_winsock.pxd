@@ -111,7 +111,7 @@ cdef extern from * nogil:
 
     # -- sockets ---------------------------------------------------------------
     struct sockaddr:
-        pass
+        USHORT sa_family
     ctypedef struct GUID:
         pass
     ctypedef struct WSABUF:
@@ -135,6 +135,8 @@ cdef extern from * nogil:
     int WSAGetLastError()
     SOCKET WSASocketW(int af, int type, int protocol, void *lpProtocolInfo,
                       GROUP g, DWORD dwFlags)
+    int bind(SOCKET s, const sockaddr *name, int namelen)
+    int getsockname(SOCKET s, sockaddr *name, int *namelen)
     int listen(SOCKET s, int backlog)
     # What makes a backlog of more than 200 effective: 200 to 65535.
     int SOMAXCONN_HINT(int b)
@@ -158,6 +160,8 @@ cdef extern from * nogil:
     BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *lpOverlapped,
                                 DWORD *lpcbTransfer, BOOL fWait, DWORD *lpdwFlags)
 
+    int AF_INET
+    int AF_INET6
     int SOCK_STREAM
     int IPPROTO_TCP
     DWORD WSA_FLAG_OVERLAPPED
@@ -167,6 +171,7 @@ cdef extern from * nogil:
     int SOL_SOCKET
     int SO_LINGER
     int SO_UPDATE_ACCEPT_CONTEXT
+    int SO_UPDATE_CONNECT_CONTEXT
     int SO_PROTOCOL_INFOW
     int SO_CONNECT_TIME
     int TCP_NODELAY
@@ -200,3 +205,9 @@ cdef extern from * nogil:
         DWORD dwRemoteAddressLength, sockaddr **LocalSockaddr,
         int *LocalSockaddrLength, sockaddr **RemoteSockaddr,
         int *RemoteSockaddrLength) noexcept nogil
+    ctypedef BOOL (__stdcall *LPFN_CONNECTEX)(
+        SOCKET s, const sockaddr *name, int namelen, void *lpSendBuffer,
+        DWORD dwSendDataLength, DWORD *lpdwBytesSent, OVERLAPPED *lpOverlapped) noexcept nogil
+    ctypedef BOOL (__stdcall *LPFN_TRANSMITFILE)(
+        SOCKET hSocket, HANDLE hFile, DWORD nNumberOfBytesToWrite, DWORD nNumberOfBytesPerSend,
+        OVERLAPPED *lpOverlapped, void *lpTransmitBuffers, DWORD dwFlags) noexcept nogil
