@@ -2,9 +2,9 @@ from iocpx._op cimport op_t
 from iocpx._types cimport conn_t, worker_t
 from iocpx._winsock cimport DWORD
 
-# Precondition: the caller has a reference, and conn.lock, which is released. executor:
+# Precondition: the caller has a reference, and conn.lock, which is released. serving:
 # conn_served.
-cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept nogil
+cdef void conn_advance(worker_t *worker, conn_t *conn, bint serving) noexcept nogil
 # Precondition: conn.lock held.
 cdef void conn_mark(worker_t *worker, conn_t *conn) noexcept nogil
 cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil

@@ -49,7 +49,7 @@ cdef void conn_mark(worker_t *worker, conn_t *conn) noexcept nogil:
         conn.over_bytes = 0
 
 
-cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept nogil:
+cdef void conn_advance(worker_t *worker, conn_t *conn, bint serving) noexcept nogil:
     """Do whatever the state asks for now: send, end sending, receive, close.
 
     Every completion and every request of the application ends here.
@@ -57,7 +57,7 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     """
     # A turn's share, the callbacks in it included: one that writes as long as it is not
     # paused has to be paused some time.  What others post is not part of it.
-    cdef bint turn = executor or conn_on_executor(conn)
+    cdef bint turn = serving or conn_on_executor(conn)
     cdef bint own = turn or worker != NULL      # the thread is the engine's
     cdef int sends = conn.inline_run if turn else 0
     cdef bint first = True
@@ -75,10 +75,10 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     # Bounded also where what comes is discarded at once: a peer that keeps sending
     # must not keep its worker, or the keeper.  At least one in each turn, however much
     # was sent in it: a connection that is sent to all the time has to be read, too.
-    while executor and (first or conn.inline_run < INLINE_BUDGET) and conn_wants_recv(conn):
+    while serving and (first or conn.inline_run < INLINE_BUDGET) and conn_wants_recv(conn):
         recv_post(worker, conn)
         first = False
-    if executor and conn_may_connect(conn):
+    if serving and conn_may_connect(conn):
         connect_post(worker, conn)
         conn_connected(conn)
     if conn.pending == 0 and (conn.state == STATE_ENDING or conn.state == STATE_ABORTING):

@@ -333,10 +333,13 @@ ctypedef struct engine_t:
     HANDLE keeper_event         # owned: something for the keeper, auto-reset
     HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
     HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
+    # On a cache line of their own: the fields before them are read all the time, and never change.
+    char[64] padding
     LONG workers_idle           # looking at the port, be it to wait there or not
     # Packets that are in the port, or will be when an operation of a connection completes; for
     # a moment too few.  Not AcceptEx, which is pending all the time.
     LONG packets_due
+    char[64] more_padding
     worker_t *workers           # owned array
     provider_t[2] providers     # of sockets that the engine makes, by family; lock
     engine_tally_t guest_tally  # of threads that are not workers
