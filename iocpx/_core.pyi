@@ -93,7 +93,7 @@ class Engine:
         workers: int | None = None,
         buffer_size: int = 262144,
         max_free_buffers: int = 200,
-        port: int | None = None,
+        completion_port: int | None = None,
     ) -> None: ...
     @property
     def workers(self) -> int: ...

@@ -14,7 +14,7 @@ from iocpx._engine cimport (
 from iocpx._keeper cimport engine_forgo_keeper, engine_run_keeper, keeper_news_t
 from iocpx._types cimport *
 from iocpx._winsock cimport (
-    DWORD, HANDLE, INFINITE, LONG, OVERLAPPED_ENTRY, RtlNtStatusToDosError,
+    DWORD, HANDLE, LONG, OVERLAPPED_ENTRY, RtlNtStatusToDosError,
     WaitForSingleObject, WAIT_OBJECT_0,
 )
 from iocpx._worker cimport engine_forgo_worker, engine_poll, engine_run_worker
@@ -222,21 +222,24 @@ class Engine:
     buffer_size: bytes of the largest receive buffer, 1 to 16 MiB; short messages get
         smaller ones.
     max_free_buffers: how many are kept for reuse, 0 to 1000000.
-    port: int, the handle of a completion port of yours, or None.  With it there are no
-        worker threads: the callbacks run in poll(), on your own thread.  Yours to close,
-        after the servers' end.
+    completion_port: int, the handle of a completion port of yours, or None.  With it
+        there are no worker threads: the callbacks run in poll(), on your own thread.
+        Yours to close, after the servers' end.
     """
 
-    def __init__(self, *, workers=None, buffer_size=262144, max_free_buffers=200, port=None):
-        self._port = 0 if port is None else integer("port", port)
-        if port is not None and not 0 < self._port < 2**63:
-            raise ValueError(f"port must be the handle of a completion port, got {port!r}")
-        if port is not None and workers is not None:
-            raise ValueError(f"workers must be left out with port, got {workers!r}: "
-                             "poll() is the one worker")
-        if port is not None:
+    def __init__(self, *, workers=None, buffer_size=262144, max_free_buffers=200,
+                 completion_port=None):
+        self._port = 0
+        if completion_port is not None:
+            self._port = integer("completion_port", completion_port)
+            if not 0 < self._port < 2**63:
+                raise ValueError("completion_port must be the handle of one, "
+                                 f"got {completion_port!r}")
+            if workers is not None:
+                raise ValueError("workers must be left out with completion_port, "
+                                 f"got {workers!r}: poll() is the one worker")
             workers = 1
-        elif workers is None:
+        if workers is None:
             workers = min(os.cpu_count() or 1, 256) if free_threaded else 2
         self._numbers = {
             "workers": integer_between("workers", workers, 1, 256),
@@ -276,23 +279,23 @@ class Engine:
         return stats_of(self._run)
 
     def poll(self, timeout=None):
-        """With `port` only: wait for packets, `timeout` seconds at most (None: as long as it
-        takes, 0: not at all), handle those of the servers, run their callbacks, and return the
-        others, which somebody else has posted: a list of (key, bytes, OVERLAPPED's address,
-        Windows code; 0: it succeeded).  None: no server runs, so there is nothing to poll for.
+        """With `completion_port` only: wait for packets, `timeout` seconds at most (0: not at all),
+        handle those of the servers, run their callbacks, and return the others, which somebody
+        else has posted: a list of (key, bytes, OVERLAPPED's address, Windows code; 0: it
+        succeeded).  None: no server runs, so there is nothing to poll for.
 
+        Returns at least every 0.1 s, so that Ctrl+C is noticed; timeout None is as good as that.
         Microsoft's GetQueuedCompletionStatusEx.  One thread at a time, and not from a callback
         (RuntimeError).  To stop a server: close() it, and poll until wait_closed(0) is True.
         One whose start() has failed is ending likewise.
         """
-        cdef DWORD timeout_ms = INFINITE
+        cdef DWORD timeout_ms = WAIT_SLICE_MS
         if self._port == 0:
-            raise RuntimeError("poll() is for an engine with a port of yours: "
+            raise RuntimeError("poll() is for an engine with a completion_port: "
                                "this one has worker threads")
         if timeout is not None:
-            # INFINITE is one number among the others.
             timeout_ms = <DWORD>min(milliseconds("timeout", timeout, 0, threading.TIMEOUT_MAX),
-                                    2**32 - 2)
+                                    <int>WAIT_SLICE_MS)
         run = self._run
         return None if run is None else run.poll(timeout_ms)
 

@@ -34,7 +34,7 @@ class Polled:
     """A server on an engine that this thread polls, and its clients on threads of their own."""
 
     def __init__(self, port, protocol_factory=Plain, **parameters):
-        self.engine = iocpx.Engine(port=port)
+        self.engine = iocpx.Engine(completion_port=port)
         self.server = iocpx.Server(protocol_factory, "127.0.0.1", engine=self.engine, **parameters)
         self.server.start()
         self.foreign = []
@@ -165,7 +165,7 @@ def test_a_loop_of_asyncio_has_its_operations_on_the_same_port(polled, port):
 
 
 def test_two_servers_on_a_polled_engine(port):
-    engine = iocpx.Engine(port=port)
+    engine = iocpx.Engine(completion_port=port)
     servers = [iocpx.Server(Plain, "127.0.0.1", engine=engine) for _ in range(2)]
     for server in servers:
         server.start()
@@ -242,10 +242,14 @@ def test_the_end_is_not_waited_for_in_a_callback(polled):
 @pytest.mark.parametrize(
     "parameters, kind, text",
     [
-        ({"port": 0}, ValueError, "port must be the handle of a completion port, got 0"),
-        ({"port": -1}, ValueError, "port must be the handle of a completion port, got -1"),
-        ({"port": "7"}, TypeError, "port must be an integer, got '7'"),
-        ({"port": 7, "workers": 2}, ValueError, "workers must be left out with port, got 2"),
+        ({"completion_port": 0}, ValueError, "completion_port must be the handle of one, got 0"),
+        ({"completion_port": -1}, ValueError, "completion_port must be the handle of one, got -1"),
+        ({"completion_port": "7"}, TypeError, "completion_port must be an integer, got '7'"),
+        (
+            {"completion_port": 7, "workers": 2},
+            ValueError,
+            "workers must be left out with completion_port, got 2",
+        ),
     ],
     ids=str,
 )
@@ -262,11 +266,11 @@ def test_poll_is_for_an_engine_with_a_port():
 @pytest.mark.parametrize("value, kind", [(-1, ValueError), ("1", TypeError)], ids=str)
 def test_a_wrong_timeout_is_refused(port, value, kind):
     with pytest.raises(kind, match=r"^timeout must be"):
-        iocpx.Engine(port=port).poll(value)
+        iocpx.Engine(completion_port=port).poll(value)
 
 
 def test_a_port_that_is_none_fails_the_start_of_the_server():
-    engine = iocpx.Engine(port=0x7FFFFFF0)
+    engine = iocpx.Engine(completion_port=0x7FFFFFF0)
     server = iocpx.Server(Plain, "127.0.0.1", engine=engine)
     with pytest.raises(OSError, match="listen: the handle is not valid") as raised:
         server.start()
@@ -277,7 +281,7 @@ def test_a_port_that_is_none_fails_the_start_of_the_server():
 
 @pytest.mark.parametrize("accepting", [0, 1], ids=["at once", "after a listener"])
 def test_a_start_that_fails_ends_by_polls(port, accepting):
-    engine = iocpx.Engine(port=port)
+    engine = iocpx.Engine(completion_port=port)
     with iocpx.Server(Plain, "127.0.0.1") as other:
         sockets = [socket.socket() for _ in range(accepting)]
         for sock in sockets:
