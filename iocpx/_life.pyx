@@ -39,7 +39,8 @@ cdef void op_pended(conn_t *conn, recv_t *recv) noexcept nogil:
     conn.inline_run = 0
     if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
         conn_cancel(conn)
-    elif recv != NULL and conn.idle:
+    elif recv != NULL and conn.idle and conn.state == STATE_OPEN:
+        # A closing one has it posted to the end, and would post it again and again.
         recv_take_back(conn, recv)
 
 

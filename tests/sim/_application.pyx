@@ -1,4 +1,4 @@
-"""The threads of a run: see _application.pxd."""
+"""The threads of the application: see _application.pxd."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -10,7 +10,6 @@ from _wakes cimport wakes_set
 from iocpx._accept cimport service_listen
 from iocpx._base cimport engine_hold, engine_release
 from iocpx._engine cimport engine_on_worker, engine_wait_stopped
-from iocpx._keeper cimport engine_run_keeper, keeper_news_t
 from iocpx._requests cimport (
     conn_borrow_handle, conn_get_marks, conn_is_closing, conn_is_reading, conn_return_handle,
     conn_wait_writable, conn_write_buffer_size, service_close_clients, WAIT_WRITABLE,
@@ -18,35 +17,14 @@ from iocpx._requests cimport (
 from iocpx._sched cimport conn_unref
 from iocpx._service cimport service_create, service_free, service_stop
 from iocpx._types cimport *
-from iocpx._worker cimport engine_forgo_worker, engine_run_worker
+from iocpx._worker cimport engine_forgo_worker
 from iocpx._winsock cimport (
     INFINITE, INVALID_SOCKET, SOCKET, WAIT_OBJECT_0, WSAENOBUFS, CloseHandle, closesocket,
     CreateEventW, GetLastError, WaitForSingleObject,
 )
 
 
-# -- the engine's --------------------------------------------------------------------
-
-
-cdef void worker_main(void *argument) noexcept nogil:
-    engine_run_worker(server.engine, <int><size_t>argument)
-
-
-cdef void keeper_main(void *argument) noexcept nogil:
-    cdef keeper_news_t news
-    cdef served_t *served
-    while engine_run_keeper(server.engine, &news):
-        if news.trouble != 0:
-            sim_note("trouble with a listener", news.trouble, 0)
-        if news.ended:
-            served = <served_t *>news.context
-            sim_note("a service has ended", served - services, 0)
-            if marked(&served.ended):
-                sim_fail("a service ends twice")
-            mark(&served.ended, True)
-
-
-# -- the application's, with the connections -----------------------------------------
+# -- with its connections ------------------------------------------------------------
 
 
 cdef void resume(int client) noexcept nogil:
@@ -100,7 +78,7 @@ cdef void look_at(conn_t *conn) noexcept nogil:
         sim_fail("the application's thread counts as a worker")
 
 
-# -- … and with its service ----------------------------------------------------------
+# -- with its service ----------------------------------------------------------------
 
 
 cdef bint join(served_t *served) noexcept nogil:
@@ -121,9 +99,10 @@ cdef int start(served_t *served) noexcept nogil:
     """0 or a Windows code.  Gives the hold back."""
     cdef int error = 0
     cdef int i
+    cdef int _i
     if the.unborn > 0:
         # Before anybody else has the engine.
-        for i in range(the.unborn):
+        for _i in range(the.unborn):
             engine_forgo_worker(server.engine)
         engine_release(server.engine)
         return WSAENOBUFS

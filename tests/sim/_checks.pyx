@@ -3,7 +3,7 @@
 from _kernel cimport *
 from _run cimport (
     client_of, disturbed, marked, protocol_t, protocols, served_of, served_t, server, services,
-    the, MEDDLED_WRITE,
+    the, LENIENT_MS, MEDDLED_WRITE,
 )
 from _wakes cimport wakes_check
 from iocpx._base cimport service_connections
@@ -120,6 +120,13 @@ cdef void check_idle_conn(conn_t *conn) noexcept nogil:
 # -- at the end ----------------------------------------------------------------------
 
 
+cdef bint lenient(const served_t *served) noexcept nogil:
+    """Does it end no connection of its own accord?"""
+    cdef const service_config_t *config = &served.config
+    return (config.max_connections == 0 and config.idle_timeout_ms == 0 and config.max_sends == 0
+            and config.max_write_buffer == 0 and config.close_timeout_ms >= LENIENT_MS)
+
+
 cdef void served_before(served_t *served) noexcept nogil:
     """From here on the service ends connections of its own accord; note who had all before."""
     cdef sim_client_t facts
@@ -130,6 +137,8 @@ cdef void served_before(served_t *served) noexcept nogil:
             continue
         protocol = &protocols[client]
         sim_client(client, &facts)
+        if facts.cut and not marked(&protocol.closed) and not disturbed() and lenient(served):
+            sim_fail("client %d was reset, and nobody asked for that", client)
         sim_atomic(True)
         # A client that could not be taken for lack of resources sees an end as well, and so
         # does one that spoke too late.

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from iocpx._winsock cimport SOCKET
+from iocpx._winsock cimport HANDLE, OVERLAPPED_ENTRY, SOCKET
 
 cdef extern from "kernel.h" nogil:
     ctypedef struct sim_profile_t:
@@ -42,6 +42,7 @@ cdef extern from "kernel.h" nogil:
         int ended
         int saw_end
         int reset
+        int cut
         int unreset
         int failed
 
@@ -60,6 +61,8 @@ cdef extern from "kernel.h" nogil:
     SOCKET sim_bind(int family)
     int sim_backlog(SOCKET s)
     void sim_lend_socket(SOCKET s)
+    void sim_post_foreign(HANDLE port)
+    void sim_foreign_came(const OVERLAPPED_ENTRY *entry)
     int sim_unattached()
     void sim_client(int client, sim_client_t *out)
     bint sim_was_told(int client, int error)
@@ -75,6 +78,7 @@ cdef extern from "kernel.h" nogil:
     bint sim_fault_hit()
     void sim_point()
     void sim_sleep(unsigned int ms)
+    void sim_busy(unsigned int ms)
     void sim_atomic(int on)
     int sim_locks()
     uint32_t sim_random(uint32_t n)

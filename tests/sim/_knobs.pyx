@@ -3,7 +3,9 @@
 from libc.string cimport memset
 
 from _kernel cimport *
-from _run cimport one_of, served_t, services, the, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS
+from _run cimport (
+    one_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS,
+)
 from _scripted cimport deliver_scripted
 from iocpx._native cimport deliver_echo
 from iocpx._types cimport *
@@ -20,6 +22,7 @@ cdef enum knob:
     K_PROFILE
     K_CLIENTS
     K_WORKERS
+    K_POLLED
     K_PREEMPT
     K_STALLS
     K_FAULTS
@@ -48,10 +51,10 @@ cdef enum knob:
     K_STOP
     N_KNOBS
 
-KNOBS = ["services", "echo", "profile", "clients", "workers", "preempt", "stalls", "faults", "resets",
-         "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog", "unborn", "probe",
-         "calm", "late", "accepts", "max_accepts", "accept_receive", "max_connections", "reads",
-         "buffer", "idle", "limits", "trace", "linger", "stop"]
+KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
+         "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
+         "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
+         "max_connections", "reads", "buffer", "idle", "limits", "trace", "linger", "stop"]
 cdef long[N_KNOBS] knobs
 
 
@@ -86,6 +89,7 @@ cdef void configure() noexcept nogil:
     sim.send_room = <size_t>turned(K_ROOM, one_of(64, 1000, 8000, 70000))
     sim.bytes = <size_t>turned(K_BYTES, one_of(10, 500, 3000, 12000))
     config.workers = <int>turned(K_WORKERS, 1 + sim_random(MAX_WORKERS))
+    the.polled = turned(K_POLLED, sim_random(2)) and config.workers == 1
     the.unborn = <int>turned(K_UNBORN, 1 if config.workers > 1 and sim_random(100) == 0 else 0)
     if the.unborn > 0:
         the.services = 1    # nobody else hears of an engine that does not begin
@@ -140,8 +144,15 @@ cdef void draw_service(served_t *served, int number) noexcept nogil:
     config.trace = turned(K_TRACE, sim_random(8) == 0) and not served.echo
     config.high_water_bytes = one_of(0, 100, 4000, 65536)
     config.low_water_bytes = config.high_water_bytes // 4
-    config.close_timeout_ms = one_of(1, 100, 2000, 10000)
+    config.close_timeout_ms = one_of(1, 100, 2000, LENIENT_MS)
     config.keepalive_idle_ms = one_of(0, 5000, 5000, 5000)
+    if number == 1 and sim_random(2) == 0:
+        # It ends no connection: what befalls its clients comes from another one's end.
+        config.max_connections = 0
+        config.idle_timeout_ms = 0
+        config.max_sends = 0
+        config.max_write_buffer = 0
+        config.close_timeout_ms = LENIENT_MS
     served.joins_ms = 0 if number == 0 else one_of(0, 1, 50, 3000)
     served.follows = number == 2 and sim_random(4) != 0
     served.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))

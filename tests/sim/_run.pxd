@@ -14,6 +14,7 @@ cdef enum:
     MAX_CLIENTS = 24
     MAX_WORKERS = 3
     MAX_SERVICES = 3
+    LENIENT_MS = 60000      # to close in: longer than any client takes that reads
     MEDDLED_WRITE = 400     # bytes: the longest of others than the connection's own callbacks
 
 # What the protocol of one client has seen and done.  Its callbacks come one at a time;
@@ -45,6 +46,7 @@ ctypedef struct run_t:
     sim_config_t sim
     int services
     int[MAX_CLIENTS] goes_to    # the service of each client
+    bint polled             # the port is the application's, and one thread of it steps the worker
     int unborn              # workers whose thread never comes to be
     bint probe              # a last client comes when faults are over, and must be served
     bint calm               # the application's threads do not meddle
@@ -77,6 +79,8 @@ ctypedef struct served_t:
 ctypedef struct server_t:
     engine_t *engine        # NULL: it could not be made…
     int error               # … and why
+    HANDLE port             # the application's; NULL: the engine has its own
+    bint alone              # nobody else posts to it any more; atomic
 
 cdef protocol_t[MAX_CLIENTS] protocols
 cdef run_t the

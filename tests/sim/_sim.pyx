@@ -1,26 +1,31 @@
 """The engine on the simulated kernel: one run, from its seed to its end, and what the program asks
 of it.
 
-A run has an engine with one to three workers and a keeper, each on the engine's own thread
-function; one to three services; clients with a script; and a thread of the application for each
-service, which makes it, meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
+A run has an engine with a keeper and one to three workers, each on the engine's own thread
+function, or with a port of the application's, whose thread steps the one worker; one to three
+services; clients with a script; and a thread of the application for each service, which makes it,
+meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
 scenario or a knob has it otherwise.
 
-A module calls only those before it: _wakes, _run, _checks and _actions, _scripted and _application,
-_knobs, and this one.
+A module calls only those before it: _wakes, _run, _checks and _actions, _scripted, _application
+and _engine_threads, _knobs, and this one.
 """
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from _application cimport application_main, keeper_main, worker_main
+from _application cimport application_main
 from _checks cimport check_client, check_engine, check_idle
+from _engine_threads cimport keeper_main, poller_main, stranger_main, worker_main
 from _kernel cimport *
 from _knobs cimport configure, draw_probe, set_knobs
 from _run cimport disturbed, protocols, served_of, served_t, server, services, the, MAX_CLIENTS
 from _wakes cimport wakes_begin
 from iocpx._engine cimport engine_create, engine_free
-from iocpx._winsock cimport WSAENOBUFS, WSAEOPNOTSUPP, closesocket
+from iocpx._winsock cimport (
+    CloseHandle, closesocket, CreateIoCompletionPort, INVALID_HANDLE_VALUE, WSAENOBUFS,
+    WSAEOPNOTSUPP,
+)
 
 
 cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
@@ -43,8 +48,10 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     divide_clients()
     if the.probe:
         draw_probe()
+    if the.polled:
+        server.port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 1)
     sim_faults(True)
-    server.engine = engine_create(&the.config, NULL, &server.error)
+    server.engine = engine_create(&the.config, server.port, &server.error)
     if server.engine != NULL:
         spawn()
     sim_run()
@@ -59,6 +66,8 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
         for i in range(the.sim.clients):
             check_client(i)
         engine_free(server.engine)
+    if the.polled:
+        CloseHandle(server.port)    # it is open still
     sim_end()
 
 
@@ -84,7 +93,10 @@ cdef void divide_clients() noexcept nogil:
 
 cdef void spawn() noexcept nogil:
     cdef int i
-    for i in range(the.config.workers - the.unborn):
+    if the.polled:
+        sim_spawn("poller", poller_main, NULL)
+        sim_spawn("stranger", stranger_main, NULL)
+    for i in range(0 if the.polled else the.config.workers - the.unborn):
         sim_spawn("worker 1" if i == 0 else "worker 2" if i == 1 else "worker 3",
                   worker_main, <void *><size_t>i)
     sim_spawn("keeper", keeper_main, NULL)

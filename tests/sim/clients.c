@@ -106,6 +106,7 @@ void client_left_alone(object_t *sock)
         return;
     if (sock->linger_zero || available(sock) > 0) {
         client->facts.reset = 1;
+        client->facts.cut = client->script.reads != READS_NEVER;
         client->state = GONE;
         sim_note("client is reset", client->number, 0);
     } else if (client->facts.saw_end || client->script.reads == READS_NEVER) {

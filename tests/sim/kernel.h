@@ -63,6 +63,7 @@ typedef struct {
     int ended;              /* it has sent its FIN */
     int saw_end;            /* the server's FIN came, after all data before it */
     int reset;              /* by either side */
+    int cut;                /* by the server, although it reads what it is sent */
     int unreset;            /* the server wanted to, but SO_LINGER failed */
     int failed;             /* an operation of its connection, or its post, failed; not by
                                being cancelled */
@@ -97,6 +98,10 @@ SOCKET sim_bind(int family);
 int sim_backlog(SOCKET s);
 /* Asserts that the application can do with it whatever it may do with a socket. */
 void sim_lend_socket(SOCKET s);
+/* A packet that is not the engine's, of somebody who has the port, too. */
+void sim_post_foreign(HANDLE port);
+/* One that the engine hands back: asserts that it is the next of them, and as it was posted. */
+void sim_foreign_came(const OVERLAPPED_ENTRY *entry);
 /* How many accepted sockets could not join the port. */
 int sim_unattached(void);
 void sim_client(int client, sim_client_t *out);
@@ -126,6 +131,8 @@ int sim_fault_hit(void);
 /* For a thread: another one may run here. */
 void sim_point(void);
 void sim_sleep(unsigned int ms);
+/* The same for a thread that has other things to do: others cannot rely on it meanwhile. */
+void sim_busy(unsigned int ms);
 /* Until it is undone no other thread runs; nothing may be waited for meanwhile. */
 void sim_atomic(int on);
 /* How many locks the current thread has. */

@@ -459,6 +459,14 @@ void sim_sleep(unsigned int ms)
     wait_for(WAIT_TIME, deadline_us(ms));
 }
 
+void sim_busy(unsigned int ms)
+{
+    KERNEL;
+    this_thread()->stalled = 1;
+    wait_for(WAIT_TIME, deadline_us(ms));
+    this_thread()->stalled = 0;
+}
+
 static int is_ready(const thread_t *thread)
 {
     if (thread->done)

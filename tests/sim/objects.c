@@ -122,6 +122,8 @@ void winsock_end(void)
         sim_fail("%d operations are still pending", winsock.n_ops);
     if (winsock.packets != NULL)
         sim_fail("packet #%d was never dequeued", winsock.packets->number);
+    if (winsock.n_foreign_back != winsock.n_foreign)
+        sim_fail("%d of %d foreign packets came back", winsock.n_foreign_back, winsock.n_foreign);
     for (int i = 0; i < winsock.n_objects; i++) {
         if (!winsock.objects[i]->closed)
             sim_fail("handle %d is still open", winsock.objects[i]->handle);

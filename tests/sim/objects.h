@@ -14,7 +14,9 @@
 #include "inside.h"
 #include "mswsock.h"
 
-enum { MAX_LISTENERS = 6, MAX_TOLD = 8 };
+enum { MAX_LISTENERS = 6, MAX_TOLD = 8, MAX_FOREIGN = 200 };
+/* The engine's own completion key, and what the reserved part of an entry holds. */
+enum { ENGINE_KEY = 0x696f6370, RESERVED = 0x5555 };
 
 #define STATUS_SUCCESS 0u
 #define STATUS_UNEXPECTED_NETWORK_ERROR 0xc00000c4u
@@ -52,6 +54,7 @@ struct object {
     /* a socket */
     int family;
     int on_port;
+    ULONG_PTR key;              /* …with which its packets come */
     op_t *first, *last;         /* its pending operations, in the order of their posts */
     int in_accept;              /* lent to an AcceptEx */
     int untold;                 /* that has succeeded, and nobody has its packet yet */
@@ -109,6 +112,8 @@ struct packet {
     size_t nbytes;
     DWORD status;
     int number;
+    ULONG_PTR key;
+    int foreign;
     object_t *sock;             /* NULL: posted */
     object_t *accepted;         /* by an AcceptEx that has succeeded */
 };
@@ -129,6 +134,12 @@ struct client {
     int n_told;
 };
 
+/* A packet of somebody else. */
+typedef struct {
+    OVERLAPPED overlapped;      /* lent until it comes back */
+    OVERLAPPED_ENTRY entry;     /* as it has to come */
+} foreign_t;
+
 struct winsock {
     object_t **objects;
     int n_objects, room_objects;
@@ -143,6 +154,8 @@ struct winsock {
     int cancel_failed;
     int n_unattached;
     set_t ready;                /* operations and clients */
+    foreign_t *foreign[MAX_FOREIGN];
+    int n_foreign, n_foreign_back;
 };
 extern struct winsock winsock;
 
@@ -225,6 +238,6 @@ void client_act(client_t *client);
 /* The server has closed its end. */
 void client_left_alone(object_t *sock);
 
-/* -- completions.c, port.c and sockets.c have nothing for each other ------------------------ */
+/* -- completions.c, port.c, foreign.c and sockets.c have nothing for each other -------------- */
 
 #endif

@@ -29,10 +29,12 @@ packet_t *queue_packet(OVERLAPPED *overlapped, DWORD status, size_t nbytes, int 
     packet->nbytes = nbytes;
     packet->number = number;
     packet->sock = sock;
+    packet->key = sock == NULL ? 0 : sock->key;
     *winsock.packets_tail = packet;
     winsock.packets_tail = &packet->next;
     winsock.n_packets++;
-    lend(overlapped, sizeof(*overlapped));
+    if (overlapped != NULL)
+        lend(overlapped, sizeof(*overlapped));
     wake();
     return packet;
 }

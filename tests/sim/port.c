@@ -93,7 +93,6 @@ BOOL CloseHandle(HANDLE handle)
 HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads)
 {
     KERNEL;
-    (void)key;
     object_t *sock = NULL;
     if (file != INVALID_HANDLE_VALUE)
         sock = sock_of((SOCKET)file, "CreateIoCompletionPort");
@@ -111,6 +110,7 @@ HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD thr
     if (sock->on_port)
         sim_fail("handle %d is on a port already", sock->handle);
     sock->on_port = 1;
+    sock->key = key;
     return port;
 }
 
@@ -134,14 +134,13 @@ BOOL SetFileCompletionNotificationModes(HANDLE file, UCHAR flags)
 BOOL PostQueuedCompletionStatus(HANDLE port, DWORD nbytes, ULONG_PTR key, OVERLAPPED *overlapped)
 {
     KERNEL;
-    (void)key;
     sim_point();
     get((uintptr_t)port, A_PORT, "PostQueuedCompletionStatus");
     check_unused(overlapped, "PostQueuedCompletionStatus");
     if (fails(F_PostQueuedCompletionStatus))
         return 0;
     sim_note("packet posted", ++winsock.last_number, 0);
-    queue_packet(overlapped, STATUS_SUCCESS, nbytes, winsock.last_number, NULL);
+    queue_packet(overlapped, STATUS_SUCCESS, nbytes, winsock.last_number, NULL)->key = key;
     sim_point();
     return 1;
 }
@@ -154,6 +153,31 @@ static void check_concurrency(object_t *port)
     int n = __builtin_popcountll(port->lookers);
     if (n > (int)port->threads)
         sim_fail("%d threads look at a port that lets %u run", n, port->threads);
+}
+
+/* Takes one of those that wait.  Foreign ones keep their order, so that it is known which comes. */
+static packet_t *take_packet(void)
+{
+    packet_t **at = &winsock.packets;
+    uint32_t skip = config()->profile->fifo ? 0 : sim_random((uint32_t)winsock.n_packets);
+    while (skip-- > 0)
+        at = &(*at)->next;
+    if ((*at)->foreign)
+        for (at = &winsock.packets; !(*at)->foreign;)
+            at = &(*at)->next;
+    packet_t *packet = *at;
+    *at = packet->next;
+    if (packet->next == NULL)
+        winsock.packets_tail = at;
+    winsock.n_packets--;
+    if (packet->foreign)
+        return packet;
+    give_back(packet->overlapped, sizeof(OVERLAPPED));
+    packet->overlapped->Internal = packet->status;
+    packet->overlapped->InternalHigh = packet->nbytes;
+    if (packet->accepted != NULL)
+        packet->accepted->untold = 0;
+    return packet;
 }
 
 BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG count,
@@ -178,22 +202,9 @@ BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG c
     }
     ULONG n = config()->plain ? count : 1 + sim_random(count);
     for (*removed = 0; *removed < n && winsock.packets != NULL; ++*removed) {
-        packet_t **at = &winsock.packets;
-        uint32_t skip = config()->profile->fifo ? 0 : sim_random((uint32_t)winsock.n_packets);
-        while (skip-- > 0)
-            at = &(*at)->next;
-        packet_t *packet = *at;
-        *at = packet->next;
-        if (packet->next == NULL)
-            winsock.packets_tail = at;
-        winsock.n_packets--;
-        give_back(packet->overlapped, sizeof(OVERLAPPED));
-        packet->overlapped->Internal = packet->status;
-        packet->overlapped->InternalHigh = packet->nbytes;
-        if (packet->accepted != NULL)
-            packet->accepted->untold = 0;
+        packet_t *packet = take_packet();
         // Its Internal is reserved, and says nothing.
-        entries[*removed] = (OVERLAPPED_ENTRY){0x696f6370, packet->overlapped, 0x5555,
+        entries[*removed] = (OVERLAPPED_ENTRY){packet->key, packet->overlapped, RESERVED,
                                                (DWORD)packet->nbytes};
         sim_note("packet dequeued", packet->number, 0);
         // Another thread brings what the connection has waited for: its share begins anew.
