@@ -309,14 +309,19 @@ def host_violations(file, source):
 
 
 def text_files():
-    """Every text file that may be committed, without what tools leave behind."""
-    leavings = {".git", ".lab", "build", "dist", "venv", ".venv", "wheelhouse", "__pycache__"}
+    """Every text file that may be committed, without what tools leave behind, or are about to
+    take away again: other tests may run at the same time.
+    """
+    leavings = {".git", ".lab", "build", "dist", "venv", ".venv", "wheelhouse"}
+    leavings |= {"__pycache__", ".hypothesis"}
     text = SUFFIXES | {".c", ".cfg", ".h", ".in", ".md", ".sh", ".toml", ".txt", ".yml", ""}
     for folder, folders, files in os.walk(ROOT):
         folders[:] = [
             name
             for name in folders
-            if name not in leavings and not name.endswith(("_cache", ".egg-info"))
+            if name not in leavings
+            and not name.endswith(("_cache", ".egg-info"))
+            and not name.startswith("iocpx-")  # what becomes a source distribution
         ]
         for name in files:
             path = Path(folder, name)
