@@ -174,11 +174,50 @@ cdef void close_listeners(served_t *served) noexcept nogil:
         closesocket(served.sockets[i])
 
 
-cdef void stop(served_t *served, uint64_t timeout_ms) noexcept nogil:
-    sim_note("stop", served - services, 0)
+cdef void ask_to_stop(served_t *served, service_t *service, uint64_t timeout_ms) noexcept nogil:
+    cdef bint first = not marked(&served.stopping)
+    sim_note("stop", served - services, first)
+    mark(&served.stopping, True)
     served_before(served)
-    service_stop(served.service, timeout_ms)
-    check_stopping()
+    service_stop(service, timeout_ms)
+    if first:
+        check_stopping()
+
+
+cdef void stop_others() noexcept nogil:
+    """As it is done at the end of a program."""
+    cdef served_t *served
+    cdef service_t *service
+    cdef int i
+    for i in range(1, the.services):
+        served = &services[i]
+        sim_atomic(True)
+        service = served.shared
+        served.borrowers += service != NULL
+        sim_atomic(False)
+        if service != NULL:
+            ask_to_stop(served, service, served.stop_ms)
+            sim_atomic(True)
+            served.borrowers -= 1
+            sim_atomic(False)
+
+
+cdef void share(served_t *served, service_t *service) noexcept nogil:
+    """service: NULL: no longer; returns when nobody has it any more."""
+    cdef bint borrowed = True
+    while borrowed:
+        sim_atomic(True)
+        served.shared = service
+        borrowed = service == NULL and served.borrowers > 0
+        sim_atomic(False)
+        if borrowed:
+            sim_sleep(1)
+
+
+cdef void stop(served_t *served, uint64_t timeout_ms) noexcept nogil:
+    ask_to_stop(served, served.service, timeout_ms)
+    if the.together and served == &services[0]:
+        stop_others()
     # As the layer above does it: at once.
     close_listeners(served)
     if sim_random(4) == 0:
@@ -187,6 +226,7 @@ cdef void stop(served_t *served, uint64_t timeout_ms) noexcept nogil:
         sim_note("the wait for the stop failed", 0, 0)
         sim_sleep(10)
     # At once: nobody has it any more.
+    share(served, NULL)
     check_service(served)
     service_free(served.service)
     served.service = NULL
@@ -212,6 +252,7 @@ cdef void application_main(void *argument) noexcept nogil:
         served.start_error = start(served)
         served.started = served.start_error == 0
     if served.started:
+        share(served, served.service)
         serve(served)
     elif not the.late:
         sim_faults(False)

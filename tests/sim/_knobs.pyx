@@ -111,6 +111,7 @@ cdef void configure() noexcept nogil:
     the.probe = turned(K_PROBE, sim_random(4) == 0 and probed.config.max_connections == 0
                        and probed.config.idle_timeout_ms == 0)
     the.late = turned(K_LATE, sim_random(4) == 0) and not the.probe
+    the.together = sim_random(3) == 0 and not the.probe
     if the.probe:
         sim.clients = min(sim.clients + 1, <int>MAX_CLIENTS)
         probed.config.accept_timeout_ms = 500

@@ -53,9 +53,10 @@ ctypedef struct run_t:
     bint calm               # the application's threads do not meddle
     bint fatal              # callbacks abort other connections, too
     bint late               # calls fail during the stop as well
+    bint together           # the first service's thread stops the others, too
 
 # A service, which a thread of the application makes, and ends.  That thread's own, but for what
-# is drawn.
+# is drawn, and where it says atomic.
 ctypedef struct served_t:
     # Drawn:
     service_config_t config     # its handler's context is this struct
@@ -73,6 +74,9 @@ ctypedef struct served_t:
     bint started
     int start_error
     LONG64 accept_errors        # in all
+    service_t *shared           # the service, for others that stop it; atomic
+    int borrowers               # who have it from there; atomic
+    bint stopping               # somebody stops it; atomic
     bint gone                   # its thread is done with it; atomic
     bint ended                  # the keeper has told so; atomic
 

@@ -4,6 +4,8 @@
    ops.c, streams.c and objects.c. */
 #include "objects.h"
 
+enum { IN_VAIN = 20 };      /* receives cancelled in a row; fewer than that are posted at a time */
+
 static void run_receive(op_t *op)
 {
     object_t *sock = op->sock;
@@ -12,9 +14,15 @@ static void run_receive(op_t *op)
         what = BROKEN;
     take_op_back(op);
     // A cancelled one may have been about to complete with what is there.
-    if (op->cancelled && (what != DATA || sim_random(2)))
+    sock->in_vain++;
+    if (op->cancelled && (what != DATA || sim_random(2))) {
+        if (sock->in_vain > IN_VAIN)
+            sim_fail("receives are posted on handle %d only to be cancelled", sock->handle);
         complete(op, STATUS_CANCELLED, 0);
-    else if (what == BROKEN)
+        return;
+    }
+    sock->in_vain = 0;
+    if (what == BROKEN)
         complete(op, STATUS_CONNECTION_RESET, 0);
     else
         complete(op, STATUS_SUCCESS, fill(sock, op->buffers, op->count));

@@ -113,8 +113,8 @@ MUTANTS = [
         "iocpx/_keeper.pyx",
         [
             (
-                "    if engine.starved_due_ms <= now or engine.phase != PHASE_RUNNING:\n",
-                "    if engine.phase != PHASE_RUNNING:\n",
+                "    if engine.starved_due_ms <= now:\n",
+                "    if engine.starved_due_ms == 0:\n",
             )
         ],
     ),
@@ -372,7 +372,7 @@ MUTANTS = [
         "iocpx/_life.pyx",
         [
             (
-                "        conn_arm(conn, &conn.engine.quiet, &conn.quiet)\n\n\ncdef void op_pended",
+                "        conn_arm(conn, &conn.service.quiet, &conn.quiet)\n\n\ncdef void op_pended",
                 "        pass\n\n\ncdef void op_pended",
             )
         ],
@@ -390,7 +390,12 @@ MUTANTS = [
     (
         "a listener without a single slot counts as one that listens",
         "iocpx/_accept.pyx",
-        [("    if listener.n_acceptors == 0 and not listener.closing:\n", "    if False:\n")],
+        [
+            (
+                "    return False\n\n\ncdef void listener_grow",
+                "    return True\n\n\ncdef void listener_grow",
+            )
+        ],
     ),
     (
         "the last byte of a copied write is lost",
@@ -435,7 +440,7 @@ MUTANTS = [
             (
                 "              and CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)):\n",
                 "              and acceptor.sock != INVALID_SOCKET):\n"
-                "            drop_socket(engine, NULL, acceptor.sock)\n"
+                "            drop_socket(service, NULL, acceptor.sock)\n"
                 "            acceptor.sock = INVALID_SOCKET\n",
             ),
             ("    if closing or error != 0:\n", "    if closing or error != 0 or sock + 1 == 0:\n"),
@@ -443,7 +448,7 @@ MUTANTS = [
     ),
     (
         "AcceptEx that waits for first data is left to the end of its listener",
-        "iocpx/_engine.pyx",
+        "iocpx/_service.pyx",
         [("                listener_abandon(listener)\n", "                pass\n")],
     ),
     (
@@ -472,7 +477,7 @@ MUTANTS = [
         [
             (
                 "    elif error != ERROR_OPERATION_ABORTED:\n"
-                "        count_accept_error(engine, worker, error)\n",
+                "        count_accept_error(service, worker, error)\n",
                 "    elif error != ERROR_OPERATION_ABORTED:\n",
             )
         ],
@@ -491,5 +496,127 @@ MUTANTS = [
                 "        give_buffer(conn.engine, conn.spare)\n",
             )
         ],
+    ),
+    # -- several services on one engine
+    (
+        "a service is looked at when its last share was given back",
+        "iocpx/_base.pyx",
+        [
+            (
+                "    service.over = True\n    SetEvent(engine.keeper_event)\n"
+                "    ReleaseSRWLockExclusive(&engine.lock)\n",
+                "    service.over = True\n    SetEvent(engine.keeper_event)\n"
+                "    ReleaseSRWLockExclusive(&engine.lock)\n    service.draining = 0\n",
+            )
+        ],
+    ),
+    (
+        "a service counts as stopped before the keeper has taken it out",
+        "iocpx/_base.pyx",
+        [
+            (
+                "    service.over = True\n",
+                "    service.over = True\n    SetEvent(service.stopped_event)\n",
+            )
+        ],
+    ),
+    (
+        "a service can be freed while one of its clients becomes a connection",
+        "iocpx/_accept.pyx",
+        [
+            (
+                "    InterlockedIncrement(&service.live)\n    # The slot first",
+                "    # The slot first",
+            ),
+            (
+                "        live_drop(service)\n        return\n    if error == WSAECONNREFUSED",
+                "        return\n    if error == WSAECONNREFUSED",
+            ),
+            (
+                "    drop_socket(service, worker, sock)\n    live_drop(service)\n",
+                "    drop_socket(service, worker, sock)\n",
+            ),
+        ],
+    ),
+    (
+        "after a service's end the keeper does not look for the next one",
+        "iocpx/_keeper.pyx",
+        [
+            (
+                "        SetEvent(engine.keeper_event)\n        # The last that is done",
+                "        # The last that is done",
+            )
+        ],
+    ),
+    (
+        "a service does not keep the engine from ending",
+        "iocpx/_service.pyx",
+        [("    engine.holds += 1\n", "")],
+    ),
+    (
+        "an engine that is about to end can be held",
+        "iocpx/_base.pyx",
+        [("engine.holds > 0 and engine.workers_running > 0", "True")],
+    ),
+    (
+        "the slots of a service that stops wait until they are posted again",
+        "iocpx/_service.pyx",
+        [("    if engine.starved != NULL:\n", "    if False:\n")],
+    ),
+    (
+        "only the last service that came has deadlines",
+        "iocpx/_keeper.pyx",
+        [
+            (
+                "        keeper_serve(service, now)\n        service = service.next\n",
+                "        keeper_serve(service, now)\n        service = NULL\n",
+            )
+        ],
+    ),
+    (
+        "a pool that could not be filled is not filled later",
+        "iocpx/_keeper.pyx",
+        [("    if not all_have:\n", "    if False:\n")],
+    ),
+    (
+        "a native handler is not told",
+        "iocpx/_worker.pyx",
+        [("        if deliver != NULL and conn.deliver:\n", "        if False:\n")],
+    ),
+    (
+        "a closing connection's receive is taken back because it was idle",
+        "iocpx/_life.pyx",
+        [("conn.idle and conn.state == STATE_OPEN:\n", "conn.idle:\n")],
+    ),
+    # -- a worker that is stepped from outside
+    (
+        "a foreign packet is taken for an operation",
+        "iocpx/_worker.pyx",
+        [
+            (
+                "worker.entries[i].lpCompletionKey == KEY:\n",
+                "worker.entries[i].lpOverlapped != NULL:\n",
+            )
+        ],
+    ),
+    (
+        "a foreign packet is dropped",
+        "iocpx/_worker.pyx",
+        [("                n_foreign += 1\n", "                pass\n")],
+    ),
+    (
+        "foreign packets count as the engine's",
+        "iocpx/_worker.pyx",
+        [("E_OPS_COMPLETED, n - <ULONG>n_foreign)", "E_OPS_COMPLETED, n)")],
+    ),
+    (
+        "more packets are handed out than there is room for",
+        "iocpx/_worker.pyx",
+        [("    worker.batch = min(worker.batch, max_packets)\n", "")],
+    ),
+    (
+        "a borrowed port is closed",
+        "iocpx/_engine.pyx",
+        [("engine.port != NULL and not engine.borrows_port", "engine.port != NULL")],
     ),
 ]

@@ -74,6 +74,7 @@ struct object {
     size_t taken;               /* bytes of the client's stream that were received */
     size_t sent;                /* bytes that were taken off senders */
     int receives, sends;        /* pending */
+    int in_vain;                /* receives that were cancelled, in a row */
     long inlined;               /* completions at once… */
     long inlined_look;          /* …since this look at the port… */
     DWORD inlined_by;           /* …by this thread */
