@@ -619,4 +619,35 @@ MUTANTS = [
         "iocpx/_engine.pyx",
         [("engine.port != NULL and not engine.borrows_port", "engine.port != NULL")],
     ),
+    # -- clients that are called
+    (
+        "a socket that has connected is not told so",
+        "iocpx/_connect.pyx",
+        [("    if error == 0 and setsockopt(", "    if False and setsockopt(")],
+    ),
+    (
+        "what was given up while it connected is told all the same",
+        "iocpx/_connect.pyx",
+        [("    if conn.state != STATE_CONNECTING:\n        return", "    if False:\n        return")],
+    ),
+    (
+        "no reference for a ConnectEx",
+        "iocpx/_connect.pyx",
+        [("    conn_ref(conn)\n    memset(", "    memset(")],
+    ),
+    (
+        "the send op stays the ConnectEx's",
+        "iocpx/_conn.pyx",
+        [("        conn.send.done = on_send_complete\n", "        pass\n")],
+    ),
+    (
+        "close() leaves what connects as it is",
+        "iocpx/_requests.pyx",
+        [("    elif conn.state == STATE_CONNECTING:\n        conn_fail(", "    elif False:\n        conn_fail(")],
+    ),
+    (
+        "a client that cannot be called is forgotten",
+        "iocpx/_open.pyx",
+        [("    if error != 0:\n        drop_socket(", "    if False:\n        drop_socket(")],
+    ),
 ]
