@@ -74,7 +74,11 @@ def make_parser():
         all_lanes,
         compiler=True,
     )
-    verb.add_argument("--fast", action="store_true", help=f"{here.default_lane()} alone")
+    verb.add_argument(
+        "--fast",
+        action="store_true",
+        help=f"{here.default_lane()} alone, and without the tests that are marked slow",
+    )
     verb = add(
         *(
             "sim",
@@ -216,15 +220,17 @@ def test(options):
     prepare(lanes, builder(options))
     # pytest's own settings and its idea of the folder must be the checkout's.
     os.chdir(ROOT)
+    some = ["-m", "not slow"] if options.fast else []
     todo = []
     if not options.arguments and builder(options) is build:
-        pytest = [here.host_python(), "-m", "pytest", *pytest_options("host"), "tests/host"]
+        pytest = [here.host_python(), "-m", "pytest", *pytest_options("host"), *some, "tests/host"]
         todo.append(Job("host", pytest, host_environment()))
         todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"]))
     for lane in lanes:
         name = builder(options).folder(lane).name
         argv, env = here.command(lane, builder(options).library(lane), alone=True)
-        argv += ["-m", "pytest", *pytest_options(name), "--ignore=tests/host", *options.arguments]
+        argv += ["-m", "pytest", *pytest_options(name), "--ignore=tests/host"]
+        argv += options.arguments or some
         todo.append(Job(name, argv, env))
     results = {}
     if len(todo) > 1:

@@ -65,6 +65,7 @@ def burst(served, held, count):
     return clients
 
 
+@pytest.mark.slow("a pool shrinks after some seconds without need")
 def test_the_pool_grows_in_a_burst_to_its_limit_and_shrinks_again(serve):
     held = Held()
     served = serve(held, workers=1, initial_accepts=2, max_accepts=40)

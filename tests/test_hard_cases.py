@@ -156,6 +156,7 @@ def assert_all_served(served, count):
     echo_until(last, lambda: server.connection_count == 1, "the end of all connections")
 
 
+@pytest.mark.slow("10,000 connections")
 def test_10000_connections_one_after_the_other_leave_no_handle(serve):
     served = serve(Plain)
     server = served.server
@@ -351,6 +352,7 @@ def test_8_threads_write_to_one_connection(serve):
     assert next_of == [records] * threads
 
 
+@pytest.mark.slow("300 threads, each with a send that nobody takes at once")
 def test_threads_that_end_before_their_data_has_left(serve):
     """What a thread has written goes out although the thread is gone by then."""
 
