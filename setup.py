@@ -65,7 +65,7 @@ DEFINES = [
 ]
 
 # AcceptEx and its kin are fetched with WSAIoctl, so mswsock is not linked.
-LIBRARIES = ["ws2_32", "ntdll"]
+LIBRARIES = ["ws2_32"]
 
 CONFIG = {}
 if "IOCPX_BUILD_CONFIG" in os.environ:

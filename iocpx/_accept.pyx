@@ -10,8 +10,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    count, count_op, drop_socket, engine_trouble, give_buffer, keeper_wants, KEY, linger_zero,
-    live_drop, now_ms, op_error, op_init, RETRY_MS, take_buffer,
+    count, count_op, drop_socket, engine_key, engine_trouble, give_buffer, keeper_wants,
+    linger_zero, live_drop, now_ms, op_error, op_init, RETRY_MS, take_buffer,
 )
 from iocpx._op cimport op_t
 from iocpx._open cimport conn_open
@@ -251,7 +251,7 @@ cdef int listener_prepare(listener_t *listener) noexcept nogil:
         return error
     if listen(listener.sock, backlog if backlog <= 200 else SOMAXCONN_HINT(backlog)) != 0:
         return WSAGetLastError()
-    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port, KEY, 0) == NULL:
+    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port, engine_key(listener.engine), 0) == NULL:
         return <int>GetLastError()
     if WSAEventSelect(listener.sock, listener.engine.accept_event, FD_ACCEPT) == SOCKET_ERROR:
         return WSAGetLastError()
@@ -293,6 +293,7 @@ cdef int service_listen(service_t *service, SOCKET sock, int family) noexcept no
 cdef bint listener_begin(listener_t *listener) noexcept nogil:
     """Fill the pool of a listener that has none yet.  False: out of memory for even one slot,
     and it is to be tried again, since what posts nothing is told of nothing."""
+    cdef WSANETWORKEVENTS events
     cdef bint empty
     cdef int _attempt
     for _attempt in range(2):
@@ -303,6 +304,11 @@ cdef bint listener_begin(listener_t *listener) noexcept nogil:
             return True
         if _attempt == 0:
             listener_grow(listener, listener.service.config.initial_accepts)
+            # Who came before has met the pool by now: that there was none is no reason to grow.
+            AcquireSRWLockExclusive(&listener.lock)
+            if not listener.closing:
+                WSAEnumNetworkEvents(listener.sock, NULL, &events)
+            ReleaseSRWLockExclusive(&listener.lock)
     return False
 
 
@@ -357,6 +363,7 @@ cdef void listener_crowded(listener_t *listener) noexcept nogil:
     """FD_ACCEPT may have come: a client waits, and no AcceptEx did."""
     cdef WSANETWORKEVENTS events
     cdef bint crowded
+    listener_begin(listener)
     AcquireSRWLockExclusive(&listener.lock)
     crowded = (not listener.closing
                and WSAEnumNetworkEvents(listener.sock, NULL, &events) == 0

@@ -172,6 +172,13 @@ cdef bint engine_wait_stopped(engine_t *engine, DWORD timeout_ms) noexcept nogil
     return WaitForSingleObject(engine.stopped_event, timeout_ms) == WAIT_OBJECT_0
 
 
+cdef bint engine_ending(engine_t *engine) noexcept nogil:
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef bint ending = engine.holds == 0 or engine.workers_running == 0
+    ReleaseSRWLockExclusive(&engine.lock)
+    return ending
+
+
 cdef bint engine_on_worker(engine_t *engine) noexcept nogil:
     cdef LONG me = <LONG>GetCurrentThreadId()
     cdef int i

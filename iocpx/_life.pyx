@@ -145,7 +145,8 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     # Both under the lock under which conn_open compares them: a client within max_connections
     # would be refused in between.
     InterlockedExchangeAdd64(&service.connections_now, -1)
-    if told:
+    InterlockedExchangeAdd64(&service.outgoing, -conn.outgoing)
+    if told and not conn.outgoing:
         InterlockedExchangeAdd64(&service.draining, -1)
     ReleaseSRWLockExclusive(&engine.lock)
 

@@ -8,7 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    conn_arm, conn_keep_buffer, count, drop_socket, KEY, now_ms, op_init, service_connections,
+    conn_arm, conn_keep_buffer, count, drop_socket, engine_key, now_ms, op_init, service_connections,
     trace,
 )
 from iocpx._conn cimport on_connect_complete, on_recv_complete, on_send_complete, on_serve
@@ -54,7 +54,7 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
     conn = conn_new(service)
     if conn == NULL:
         return WSAENOBUFS
-    if CreateIoCompletionPort(<HANDLE>sock, engine.port, KEY, 0) == NULL:
+    if CreateIoCompletionPort(<HANDLE>sock, engine.port, engine_key(engine), 0) == NULL:
         error = <int>GetLastError()
         free(conn)
         return error
@@ -80,6 +80,7 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
     conn.due = DUE_MADE if state == STATE_OPEN else 0
     InitializeSRWLock(&conn.lock)
     conn.state = state
+    conn.outgoing = state == STATE_CONNECTING
     conn.reason = -1
     conn.send_bytes = SEND_BYTES
     conn.skips = SetFileCompletionNotificationModes(
@@ -103,12 +104,14 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
     running = not service.stopping
     now = service_connections(service)
     # The limit is for who comes, not for whom we go to.
-    room = state != STATE_OPEN or service.config.max_connections == 0 or (
-        now - InterlockedExchangeAdd64(&service.draining, 0) < service.config.max_connections)
+    room = conn.outgoing or service.config.max_connections == 0 or (
+        now - InterlockedExchangeAdd64(&service.outgoing, 0)
+        - InterlockedExchangeAdd64(&service.draining, 0) < service.config.max_connections)
     if running and room:
         list_append(&service.connections, &conn.link)
         InterlockedIncrement(&service.live)
         InterlockedExchangeAdd64(&service.connections_now, 1)
+        InterlockedExchangeAdd64(&service.outgoing, conn.outgoing)
         service.connections_peak = max(service.connections_peak, now + 1)
         service.last_number += 1
         conn.number = service.last_number
@@ -150,6 +153,8 @@ cdef int service_connect(service_t *service, int family, const char *remote) noe
         return WSAGetLastError()
     count(service, NULL, N_SOCKETS_OPENED, 1)
     error = provider_of_family(engine, family, sock, &provider)
+    if error == 0 and provider.ConnectEx == NULL:
+        error = WSAEOPNOTSUPP
     # ConnectEx wants a socket that is bound; any address and port do.
     memset(any_address, 0, sizeof(any_address))
     (<sockaddr *>any_address).sa_family = <USHORT>family

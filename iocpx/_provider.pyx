@@ -46,10 +46,11 @@ cdef int provider_look(SOCKET sock, provider_t *provider) noexcept nogil:
     error = extension_look(sock, &accept_ex_id, &provider.AcceptEx)
     if error == 0:
         error = extension_look(sock, &accept_addresses_id, &provider.GetAcceptExSockaddrs)
-    if error == 0:
-        error = extension_look(sock, &connect_ex_id, &provider.ConnectEx)
-    if error == 0:
-        error = extension_look(sock, &transmit_file_id, &provider.TransmitFile)
+    # Not needed to accept, so they may be missing.
+    provider.ConnectEx = NULL
+    provider.TransmitFile = NULL
+    extension_look(sock, &connect_ex_id, &provider.ConnectEx)
+    extension_look(sock, &transmit_file_id, &provider.TransmitFile)
     return error
 
 
@@ -60,7 +61,7 @@ cdef int provider_of_family(engine_t *engine, int family, SOCKET sock,
     cdef int error
     provider[0] = own
     AcquireSRWLockExclusive(&engine.lock)
-    cdef bint known = own.ConnectEx != NULL
+    cdef bint known = own.AcceptEx != NULL
     ReleaseSRWLockExclusive(&engine.lock)
     if known:
         return 0

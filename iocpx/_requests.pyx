@@ -172,8 +172,16 @@ cdef void conn_close(conn_t *conn) noexcept nogil:
         trace(conn, "close, bytes queued", <LONG64>conn.outbox.nbytes)
         conn_arm(conn, &conn.service.closing, &conn.closing)
     elif conn.state == STATE_CONNECTING:
-        conn_fail(conn, ABORT_APPLICATION, 0, False)
+        conn_fail(conn, ABORT_STOP if service_is_stopping(conn.service) else ABORT_APPLICATION, 0,
+                  False)
     conn_request_done(conn)
+
+
+cdef bint service_is_stopping(service_t *service) noexcept nogil:
+    AcquireSRWLockExclusive(&service.engine.lock)
+    cdef bint stopping = service.stopping
+    ReleaseSRWLockExclusive(&service.engine.lock)
+    return stopping
 
 
 cdef void conn_abort(conn_t *conn, abort_reason reason) noexcept nogil:

@@ -130,6 +130,7 @@ ctypedef struct conn_t:
     SOCKET sock                 # owned; lock
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
     conn_t *next_ready          # in the one list that has it, under that list's lock
+    bint outgoing               # constant: we have made it
     bint skips                  # constant: an inline completion yields no packet
     bint nonblocking            # calls without an OVERLAPPED do not wait; lock
     LONG64 number               # constant: counts connections, for the trace
@@ -302,7 +303,8 @@ ctypedef struct service_t:
     LONG live
     LONG64 connections_now
     LONG64 connections_peak
-    LONG64 draining             # of them, those whose connection_lost has been told
+    LONG64 draining             # of those who came, those whose connection_lost has been told
+    LONG64 outgoing             # of all, those that we have made
     LONG64 accepts_pending
     SRWLOCK pass_lock           # held while the connections are gone through one by one
     # All below: engine.lock.

@@ -16,7 +16,6 @@ cdef extern from * nogil:
     #include <mswsock.h>
     #include <mstcpip.h>
     #include <windows.h>
-    #include <winternl.h>
     #ifndef SOMAXCONN_HINT      /* some headers are older than it is */
     #define SOMAXCONN_HINT(b) (-(b))
     #endif
@@ -66,8 +65,6 @@ cdef extern from * nogil:
                                     DWORD dwNumberOfBytesTransferred,
                                     ULONG_PTR dwCompletionKey,
                                     OVERLAPPED *lpOverlapped)
-    # From an NTSTATUS, as GetQueuedCompletionStatus does it.
-    ULONG RtlNtStatusToDosError(LONG Status)
     BOOL SetFileCompletionNotificationModes(HANDLE FileHandle, UCHAR Flags)
     BOOL CancelIoEx(HANDLE hFile, OVERLAPPED *lpOverlapped)
     UCHAR FILE_SKIP_COMPLETION_PORT_ON_SUCCESS

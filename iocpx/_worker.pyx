@@ -7,7 +7,7 @@ handlers, and `_conn` for those that were ready.
 from libc.stdint cimport uint64_t
 
 from iocpx._base cimport (
-    count_op, engine_trouble, keeper_wants, KEY, NEVER, now_ms, packet_came, RETRY_MS,
+    count_op, engine_key, engine_trouble, keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
 )
 from iocpx._conn cimport conn_served
 from iocpx._op cimport op_t
@@ -141,7 +141,7 @@ cdef int worker_step(worker_t *worker, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     if ok:
         for i in range(n):
             # First whose packet it is: what somebody else has posted is no op.
-            if worker.entries[i].lpCompletionKey == KEY:
+            if worker.entries[i].lpCompletionKey == engine_key(engine):
                 op = <op_t *>worker.entries[i].lpOverlapped
                 op.done(worker, op, worker.entries[i].dwNumberOfBytesTransferred)
             elif foreign != NULL:
@@ -202,16 +202,25 @@ cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     n = worker_step(worker, timeout_ms, foreign,
                     <ULONG>min(max_foreign, <int>PACKETS_PER_WAIT))
     InterlockedExchange(&worker.thread_id, 0)
+    # No packet tells it: that would stay in the port if nobody came for it.
+    AcquireSRWLockExclusive(&engine.lock)
+    worker.ending = worker.ending or (engine.holds == 0 and not engine.help_posted)
     if worker.ending:
-        engine_forgo_worker(engine)
+        worker_ended(engine)
+    ReleaseSRWLockExclusive(&engine.lock)
     return n
+
+
+cdef void worker_ended(engine_t *engine) noexcept nogil:
+    """Precondition: engine.lock held."""
+    engine.workers_running -= 1
+    engine.stop_posted = False
+    SetEvent(engine.keeper_event)
 
 
 cdef void engine_forgo_worker(engine_t *engine) noexcept nogil:
     # Under the lock, so that the keeper cannot finish, and the engine be freed,
     # between the two calls.
     AcquireSRWLockExclusive(&engine.lock)
-    engine.workers_running -= 1
-    engine.stop_posted = False
-    SetEvent(engine.keeper_event)
+    worker_ended(engine)
     ReleaseSRWLockExclusive(&engine.lock)

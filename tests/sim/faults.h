@@ -44,7 +44,6 @@
     X(SetEvent) \
     /* cannot fail */ \
     X(SOMAXCONN_HINT) \
-    X(RtlNtStatusToDosError) \
     X(GetLastError) \
     X(WSAGetLastError) \
     X(GetCurrentThreadId) \

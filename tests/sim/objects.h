@@ -15,8 +15,8 @@
 #include "mswsock.h"
 
 enum { MAX_LISTENERS = 6, MAX_TOLD = 8, MAX_FOREIGN = 200 };
-/* The engine's own completion key, and what the reserved part of an entry holds. */
-enum { ENGINE_KEY = 0x696f6370, RESERVED = 0x5555 };
+/* What the reserved part of an entry holds. */
+enum { RESERVED = 0x5555 };
 /* Where a client's address has its number, the server's has this. */
 enum { SERVER_ADDRESS = 100 };
 
