@@ -83,10 +83,17 @@ def test_another_seed_gives_another_run(program):
 
 
 def test_a_knob_fixes_what_the_seed_decides(program):
-    words = ["--seed", 7, "--trace", "--set"]
+    words = ["--seed", 7, "--trace", "--set", "polled=0", "--set"]
     assert "worker 1" in simulate.output(program, [*words, "workers=1"])
     assert "worker 3" in simulate.output(program, [*words, "workers=3"])
     assert "worker 2" not in simulate.output(program, [*words, "workers=1"])
+
+
+def test_services_share_an_engine_and_a_worker_is_stepped(program):
+    words = ["--seed", 7, "--trace", "--set", "workers=1", "--set"]
+    assert "app 3" in simulate.output(program, [*words, "services=3"])
+    polled = simulate.output(program, [*words, "polled=1"])
+    assert "poller" in polled and "foreign packet" in polled
 
 
 def test_a_profile_is_a_kernel_of_its_own(program):

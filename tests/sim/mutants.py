@@ -497,6 +497,18 @@ MUTANTS = [
             )
         ],
     ),
+    (
+        "a connection can end before its first data is there",
+        "iocpx/_open.pyx",
+        [
+            (
+                "    count(service, worker, N_CONNECTIONS_MADE, 1)\n",
+                "    ReleaseSRWLockExclusive(&conn.lock)\n"
+                "    count(service, worker, N_CONNECTIONS_MADE, 1)\n"
+                "    AcquireSRWLockExclusive(&conn.lock)\n",
+            )
+        ],
+    ),
     # -- several services on one engine
     (
         "a service is looked at when its last share was given back",
