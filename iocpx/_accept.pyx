@@ -251,7 +251,8 @@ cdef int listener_prepare(listener_t *listener) noexcept nogil:
         return error
     if listen(listener.sock, backlog if backlog <= 200 else SOMAXCONN_HINT(backlog)) != 0:
         return WSAGetLastError()
-    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port, engine_key(listener.engine), 0) == NULL:
+    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port,
+                              engine_key(listener.engine), 0) == NULL:
         return <int>GetLastError()
     if WSAEventSelect(listener.sock, listener.engine.accept_event, FD_ACCEPT) == SOCKET_ERROR:
         return WSAGetLastError()

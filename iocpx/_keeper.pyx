@@ -269,9 +269,7 @@ cdef bint keeper_finish(engine_t *engine) noexcept nogil:
     """
     # One packet at a time, since a worker may take several at once; a refused
     # post is tried again on the next look.  After `help`: the last worker takes no other.
-    # Whoever polls sees by himself.
-    if (engine.workers_running > 0 and not engine.stop_posted and not engine.help_posted
-            and not engine.borrows_port):
+    if engine.workers_running > 0 and not engine.stop_posted and not engine.help_posted:
         engine.stop_posted = packet_post(engine, &engine.stop)
     return engine.workers_running == 0
 

@@ -8,8 +8,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    conn_arm, conn_keep_buffer, count, drop_socket, engine_key, now_ms, op_init, service_connections,
-    trace,
+    conn_arm, conn_keep_buffer, count, drop_socket, engine_key, now_ms, op_init,
+    service_connections, trace,
 )
 from iocpx._conn cimport on_connect_complete, on_recv_complete, on_send_complete, on_serve
 from iocpx._provider cimport provider_of_family

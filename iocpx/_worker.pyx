@@ -179,8 +179,15 @@ cdef void on_help(void *by, op_t *op, DWORD nbytes) noexcept nogil:
 
 cdef void on_stop(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     cdef worker_t *worker = <worker_t *>by
-    packet_came(worker.engine)
-    worker.ending = True
+    cdef engine_t *engine = worker.engine
+    packet_came(engine)
+    # On a borrowed port it only wakes: until the last poll a new service may come.
+    if not engine.borrows_port:
+        worker.ending = True
+        return
+    AcquireSRWLockExclusive(&engine.lock)
+    engine.stop_posted = False
+    ReleaseSRWLockExclusive(&engine.lock)
 
 
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:
@@ -202,9 +209,12 @@ cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     n = worker_step(worker, timeout_ms, foreign,
                     <ULONG>min(max_foreign, <int>PACKETS_PER_WAIT))
     InterlockedExchange(&worker.thread_id, 0)
-    # No packet tells it: that would stay in the port if nobody came for it.
     AcquireSRWLockExclusive(&engine.lock)
-    worker.ending = worker.ending or (engine.holds == 0 and not engine.help_posted)
+    if worker.ending:
+        # The port is broken.  What is in it may still come out, with somebody else.
+        engine.abandoned = engine.abandoned or engine.help_posted or engine.stop_posted
+    elif engine.holds == 0 and not engine.help_posted and not engine.stop_posted:
+        worker.ending = True
     if worker.ending:
         worker_ended(engine)
     ReleaseSRWLockExclusive(&engine.lock)
