@@ -10,8 +10,9 @@ import xml.etree.ElementTree as ElementTree
 if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older one shall read this
     sys.exit("dev.py: Python 3.10 or later is needed: start dev.py with one")
 
-from lab import build, here, msvc, sim, steps
+from lab import build, here, jobs, msvc, sim, steps
 from lab import simulate as simulate_
+from lab.jobs import Job
 from lab.steps import LAB, ROOT, Failure, exclusive, say
 
 
@@ -73,7 +74,11 @@ def make_parser():
         all_lanes,
         compiler=True,
     )
-    verb.add_argument("--fast", action="store_true", help=f"{here.default_lane()} alone")
+    verb.add_argument(
+        "--fast",
+        action="store_true",
+        help=f"{here.default_lane()} alone, and without the tests that are marked slow",
+    )
     verb = add(
         *(
             "sim",
@@ -213,32 +218,47 @@ def test(options):
         raise Failure("--fast is the lane of --python too: give one of them")
     lanes = [here.default_lane()] if options.fast else chosen(options)
     prepare(lanes, builder(options))
-    results = []
-    colour = ["--color=yes"] if sys.stdout.isatty() else []
+    # pytest's own settings and its idea of the folder must be the checkout's.
+    os.chdir(ROOT)
+    some = ["-m", "not slow"] if options.fast else []
+    todo = []
     if not options.arguments and builder(options) is build:
-        say("==== linters")
-        failed = lint(options)
-        results.append(("lint", not failed, "failed" if failed else "passed"))
-        say("==== tests of the host")
-        argv = [here.host_python(), "-m", "pytest", *pytest_options("host"), "tests/host"]
-        status = subprocess.run(argv, cwd=ROOT).returncode
-        results.append(("host", *pytest_result("host", status)))
+        pytest = [here.host_python(), "-m", "pytest", *pytest_options("host"), *some, "tests/host"]
+        todo.append(Job("host", pytest, host_environment()))
+        todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"]))
     for lane in lanes:
         name = builder(options).folder(lane).name
-        say(f"==== tests on {name}")
-        argv, env = here.command(lane, builder(options).library(lane))
-        words = ["-m", "pytest", *pytest_options(name), "--ignore=tests/host", *colour]
-        words += options.arguments
-        # pytest's own settings and its idea of the folder must be the checkout's.
-        os.chdir(ROOT)
+        argv, env = here.command(lane, builder(options).library(lane), alone=True)
+        argv += ["-m", "pytest", *pytest_options(name), "--ignore=tests/host"]
+        argv += options.arguments or some
+        todo.append(Job(name, argv, env))
+    results = {}
+    if len(todo) > 1:
+        jobs.together(todo, lambda job: results.update({job.name: result(job)}))
+    else:
+        (job,) = todo
         # Without a console, as in continuous integration: tests that behave otherwise with one
         # would fail there only.
-        status = here.call(argv + words, env, console=False)
-        results.append((name, *pytest_result(name, status)))
+        job.status = here.call(job.argv, job.env, console=False)
+        results[job.name] = result(job)
     say("====")
-    for name, _, text in results:
-        say(f"{name}: {text}")
-    return not all(passed for _, passed, _ in results)
+    for job in todo:
+        say(f"{job.name}: {results[job.name][1]}")
+    return not all(passed for passed, _ in results.values())
+
+
+def result(job):
+    """Whether a job has passed, and what there is to say."""
+    if job.name == "lint":
+        return job.status == 0, "failed" if job.status else "passed"
+    return pytest_result(job.name, job.status)
+
+
+def host_environment():
+    """This process's, with compiled files in the lab, where the lanes have theirs."""
+    env = {**os.environ, "PYTHONPYCACHEPREFIX": str(LAB / "pycache" / "host")}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    return env
 
 
 def pytest_options(name):
@@ -247,7 +267,8 @@ def pytest_options(name):
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     report = report.relative_to(ROOT).as_posix()
-    return [f"--junitxml={report}", "-o", f"cache_dir=.lab/pytest-cache/{name}"]
+    colour = ["--color=yes"] if sys.stdout.isatty() else []
+    return [f"--junitxml={report}", "-o", f"cache_dir=.lab/pytest-cache/{name}", *colour]
 
 
 def pytest_result(name, status):

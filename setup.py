@@ -24,6 +24,8 @@ ENGINE = [
     "_base",
     "_sched",
     "_life",
+    "_provider",
+    "_connect",
     "_recv",
     "_send",
     "_conn",
@@ -63,7 +65,7 @@ DEFINES = [
 ]
 
 # AcceptEx and its kin are fetched with WSAIoctl, so mswsock is not linked.
-LIBRARIES = ["ws2_32", "ntdll"]
+LIBRARIES = ["ws2_32"]
 
 CONFIG = {}
 if "IOCPX_BUILD_CONFIG" in os.environ:

@@ -10,23 +10,15 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    count, count_op, drop_socket, engine_trouble, give_buffer, keeper_wants, KEY, linger_zero,
-    live_drop, now_ms, op_error, op_init, RETRY_MS, take_buffer,
+    count, count_op, drop_socket, engine_key, engine_trouble, give_buffer, keeper_wants,
+    linger_zero, live_drop, now_ms, op_error, op_init, RETRY_MS, take_buffer,
 )
 from iocpx._op cimport op_t
 from iocpx._open cimport conn_open
-from iocpx._state cimport buf_t, link_t, list_append, list_init, list_remove
+from iocpx._provider cimport provider_look
+from iocpx._state cimport buf_t, link_t, list_append, list_init, list_remove, STATE_OPEN
 from iocpx._types cimport *
 from iocpx._winsock cimport *
-
-cdef extern from * nogil:
-    # Microsoft gives these as initializers, which only a definition can take.
-    """
-    static GUID accept_ex_id = WSAID_ACCEPTEX;
-    static GUID accept_addresses_id = WSAID_GETACCEPTEXSOCKADDRS;
-    """
-    GUID accept_ex_id
-    GUID accept_addresses_id
 
 cdef enum:
     ACCEPT_ATTEMPTS = 4     # AcceptEx posts refused by a vanished client, in a row
@@ -130,9 +122,9 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
         # Without first data, since a client that says nothing would hold the slot,
         # unless the server asked for it.  Listeners do not skip, so a packet
         # follows also where it succeeds at once.
-        if not listener.AcceptEx(listener.sock, sock, output, data_bytes,
-                                 ACCEPT_ADDRESS_BYTES, ACCEPT_ADDRESS_BYTES, &nbytes,
-                                 &acceptor.op.overlapped):
+        if not listener.provider.AcceptEx(
+                listener.sock, sock, output, data_bytes, ACCEPT_ADDRESS_BYTES,
+                ACCEPT_ADDRESS_BYTES, &nbytes, &acceptor.op.overlapped):
             error = WSAGetLastError()
         if error != ERROR_IO_PENDING:
             acceptor.pending = False
@@ -213,7 +205,7 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
         return
     acceptor.failures = 0
     data = acceptor.data
-    listener.GetAcceptExSockaddrs(
+    listener.provider.GetAcceptExSockaddrs(
         <char *>acceptor.addresses if data == NULL else data.base,
         0 if data == NULL else <DWORD>(data.capacity - 2 * ACCEPT_ADDRESS_BYTES),
         ACCEPT_ADDRESS_BYTES, ACCEPT_ADDRESS_BYTES,
@@ -230,7 +222,8 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     InterlockedIncrement(&service.live)
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
-    error = conn_open(service, worker, sock, local_copy, remote_copy, data)
+    error = conn_open(service, worker, &listener.provider, sock, STATE_OPEN, local_copy,
+                      remote_copy, data)
     if error == 0:
         count(service, worker, N_ACCEPTS, 1)
         live_drop(service)
@@ -252,28 +245,14 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
 
 cdef int listener_prepare(listener_t *listener) noexcept nogil:
     """Everything but the pool.  0 or a Windows code."""
-    cdef WSAPROTOCOL_INFOW protocol
-    cdef int length = sizeof(protocol)
-    cdef DWORD nbytes = 0
     cdef int backlog = listener.service.config.backlog
-    # CancelIoEx is a call of the kernel's: a layered provider whose sockets are no real handles
-    # does not hear of it, and what it has pending would never end.
-    if getsockopt(listener.sock, SOL_SOCKET, SO_PROTOCOL_INFOW, <char *>&protocol, &length) != 0:
-        return WSAGetLastError()
-    if not protocol.dwServiceFlags1 & XP1_IFS_HANDLES:
-        return WSAEOPNOTSUPP
+    cdef int error = provider_look(listener.sock, &listener.provider)
+    if error != 0:
+        return error
     if listen(listener.sock, backlog if backlog <= 200 else SOMAXCONN_HINT(backlog)) != 0:
         return WSAGetLastError()
-    if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
-                &accept_ex_id, sizeof(accept_ex_id), &listener.AcceptEx,
-                sizeof(listener.AcceptEx), &nbytes, NULL, NULL) == SOCKET_ERROR:
-        return WSAGetLastError()
-    if WSAIoctl(listener.sock, SIO_GET_EXTENSION_FUNCTION_POINTER,
-                &accept_addresses_id, sizeof(accept_addresses_id),
-                &listener.GetAcceptExSockaddrs, sizeof(listener.GetAcceptExSockaddrs),
-                &nbytes, NULL, NULL) == SOCKET_ERROR:
-        return WSAGetLastError()
-    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port, KEY, 0) == NULL:
+    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port,
+                              engine_key(listener.engine), 0) == NULL:
         return <int>GetLastError()
     if WSAEventSelect(listener.sock, listener.engine.accept_event, FD_ACCEPT) == SOCKET_ERROR:
         return WSAGetLastError()
@@ -315,6 +294,7 @@ cdef int service_listen(service_t *service, SOCKET sock, int family) noexcept no
 cdef bint listener_begin(listener_t *listener) noexcept nogil:
     """Fill the pool of a listener that has none yet.  False: out of memory for even one slot,
     and it is to be tried again, since what posts nothing is told of nothing."""
+    cdef WSANETWORKEVENTS events
     cdef bint empty
     cdef int _attempt
     for _attempt in range(2):
@@ -325,6 +305,11 @@ cdef bint listener_begin(listener_t *listener) noexcept nogil:
             return True
         if _attempt == 0:
             listener_grow(listener, listener.service.config.initial_accepts)
+            # Who came before has met the pool by now: that there was none is no reason to grow.
+            AcquireSRWLockExclusive(&listener.lock)
+            if not listener.closing:
+                WSAEnumNetworkEvents(listener.sock, NULL, &events)
+            ReleaseSRWLockExclusive(&listener.lock)
     return False
 
 
@@ -379,6 +364,7 @@ cdef void listener_crowded(listener_t *listener) noexcept nogil:
     """FD_ACCEPT may have come: a client waits, and no AcceptEx did."""
     cdef WSANETWORKEVENTS events
     cdef bint crowded
+    listener_begin(listener)
     AcquireSRWLockExclusive(&listener.lock)
     crowded = (not listener.closing
                and WSAEnumNetworkEvents(listener.sock, NULL, &events) == 0

@@ -3,13 +3,12 @@ from iocpx._op cimport done_fn, op_t
 from iocpx._state cimport buf_t, deadline_t, deadlines_t, queue_t
 from iocpx._types cimport conn_t, engine_t, service_t, worker_t
 from iocpx._winsock cimport (
-    LONG64, SOCKET, GetCurrentThreadId, InterlockedDecrement, InterlockedExchangeAdd64,
+    LONG64, SOCKET, ULONG_PTR, GetCurrentThreadId, InterlockedDecrement, InterlockedExchangeAdd64,
     InterlockedIncrement,
 )
 
 cdef enum:
     RETRY_MS = 50           # the keeper's patience with a lack of resources
-    KEY = 0x696f6370        # the completion key of every handle and packet of ours
 
 # A time that the keeper need not wake up for.
 cdef extern from * nogil:
@@ -31,6 +30,12 @@ cdef inline void count_op(engine_t *engine, worker_t *worker, int counter,
                           LONG64 by) noexcept nogil:
     InterlockedExchangeAdd64(
         &engine.guest_tally.n[counter] if worker == NULL else &worker.tally.n[counter], by)
+
+
+# The completion key of every handle and packet of an engine: on a port that it borrows there may
+# be others.
+cdef inline ULONG_PTR engine_key(engine_t *engine) noexcept nogil:
+    return <ULONG_PTR>engine
 
 
 # A packet that is in `packets_due` has come.

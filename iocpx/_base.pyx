@@ -69,7 +69,8 @@ cdef void live_drop(service_t *service) noexcept nogil:
 
 cdef bint engine_hold(engine_t *engine) noexcept nogil:
     AcquireSRWLockExclusive(&engine.lock)
-    cdef bint running = engine.holds > 0 and engine.workers_running > 0
+    # One on a borrowed port has to be polled to its end; until that it can go on.
+    cdef bint running = engine.workers_running > 0 and (engine.holds > 0 or engine.borrows_port)
     engine.holds += running
     ReleaseSRWLockExclusive(&engine.lock)
     return running
@@ -199,7 +200,7 @@ cdef bint packet_post(engine_t *engine, op_t *op) noexcept nogil:
     """False: refused, out of non-paged pool most likely.  Precondition: op is not in use."""
     memset(&op.overlapped, 0, sizeof(OVERLAPPED))
     count_op(engine, NULL, E_OPS_POSTED, 1)
-    if not PostQueuedCompletionStatus(engine.port, 0, KEY, &op.overlapped):
+    if not PostQueuedCompletionStatus(engine.port, 0, engine_key(engine), &op.overlapped):
         count_op(engine, NULL, E_OPS_COMPLETED, 1)
         return False
     InterlockedIncrement(&engine.packets_due)

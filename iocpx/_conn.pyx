@@ -2,12 +2,13 @@
 (conn_served), and what the completion of a receive or a send leads to.
 
 Called by the workers, the keeper, and by `_requests` for the threads of the application;
-calls `_recv`, `_send` and `_life`.
+calls `_connect`, `_recv`, `_send` and `_life`.
 """
 
 from libc.stdint cimport uint64_t
 
 from iocpx._base cimport conn_arm, conn_on_executor, count, now_ms, op_error, packet_came
+from iocpx._connect cimport connect_done, connect_post
 from iocpx._life cimport conn_cancel, conn_close_handle, conn_fail, conn_shut
 from iocpx._op cimport op_t
 from iocpx._recv cimport recv_done, recv_post
@@ -18,7 +19,9 @@ from iocpx._state cimport (
     STATE_FLUSHING, STATE_OPEN,
 )
 from iocpx._types cimport *
-from iocpx._wants cimport conn_has_news, conn_has_work, conn_may_send, conn_wants_recv
+from iocpx._wants cimport (
+    conn_has_news, conn_has_work, conn_may_connect, conn_may_send, conn_wants_recv,
+)
 from iocpx._winsock cimport *
 
 cdef enum:
@@ -46,7 +49,7 @@ cdef void conn_mark(worker_t *worker, conn_t *conn) noexcept nogil:
         conn.over_bytes = 0
 
 
-cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept nogil:
+cdef void conn_advance(worker_t *worker, conn_t *conn, bint serving) noexcept nogil:
     """Do whatever the state asks for now: send, end sending, receive, close.
 
     Every completion and every request of the application ends here.
@@ -54,7 +57,7 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     """
     # A turn's share, the callbacks in it included: one that writes as long as it is not
     # paused has to be paused some time.  What others post is not part of it.
-    cdef bint turn = executor or conn_on_executor(conn)
+    cdef bint turn = serving or conn_on_executor(conn)
     cdef bint own = turn or worker != NULL      # the thread is the engine's
     cdef int sends = conn.inline_run if turn else 0
     cdef bint first = True
@@ -72,15 +75,24 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint executor) noexcept n
     # Bounded also where what comes is discarded at once: a peer that keeps sending
     # must not keep its worker, or the keeper.  At least one in each turn, however much
     # was sent in it: a connection that is sent to all the time has to be read, too.
-    while executor and (first or conn.inline_run < INLINE_BUDGET) and conn_wants_recv(conn):
+    while serving and (first or conn.inline_run < INLINE_BUDGET) and conn_wants_recv(conn):
         recv_post(worker, conn)
         first = False
+    if serving and conn_may_connect(conn):
+        connect_post(worker, conn)
+        conn_connected(conn)
     if conn.pending == 0 and (conn.state == STATE_ENDING or conn.state == STATE_ABORTING):
         conn_close_handle(conn)
         closed = True
     conn_leave(worker, conn)
     if closed:
         conn_unref(conn)    # of the open handle
+
+
+cdef void conn_connected(conn_t *conn) noexcept nogil:
+    """From here on the send op is a send's.  Precondition: conn.lock held."""
+    if conn.state == STATE_OPEN:
+        conn.send.done = on_send_complete
 
 
 cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
@@ -138,6 +150,18 @@ cdef void on_send_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     send_fit(conn, nbytes)
     send_done(worker, conn, error, nbytes)
+    conn_advance(worker, conn, False)
+    conn_unref(conn)
+
+
+cdef void on_connect_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>by
+    cdef conn_t *conn = <conn_t *>op.owner
+    cdef int error = op_error(op, conn.sock)
+    packet_came(conn.engine)
+    AcquireSRWLockExclusive(&conn.lock)
+    connect_done(conn, error)
+    conn_connected(conn)
     conn_advance(worker, conn, False)
     conn_unref(conn)
 

@@ -93,14 +93,14 @@ class Engine:
         workers: int | None = None,
         buffer_size: int = 262144,
         max_free_buffers: int = 200,
-        port: int | None = None,
+        completion_port: int | None = None,
     ) -> None: ...
     @property
     def workers(self) -> int: ...
     def stats(self) -> EngineStats: ...
     def poll(
         self, timeout: float | None = None
-    ) -> list[tuple[int, int, int, int]] | None: ...
+    ) -> list[tuple[int, int, int]] | None: ...
 
 class Server:
     def __init__(

@@ -124,7 +124,7 @@ cdef void conn_tell_lost(conn_t *conn) noexcept nogil:
     conn.due &= ~<int>DUE_TIMERS
     conn_disarm_timer(conn)
     conn_drop_queue(conn, &conn.inbox)
-    if conn.sock == INVALID_SOCKET:
+    if conn.sock == INVALID_SOCKET or conn.outgoing:
         return
     # What drains has no part in max_connections any more; as many again may.
     draining = InterlockedExchangeAdd64(&service.draining, 1) + 1

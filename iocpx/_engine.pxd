@@ -18,6 +18,8 @@ cdef engine_t *engine_create(const engine_config_t *config, HANDLE port, int *er
 cdef void engine_free(engine_t *engine) noexcept nogil
 # True: it has ended within that time; its threads have nothing left to do.
 cdef bint engine_wait_stopped(engine_t *engine, DWORD timeout_ms) noexcept nogil
+# It has nothing to do any more, and its threads end.
+cdef bint engine_ending(engine_t *engine) noexcept nogil
 cdef bint engine_on_worker(engine_t *engine) noexcept nogil
 # counter: engine_counter
 cdef LONG64 engine_count(engine_t *engine, int counter) noexcept nogil

@@ -4,6 +4,8 @@
     _base      counters, clock, buffers, packets, deadlines
     _sched     whose turn it is: ready lists, run queue, references
     _life      how a connection ends: cancelling, failing, closing
+    _provider  AcceptEx, ConnectEx, TransmitFile, as the provider of a socket has them
+    _connect   ConnectEx: post and completion
     _recv      WSARecv: post and completion
     _send      WSASend: post and completion
     _conn      a connection's turn
@@ -168,6 +170,13 @@ cdef void engine_free(engine_t *engine) noexcept nogil:
 
 cdef bint engine_wait_stopped(engine_t *engine, DWORD timeout_ms) noexcept nogil:
     return WaitForSingleObject(engine.stopped_event, timeout_ms) == WAIT_OBJECT_0
+
+
+cdef bint engine_ending(engine_t *engine) noexcept nogil:
+    AcquireSRWLockExclusive(&engine.lock)
+    cdef bint ending = engine.holds == 0 or engine.workers_running == 0
+    ReleaseSRWLockExclusive(&engine.lock)
+    return ending
 
 
 cdef bint engine_on_worker(engine_t *engine) noexcept nogil:

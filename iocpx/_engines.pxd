@@ -11,10 +11,13 @@ cdef class EngineRun:
     cdef readonly bint polled       # its worker is whoever calls Engine.poll()
     cdef set _to_begin
     cdef object _polling            # a lock, held by whoever polls
+    cdef list _kept                 # packets of others for the next poll
+    cdef public object exit         # a SystemExit or KeyboardInterrupt of a callback, for poll()
     cdef object _telling            # the thread that logs a trouble, or has
 
 
 # What every engine made from now on calls for connections with news for Python.
 cdef void set_deliver(deliver_batch_fn deliver) noexcept
-# True: the event was set by `due`, in perf_counter()'s seconds.  Signal handlers run meanwhile.
+# True: the event was set by `due`, in perf_counter()'s seconds.  While it waits signal handlers
+# run.
 cdef bint wait_for(HANDLE event, double due) except -1

@@ -9,13 +9,13 @@ from libc.string cimport memset
 
 from iocpx._base cimport engine_hold, engine_release
 from iocpx._engine cimport (
-    engine_count, engine_create, engine_free, engine_on_worker, engine_pools, pools_t,
+    engine_count, engine_create, engine_ending, engine_free, engine_on_worker, engine_pools,
+    pools_t,
 )
 from iocpx._keeper cimport engine_forgo_keeper, engine_run_keeper, keeper_news_t
 from iocpx._types cimport *
 from iocpx._winsock cimport (
-    DWORD, HANDLE, INFINITE, LONG, OVERLAPPED_ENTRY, RtlNtStatusToDosError,
-    WaitForSingleObject, WAIT_OBJECT_0,
+    DWORD, HANDLE, OVERLAPPED_ENTRY, WaitForSingleObject, WAIT_OBJECT_0,
 )
 from iocpx._worker cimport engine_forgo_worker, engine_poll, engine_run_worker
 
@@ -57,9 +57,9 @@ cdef bint wait_for(HANDLE event, double due) except -1:
             is_set = WaitForSingleObject(event, slice_ms) == WAIT_OBJECT_0
         if is_set:
             return True
-        PyErr_CheckSignals()
         if perf_counter() >= due:
             return False
+        PyErr_CheckSignals()
 
 
 _COUNTERS = {
@@ -71,6 +71,10 @@ _COUNTERS = {
     "ops_posted": E_OPS_POSTED,
     "ops_completed": E_OPS_COMPLETED,
 }
+
+
+def log_trouble(trouble):
+    logger.warning("cannot serve for now, trying again: %s", os_error(trouble, "accept or wait"))
 
 
 cdef class EngineRun:
@@ -85,6 +89,7 @@ cdef class EngineRun:
         self.threads = []
         self.polled = port != 0
         self._polling = allocate_lock()
+        self._kept = []
         self._to_begin = {KEEPER, *range(numbers["workers"])}
         memset(&config, 0, sizeof(config))
         config.workers = numbers["workers"]
@@ -160,25 +165,23 @@ cdef class EngineRun:
         while running:
             with nogil:
                 running = engine_run_keeper(self.engine, &news)
-            if running and news.trouble != 0:
-                self._tell_trouble(news.trouble)
-            if running and news.ended:
-                (<object>news.context).ended()
+            try:
+                if running and news.trouble != 0:
+                    self._tell_trouble(news.trouble)
+                if running and news.ended:
+                    (<object>news.context).ended()
+            except BaseException:
+                pass    # out of memory for a line in the log; the others' deadlines go on
 
     def _tell_trouble(self, int trouble):
         """On a thread of its own: deadlines and the stop do not wait for a log handler, nor
         for its lock, which whoever waits for the stop may hold."""
         if self._telling is None or not self._telling.is_alive():
-            self._telling = log_apart(
-                logger.warning, "cannot serve for now, trying again: %s",
-                os_error(trouble, "accept or wait"))
+            self._telling = log_apart(log_trouble, trouble)
 
     def ending(self):
         """Has it nothing to do any more, so that its threads end?"""
-        if not engine_hold(self.engine):
-            return True
-        engine_release(self.engine)
-        return False
+        return engine_ending(self.engine)
 
     def wait(self, double due):
         """True when its threads have nothing left to do, by `due` in perf_counter()'s seconds."""
@@ -194,19 +197,22 @@ cdef class EngineRun:
         if not self._polling.acquire(False):
             raise RuntimeError("poll() is called already: by one thread at a time, and not from "
                                "a callback")
-        with nogil:
-            n = engine_poll(self.engine, timeout_ms, foreign, PACKETS_PER_WAIT)
-        self._polling.release()
-        if n < 0:
-            return None
-        return [
-            (foreign[i].lpCompletionKey, foreign[i].dwNumberOfBytesTransferred,
-             <size_t>foreign[i].lpOverlapped,
-             # Who has posted it may have given no OVERLAPPED.
-             0 if foreign[i].lpOverlapped == NULL
-             else RtlNtStatusToDosError(<LONG>foreign[i].lpOverlapped.Internal))
-            for i in range(n)
-        ]
+        try:
+            packets, self._kept = self._kept, []
+            if packets:
+                timeout_ms = 0
+            with nogil:
+                n = engine_poll(self.engine, timeout_ms, foreign, PACKETS_PER_WAIT)
+            # What lpOverlapped points to, if to anything, is its owner's.
+            packets += [(foreign[i].lpCompletionKey, foreign[i].dwNumberOfBytesTransferred,
+                         <size_t>foreign[i].lpOverlapped) for i in range(n)]
+            raised, self.exit = self.exit, None
+            if raised is not None:
+                self._kept = packets    # for the next call
+                raise raised
+        finally:
+            self._polling.release()
+        return packets if packets or n >= 0 else None
 
 
 class Engine:
@@ -222,21 +228,24 @@ class Engine:
     buffer_size: bytes of the largest receive buffer, 1 to 16 MiB; short messages get
         smaller ones.
     max_free_buffers: how many are kept for reuse, 0 to 1000000.
-    port: int, the handle of a completion port of yours, or None.  With it there are no
-        worker threads: the callbacks run in poll(), on your own thread.  Yours to close,
-        after the servers' end.
+    completion_port: int, the handle of a completion port of yours, or None.  With it
+        there are no worker threads: the callbacks run in poll(), on your own thread.
+        Yours to close, after the servers' end.
     """
 
-    def __init__(self, *, workers=None, buffer_size=262144, max_free_buffers=200, port=None):
-        self._port = 0 if port is None else integer("port", port)
-        if port is not None and not 0 < self._port < 2**63:
-            raise ValueError(f"port must be the handle of a completion port, got {port!r}")
-        if port is not None and workers is not None:
-            raise ValueError(f"workers must be left out with port, got {workers!r}: "
-                             "poll() is the one worker")
-        if port is not None:
+    def __init__(self, *, workers=None, buffer_size=262144, max_free_buffers=200,
+                 completion_port=None):
+        self._port = 0
+        if completion_port is not None:
+            self._port = integer("completion_port", completion_port)
+            if not 0 < self._port < 2**63:
+                raise ValueError("completion_port must be the handle of one, "
+                                 f"got {completion_port!r}")
+            if workers is not None:
+                raise ValueError("workers must be left out with completion_port, "
+                                 f"got {workers!r}: poll() is the one worker")
             workers = 1
-        elif workers is None:
+        if workers is None:
             workers = min(os.cpu_count() or 1, 256) if free_threaded else 2
         self._numbers = {
             "workers": integer_between("workers", workers, 1, 256),
@@ -265,9 +274,16 @@ class Engine:
             run = self._run
             if run is None or not run.hold():
                 run = EngineRun(self._numbers, self._port)
-                run.start()
+                try:
+                    run.start()
+                except BaseException:
+                    run.wait(float("inf"))      # for the threads that there are
+                    raise
                 self._run = run
             return run
+
+    def _is_polled(self):
+        return self._port != 0
 
     def stats(self):
         """Counters of its threads, of its operations and of its buffers, since the first of
@@ -276,23 +292,28 @@ class Engine:
         return stats_of(self._run)
 
     def poll(self, timeout=None):
-        """With `port` only: wait for packets, `timeout` seconds at most (None: as long as it
-        takes, 0: not at all), handle those of the servers, run their callbacks, and return the
-        others, which somebody else has posted: a list of (key, bytes, OVERLAPPED's address,
-        Windows code; 0: it succeeded).  None: no server runs, so there is nothing to poll for.
+        """With `completion_port` only: wait for packets, `timeout` seconds at most (0: not at all),
+        handle those of the servers, run their callbacks, and return the others, which somebody
+        else has posted: a list of (key, bytes, OVERLAPPED's address); GetOverlappedResult() tells
+        what became of an operation.  None: no server runs, so there is nothing to poll for.
 
-        Microsoft's GetQueuedCompletionStatusEx.  One thread at a time, and not from a callback
-        (RuntimeError).  To stop a server: close() it, and poll until wait_closed(0) is True.
-        One whose start() has failed is ending likewise.
+        Returns at least every 0.1 s, so that Ctrl+C is noticed; timeout None is as good as that.
+        SystemExit and KeyboardInterrupt that a callback has raised are raised by it, after the
+        callbacks of that step.  Microsoft's GetQueuedCompletionStatusEx.
+
+        One thread at a time, and not from a callback (RuntimeError).  Always the same thread, or
+        others that live as long as the servers: what they have posted is theirs.  To stop a
+        server: close() it, and poll until wait_closed(0) is True.  One whose start() has failed
+        is ending likewise.  For Server's `with` and serve_forever() somebody else has to poll, so
+        they are refused.
         """
-        cdef DWORD timeout_ms = INFINITE
+        cdef DWORD timeout_ms = WAIT_SLICE_MS
         if self._port == 0:
-            raise RuntimeError("poll() is for an engine with a port of yours: "
+            raise RuntimeError("poll() is for an engine with a completion_port: "
                                "this one has worker threads")
         if timeout is not None:
-            # INFINITE is one number among the others.
             timeout_ms = <DWORD>min(milliseconds("timeout", timeout, 0, threading.TIMEOUT_MAX),
-                                    2**32 - 2)
+                                    <int>WAIT_SLICE_MS)
         run = self._run
         return None if run is None else run.poll(timeout_ms)
 

@@ -14,7 +14,8 @@ from iocpx._base cimport (
 )
 from iocpx._state cimport (
     conn_next_state, deadline_disarm, EVENT_ABORT, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
-    list_remove, STATE_ABORTING, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
+    list_remove, STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING,
+    STATE_OPEN,
 )
 from iocpx._types cimport *
 from iocpx._winsock cimport *
@@ -53,7 +54,7 @@ cdef void recv_take_back(conn_t *conn, recv_t *recv) noexcept nogil:
 
 cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) noexcept nogil:
     """Reset the connection; `error` is for connection_lost.  Precondition: conn.lock held."""
-    if conn.state != STATE_OPEN and conn.state != STATE_FLUSHING and conn.state != STATE_DRAINING:
+    if conn.state == STATE_ENDING or conn.state == STATE_ABORTING or conn.state == STATE_CLOSED:
         return
     trace(conn, "abort, error", error)
     if conn.state != STATE_DRAINING:
@@ -144,7 +145,8 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     # Both under the lock under which conn_open compares them: a client within max_connections
     # would be refused in between.
     InterlockedExchangeAdd64(&service.connections_now, -1)
-    if told:
+    InterlockedExchangeAdd64(&service.outgoing, -conn.outgoing)
+    if told and not conn.outgoing:
         InterlockedExchangeAdd64(&service.draining, -1)
     ReleaseSRWLockExclusive(&engine.lock)
 

@@ -1,17 +1,20 @@
-"""How a connection begins: a connected socket joins the port and becomes a conn_t.
+"""How a connection begins: a socket joins the port and becomes a conn_t, connected or to be so.
 
-Called by `_accept`; calls `_sched`, and gives the operations what completes them (`_conn`).
+Called by `_accept`, and by the layer above for clients of ours; calls `_sched`, and gives the
+operations what completes them (`_conn`).
 """
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport (
-    conn_arm, conn_keep_buffer, count, service_connections, KEY, now_ms, op_init, trace,
+    conn_arm, conn_keep_buffer, count, drop_socket, engine_key, now_ms, op_init,
+    service_connections, trace,
 )
-from iocpx._conn cimport on_recv_complete, on_send_complete, on_serve
+from iocpx._conn cimport on_connect_complete, on_recv_complete, on_send_complete, on_serve
+from iocpx._provider cimport provider_of_family
 from iocpx._sched cimport conn_leave, conn_unref
-from iocpx._state cimport buf_t, list_append, queue_push, STATE_OPEN
+from iocpx._state cimport buf_t, list_append, queue_push, STATE_CONNECTING, STATE_OPEN
 from iocpx._types cimport *
 from iocpx._winsock cimport *
 
@@ -35,9 +38,9 @@ cdef conn_t *conn_new(service_t *service) noexcept nogil:
     return <conn_t *>calloc(1, nbytes)
 
 
-cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char *local,
-                   const char *remote, buf_t *data) noexcept nogil:
-    """Make a connection of a connected socket and schedule it."""
+cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provider, SOCKET sock,
+                   int state, const char *local, const char *remote, buf_t *data) noexcept nogil:
+    """Make a connection of a socket and schedule it."""
     cdef engine_t *engine = service.engine
     cdef conn_t *conn
     cdef tcp_keepalive keepalive
@@ -51,7 +54,7 @@ cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char
     conn = conn_new(service)
     if conn == NULL:
         return WSAENOBUFS
-    if CreateIoCompletionPort(<HANDLE>sock, engine.port, KEY, 0) == NULL:
+    if CreateIoCompletionPort(<HANDLE>sock, engine.port, engine_key(engine), 0) == NULL:
         error = <int>GetLastError()
         free(conn)
         return error
@@ -66,6 +69,7 @@ cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char
 
     conn.service = service
     conn.engine = engine
+    conn.provider = provider
     conn.sock = sock
     conn.refs = 2       # the open handle, and this function's
     conn.link.owner = conn
@@ -73,9 +77,10 @@ cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char
     conn.quiet.link.owner = conn
     conn.idling.link.owner = conn
     conn.timer.owner = conn
-    conn.due = DUE_MADE
+    conn.due = DUE_MADE if state == STATE_OPEN else 0
     InitializeSRWLock(&conn.lock)
-    conn.state = STATE_OPEN
+    conn.state = state
+    conn.outgoing = state == STATE_CONNECTING
     conn.reason = -1
     conn.send_bytes = SEND_BYTES
     conn.skips = SetFileCompletionNotificationModes(
@@ -86,7 +91,7 @@ cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char
     conn.recvs = <recv_t *>(conn + 1)
     for i in range(conn.window.size):
         op_init(&conn.recvs[i].op, on_recv_complete, conn)
-    op_init(&conn.send, on_send_complete, conn)
+    op_init(&conn.send, on_send_complete if state == STATE_OPEN else on_connect_complete, conn)
     op_init(&conn.serve, on_serve, conn)
     memcpy(conn.local, local, ADDRESS_BYTES)
     memcpy(conn.remote, remote, ADDRESS_BYTES)
@@ -98,12 +103,15 @@ cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char
     # closes, and nothing comes after.
     running = not service.stopping
     now = service_connections(service)
-    room = service.config.max_connections == 0 or (
-        now - InterlockedExchangeAdd64(&service.draining, 0) < service.config.max_connections)
+    # The limit is for who comes, not for whom we go to.
+    room = conn.outgoing or service.config.max_connections == 0 or (
+        now - InterlockedExchangeAdd64(&service.outgoing, 0)
+        - InterlockedExchangeAdd64(&service.draining, 0) < service.config.max_connections)
     if running and room:
         list_append(&service.connections, &conn.link)
         InterlockedIncrement(&service.live)
         InterlockedExchangeAdd64(&service.connections_now, 1)
+        InterlockedExchangeAdd64(&service.outgoing, conn.outgoing)
         service.connections_peak = max(service.connections_peak, now + 1)
         service.last_number += 1
         conn.number = service.last_number
@@ -114,7 +122,7 @@ cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char
         return WSAECONNREFUSED if running else ERROR_OPERATION_ABORTED
     count(service, worker, N_CONNECTIONS_MADE, 1)
 
-    trace(conn, "accepted", 0)
+    trace(conn, "accepted" if state == STATE_OPEN else "connecting", 0)
     if data != NULL and data.size > 0:
         trace(conn, "received", <LONG64>data.size)
         count(service, worker, N_RECEIVES, 1)
@@ -124,10 +132,38 @@ cdef int conn_open(service_t *service, worker_t *worker, SOCKET sock, const char
         # A client that says nothing at once finds out that it is idle later.
         if data != NULL:
             conn_keep_buffer(conn, data)
-    if service.config.idle_timeout_ms != 0:
-        conn.active_ms = now_ms()
-        conn_arm(conn, &service.idling, &conn.idling)
-    conn_arm(conn, &service.quiet, &conn.quiet)
+    if state == STATE_OPEN:
+        if service.config.idle_timeout_ms != 0:
+            conn.active_ms = now_ms()
+            conn_arm(conn, &service.idling, &conn.idling)
+        conn_arm(conn, &service.quiet, &conn.quiet)
     conn_leave(worker, conn)
     conn_unref(conn)
     return 0
+
+
+cdef int service_connect(service_t *service, int family, const char *remote) noexcept nogil:
+    cdef engine_t *engine = service.engine
+    cdef const provider_t *provider = NULL
+    cdef char[ADDRESS_BYTES] any_address
+    cdef int error
+    cdef SOCKET sock = WSASocketW(family, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
+                                  WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT)
+    if sock == INVALID_SOCKET:
+        return WSAGetLastError()
+    count(service, NULL, N_SOCKETS_OPENED, 1)
+    error = provider_of_family(engine, family, sock, &provider)
+    if error == 0 and provider.ConnectEx == NULL:
+        error = WSAEOPNOTSUPP
+    # ConnectEx wants a socket that is bound; any address and port do.
+    memset(any_address, 0, sizeof(any_address))
+    (<sockaddr *>any_address).sa_family = <USHORT>family
+    if error == 0 and bind(sock, <sockaddr *>any_address,
+                           ADDRESS_BYTES if family == AF_INET6 else IPV4_BYTES) != 0:
+        error = WSAGetLastError()
+    if error == 0:
+        error = conn_open(service, NULL, provider, sock, STATE_CONNECTING, any_address, remote,
+                          NULL)
+    if error != 0:
+        drop_socket(service, NULL, sock)
+    return error

@@ -15,7 +15,8 @@ from iocpx._life cimport conn_fail
 from iocpx._sched cimport conn_leave, conn_unref
 from iocpx._state cimport (
     buf_t, buf_wrap, conn_next_state, EVENT_CLOSE, link_t, list_append, list_remove,
-    queue_extend, queue_move, queue_push, queue_t, STATE_OPEN, timer_arm, timer_disarm,
+    queue_extend, queue_move, queue_push, queue_t, STATE_CONNECTING, STATE_OPEN, timer_arm,
+    timer_disarm,
 )
 from iocpx._types cimport *
 from iocpx._wants cimport conn_limit_counts
@@ -170,7 +171,17 @@ cdef void conn_close(conn_t *conn) noexcept nogil:
         conn.progress_ms = now_ms()
         trace(conn, "close, bytes queued", <LONG64>conn.outbox.nbytes)
         conn_arm(conn, &conn.service.closing, &conn.closing)
+    elif conn.state == STATE_CONNECTING:
+        conn_fail(conn, ABORT_STOP if service_is_stopping(conn.service) else ABORT_APPLICATION, 0,
+                  False)
     conn_request_done(conn)
+
+
+cdef bint service_is_stopping(service_t *service) noexcept nogil:
+    AcquireSRWLockExclusive(&service.engine.lock)
+    cdef bint stopping = service.stopping
+    ReleaseSRWLockExclusive(&service.engine.lock)
+    return stopping
 
 
 cdef void conn_abort(conn_t *conn, abort_reason reason) noexcept nogil:

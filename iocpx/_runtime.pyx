@@ -21,6 +21,7 @@ from iocpx._accept cimport service_listen
 from iocpx._base cimport service_connections
 from iocpx._engines cimport wait_for, WAIT_SLICE_MS
 from iocpx._native cimport deliver_echo
+from iocpx._open cimport service_connect
 from iocpx._requests cimport service_close_clients
 from iocpx._service cimport (
     service_count, service_create, service_figures, service_figures_t, service_free, service_stop,
@@ -186,7 +187,7 @@ cdef class Runtime:
                     logger.info("serving on %s, %d workers", self.addresses,
                                 self._engine.workers)
         except BaseException:
-            self._fail()
+            self._undo()
             self._may_listen.put(None)
             self._wait_undone()
             raise
@@ -199,8 +200,7 @@ cdef class Runtime:
             except BaseException as exc:
                 interrupt = exc
         if interrupt is not None:
-            self._fail()
-            self._drop_sockets()        # _prepare may have looked at `failed` before
+            self._undo()
             self._wait_undone()
             raise interrupt
         raised, self._raised = self._raised, None
@@ -208,9 +208,21 @@ cdef class Runtime:
             self._wait_undone()
             raise raised
 
+    def _undo(self):
+        """What there is, whatever else is raised meanwhile."""
+        self.failed = True
+        self._told = False
+        while True:
+            try:
+                self._fail()
+                self._drop_sockets()    # _prepare may have looked at `failed` before
+                return
+            except BaseException:
+                pass    # of a signal handler, while it waited for the lock
+
     def _wait_undone(self):
         # Not for what needs this very thread to end.
-        if self.run is None or not self.run.polled:
+        if self.run is None or not (self.run.polled or self.run.on_worker()):
             self.wait(-1)
 
     def _is_prepared(self):
@@ -241,6 +253,8 @@ cdef class Runtime:
             self.failed = True
         self._prepared.put(None)
         self._may_listen.get()
+        if self.failed:
+            self._fail()        # whoever was to do it may have been interrupted
         self._listen_to_all()
         if self._closed or self.failed:
             self._drop_sockets()
@@ -259,7 +273,7 @@ cdef class Runtime:
     def _end_unmade(self):
         """The end of what never came to be served."""
         self._told = False
-        self._end_told.release()
+        self._end_is_told()
         _running.discard(self)
         SetEvent(self.stopped)
 
@@ -267,7 +281,7 @@ cdef class Runtime:
         """By the keeper: nothing is left of it.  Nobody has to wait for the last line."""
         _running.discard(self)
         if not self._told or log_apart(self._tell_end) is None:
-            self._end_told.release()
+            self._end_is_told()
 
     def _tell_end(self):
         self._teller = threading.get_ident()
@@ -275,7 +289,13 @@ cdef class Runtime:
             logger.info("stopped after %d connections",
                         service_count(self.service, N_CONNECTIONS_MADE))
         finally:
+            self._end_is_told()
+
+    def _end_is_told(self):
+        try:
             self._end_told.release()
+        except RuntimeError:
+            pass    # by the thread of the line, which counted as one that could not be started
 
     def _fail(self):
         with self._sockets_lock:
@@ -373,8 +393,29 @@ cdef class Runtime:
             self._end_told.release()
         return True
 
+    def end(self, double due):
+        """By atexit, until `due`: what has to be polled to its end is polled here."""
+        try:
+            while (self.run is not None and self.run.polled and not self._has_ended(0)
+                   and perf_counter() < due and self.run.poll(WAIT_SLICE_MS) is not None):
+                pass
+        except BaseException:
+            pass    # somebody else polls, or a callback ends what is ending already
+        self.wait(max(<long long>((due - perf_counter()) * 1000.0), 0))
+
     def on_worker(self):
         return self.run is not None and self.run.on_worker()
+
+    def connect(self, int family, bytes address):
+        """Have the service connect to `address`, a sockaddr; its factory makes the protocol."""
+        cdef const char *remote = address
+        cdef int error = ERROR_OPERATION_ABORTED
+        assert len(address) == ADDRESS_BYTES
+        if self.service != NULL:
+            with nogil:
+                error = service_connect(self.service, family, remote)
+        if error != 0:
+            raise os_error(error, "connect")
 
     def close_clients(self, bint abort):
         if self.service != NULL:
@@ -442,6 +483,8 @@ cdef class Runtime:
         if isinstance(exc, (SystemExit, KeyboardInterrupt)):
             if self.exit is None:
                 self.exit = exc
+            if self.run is not None and self.run.polled and self.run.exit is None:
+                self.run.exit = exc
             self.close(self.config.close_timeout_ms)
 
 
@@ -455,4 +498,4 @@ def _stop_all():
     # A callback that never returns does not keep the process: its thread dies with it.
     due = perf_counter() + EXIT_PATIENCE_MS / 1000.0
     for runtime in runtimes:
-        runtime.wait(max(<long long>((due - perf_counter()) * 1000.0), 0))
+        runtime.end(due)

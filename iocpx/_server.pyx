@@ -158,6 +158,7 @@ class Server:
         raise TypeError("a Server cannot be copied or pickled: make it where it is to run")
 
     def __enter__(self):
+        self._refuse_polled("with")
         self.start()
         return self
 
@@ -205,6 +206,11 @@ class Server:
         finally:
             self._start_lock.release()
 
+    def _refuse_polled(self, what):
+        if self._engine._is_polled():
+            raise RuntimeError(f"{what} would wait for what only poll() does: start() the server, "
+                               "poll() its engine, close() it and poll until wait_closed(0)")
+
     def _make_sockets(self):
         """For Runtime.start(), on a thread of its own."""
         if self._sock is None:
@@ -223,6 +229,7 @@ class Server:
         was closed is not started again by this, but by start().  Not from a callback.
         Main thread only, if Ctrl+C is to be noticed.
         """
+        self._refuse_polled("serve_forever()")
         runtime = self._runtime
         if runtime is not None and runtime.on_worker():
             raise RuntimeError("serve_forever() must not be called from a callback")

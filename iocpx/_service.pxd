@@ -12,7 +12,8 @@ ctypedef struct service_figures_t:
     int[ACCEPT_ERROR_CODES] accept_error_codes
     LONG64[ACCEPT_ERROR_CODES] accept_error_counts
 
-# stopped_event: borrowed until it is set, when nothing is left.  NULL: out of memory.
+# stopped_event: borrowed until it is set, when nothing is left.  NULL: out of memory, or nobody
+# works on the engine any more, as its port is broken.
 # Precondition: the caller holds the engine (engine_hold); the service does so itself from here on.
 cdef service_t *service_create(engine_t *engine, const service_config_t *config,
                                HANDLE stopped_event) noexcept nogil

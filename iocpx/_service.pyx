@@ -47,14 +47,19 @@ cdef service_t *service_create(engine_t *engine, const service_config_t *config,
     service.shrink_due_ms = now_ms() + SHRINK_MS
     service.stop_due_ms = NEVER
     AcquireSRWLockExclusive(&engine.lock)
-    service.next = engine.services
-    engine.services = service
-    engine.holds += 1
-    engine.serving += 1
-    # The keeper may wait for what others have to do.
-    keeper_wants(engine, service.accept_due_ms)
+    # The keeper has the listeners' deadlines from when there are some: service_listen wakes it.
+    cdef bint running = engine.workers_running > 0
+    if running:
+        service.next = engine.services
+        engine.services = service
+        engine.holds += 1
+        engine.serving += 1
     ReleaseSRWLockExclusive(&engine.lock)
-    return service
+    if running:
+        return service
+    free(service.tallies)
+    free(service)
+    return NULL
 
 
 cdef void service_free(service_t *service) noexcept nogil:

@@ -135,6 +135,7 @@ cdef bint timer_disarm(timers_t *timers, timer_t *timer) noexcept nogil
 # -- the connection's states ---------------------------------------------------------
 
 cdef enum conn_state:
+    STATE_CONNECTING    # a client of ours, not connected yet
     STATE_OPEN          # in use, also when the peer has sent EOF (half-closed)
     STATE_FLUSHING      # close() was called: the send queue goes out, input is discarded
     STATE_DRAINING      # our FIN is out, the peer's is awaited, input is discarded
@@ -144,6 +145,7 @@ cdef enum conn_state:
     N_STATES
 
 cdef enum conn_event:
+    EVENT_CONNECTED     # ConnectEx has succeeded
     EVENT_CLOSE         # close() by the application or by the server's stop
     EVENT_FLUSHED       # the send queue is empty and SD_SEND is done
     EVENT_EOF           # the peer has ended its direction

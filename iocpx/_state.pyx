@@ -322,18 +322,19 @@ cdef bint timer_disarm(timers_t *timers, timer_t *timer) noexcept nogil:
 # -- the connection's states ---------------------------------------------------
 
 # Row: state, in the order of conn_state.  Column: event, in the order of conn_event.
-cdef int[6][6] next_state = [
-    # CLOSE, FLUSHED, EOF, ABORT, DEADLINE, QUIET
-    [STATE_FLUSHING, -1, STATE_OPEN, STATE_ABORTING, -1, STATE_OPEN],       # OPEN
-    [STATE_FLUSHING, STATE_DRAINING, STATE_FLUSHING, STATE_ABORTING,
-     STATE_ABORTING, STATE_FLUSHING],                                       # FLUSHING
-    [STATE_DRAINING, -1, STATE_ENDING, STATE_ABORTING,
-     STATE_ENDING, STATE_DRAINING],                                         # DRAINING
-    [STATE_ENDING, -1, STATE_ENDING, STATE_ENDING,
-     STATE_ENDING, STATE_CLOSED],                                           # ENDING
-    [STATE_ABORTING, -1, STATE_ABORTING, STATE_ABORTING,
-     STATE_ABORTING, STATE_CLOSED],                                         # ABORTING
-    [STATE_CLOSED, -1, -1, STATE_CLOSED, STATE_CLOSED, STATE_CLOSED],       # CLOSED
+cdef int[7][7] next_state = [
+    # CONNECTED, CLOSE, FLUSHED, EOF, ABORT, DEADLINE, QUIET
+    [STATE_OPEN, STATE_ABORTING, -1, -1, STATE_ABORTING, -1, STATE_CONNECTING],     # CONNECTING
+    [-1, STATE_FLUSHING, -1, STATE_OPEN, STATE_ABORTING, -1, STATE_OPEN],           # OPEN
+    [-1, STATE_FLUSHING, STATE_DRAINING, STATE_FLUSHING, STATE_ABORTING,
+     STATE_ABORTING, STATE_FLUSHING],                                               # FLUSHING
+    [-1, STATE_DRAINING, -1, STATE_ENDING, STATE_ABORTING,
+     STATE_ENDING, STATE_DRAINING],                                                 # DRAINING
+    [-1, STATE_ENDING, -1, STATE_ENDING, STATE_ENDING,
+     STATE_ENDING, STATE_CLOSED],                                                   # ENDING
+    [-1, STATE_ABORTING, -1, STATE_ABORTING, STATE_ABORTING,
+     STATE_ABORTING, STATE_CLOSED],                                                 # ABORTING
+    [-1, STATE_CLOSED, -1, -1, STATE_CLOSED, STATE_CLOSED, STATE_CLOSED],           # CLOSED
 ]
 
 

@@ -17,8 +17,8 @@ from iocpx._state cimport (
     window_t,
 )
 from iocpx._winsock cimport (
-    CONDITION_VARIABLE, DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
-    OVERLAPPED_ENTRY, SOCKET, SRWLOCK, ULONG,
+    CONDITION_VARIABLE, DWORD, HANDLE, LONG, LONG64, LPFN_ACCEPTEX, LPFN_CONNECTEX,
+    LPFN_GETACCEPTEXSOCKADDRS, LPFN_TRANSMITFILE, OVERLAPPED_ENTRY, SOCKET, SRWLOCK, ULONG,
 )
 
 # -- counters -------------------------------------------------------------------
@@ -92,12 +92,20 @@ cdef enum limits:
     # from a dead one.
     SLOW_SEND_BYTES = 16384
     ADDRESS_BYTES = 28      # sockaddr_in6, the longest address we handle
+    IPV4_BYTES = 16         # sockaddr_in
     ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
     ACCEPT_ERROR_CODES = 16     # distinct codes that are told apart
     N_SIZES = 4                 # of buffers
     # Up to here bytes are copied, received ones and written ones: that costs less than to
     # keep a bytes object and to take the GIL once more only to release it.
     COPY_BYTES = 16384
+
+# The functions of a Winsock provider; see _provider.
+ctypedef struct provider_t:
+    LPFN_ACCEPTEX AcceptEx
+    LPFN_GETACCEPTEXSOCKADDRS GetAcceptExSockaddrs
+    LPFN_CONNECTEX ConnectEx
+    LPFN_TRANSMITFILE TransmitFile
 
 ctypedef struct recv_t:
     op_t op             # first: the op of a packet is its recv_t
@@ -118,13 +126,15 @@ ctypedef struct conn_t:
     timer_t timer
     service_t *service          # borrowed: outlives its connections
     engine_t *engine            # the service's
+    const provider_t *provider  # borrowed, from its listener or from the engine
     SOCKET sock                 # owned; lock
     LONG refs                   # one each: handle open, op pending, scheduled, Connection
     conn_t *next_ready          # in the one list that has it, under that list's lock
+    bint outgoing               # constant: we have made it
     bint skips                  # constant: an inline completion yields no packet
     bint nonblocking            # calls without an OVERLAPPED do not wait; lock
     LONG64 number               # constant: counts connections, for the trace
-    char[ADDRESS_BYTES] local   # constant
+    char[ADDRESS_BYTES] local   # constant from connection_made on
     char[ADDRESS_BYTES] remote  # constant
     # The handler's own, touched by nobody else.  Python's is the Connection, owned from
     # connection_made to connection_lost; the executor's, under the GIL.
@@ -164,8 +174,8 @@ ctypedef struct conn_t:
     bint deaf                   # nothing received is delivered any more
     bint eof_seen
     # send side
-    op_t send
-    bint sending                # send is posted
+    op_t send                   # or the ConnectEx, while CONNECTING
+    bint sending                # it is posted
     size_t send_lent            # bytes that it has to send
     size_t send_bytes           # of the next one, at most
     uint64_t send_ms            # when it was posted, if it pends
@@ -208,8 +218,7 @@ ctypedef struct listener_t:
     bint crowded                # FD_ACCEPT came since the last look at shrinking
     # Constant:
     int family
-    LPFN_ACCEPTEX AcceptEx
-    LPFN_GETACCEPTEXSOCKADDRS GetAcceptExSockaddrs
+    provider_t provider
 
 ctypedef struct acceptor_t:
     op_t op                     # first: the op of a packet is its acceptor_t
@@ -290,10 +299,12 @@ ctypedef struct service_t:
     service_t *next             # in engine.services; engine.lock, but only the keeper takes one out
     tally_t *tallies            # owned array: of threads that are no workers, then of each worker
     HANDLE stopped_event        # borrowed: set when nothing is left
-    LONG live                   # acceptors, connections, clients that become one + 1 until the stop
+    # Acceptors, clients that become connections, connections; 1 more until the stop.
+    LONG live
     LONG64 connections_now
     LONG64 connections_peak
-    LONG64 draining             # of them, those whose connection_lost has been told
+    LONG64 draining             # of those who came, those whose connection_lost has been told
+    LONG64 outgoing             # of all, those that we have made
     LONG64 accepts_pending
     SRWLOCK pass_lock           # held while the connections are gone through one by one
     # All below: engine.lock.
@@ -324,11 +335,15 @@ ctypedef struct engine_t:
     HANDLE keeper_event         # owned: something for the keeper, auto-reset
     HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
     HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
+    # On a cache line of their own: the fields before them are read all the time, and never change.
+    char[64] padding
     LONG workers_idle           # looking at the port, be it to wait there or not
     # Packets that are in the port, or will be when an operation of a connection completes; for
     # a moment too few.  Not AcceptEx, which is pending all the time.
     LONG packets_due
+    char[64] more_padding
     worker_t *workers           # owned array
+    provider_t[2] providers     # of sockets that the engine makes, by family; lock
     engine_tally_t guest_tally  # of threads that are not workers
     SRWLOCK lock
     # All below: lock.

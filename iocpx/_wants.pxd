@@ -4,7 +4,7 @@ Inline, since each message asks several times; nothing in here changes anything.
 Precondition of all: conn.lock held.
 """
 
-from iocpx._state cimport STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
+from iocpx._state cimport STATE_CONNECTING, STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
 from iocpx._types cimport conn_t, DUE_MADE
 
 
@@ -62,6 +62,10 @@ cdef inline bint conn_limit_counts(conn_t *conn) noexcept nogil:
     return conn.limit_told or conn.marks.high >= conn.service.config.max_write_buffer
 
 
+cdef inline bint conn_may_connect(conn_t *conn) noexcept nogil:
+    return conn.state == STATE_CONNECTING and not conn.sending
+
+
 cdef inline bint conn_has_work(conn_t *conn) noexcept nogil:
     """Is there an operation that only the executor posts?"""
-    return conn_wants_recv(conn) or conn_may_send(conn)
+    return conn_wants_recv(conn) or conn_may_send(conn) or conn_may_connect(conn)

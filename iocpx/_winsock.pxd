@@ -16,7 +16,6 @@ cdef extern from * nogil:
     #include <mswsock.h>
     #include <mstcpip.h>
     #include <windows.h>
-    #include <winternl.h>
     #ifndef SOMAXCONN_HINT      /* some headers are older than it is */
     #define SOMAXCONN_HINT(b) (-(b))
     #endif
@@ -66,8 +65,6 @@ cdef extern from * nogil:
                                     DWORD dwNumberOfBytesTransferred,
                                     ULONG_PTR dwCompletionKey,
                                     OVERLAPPED *lpOverlapped)
-    # From an NTSTATUS, as GetQueuedCompletionStatus does it.
-    ULONG RtlNtStatusToDosError(LONG Status)
     BOOL SetFileCompletionNotificationModes(HANDLE FileHandle, UCHAR Flags)
     BOOL CancelIoEx(HANDLE hFile, OVERLAPPED *lpOverlapped)
     UCHAR FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
@@ -111,7 +108,7 @@ cdef extern from * nogil:
 
     # -- sockets ---------------------------------------------------------------
     struct sockaddr:
-        pass
+        USHORT sa_family
     ctypedef struct GUID:
         pass
     ctypedef struct WSABUF:
@@ -135,6 +132,8 @@ cdef extern from * nogil:
     int WSAGetLastError()
     SOCKET WSASocketW(int af, int type, int protocol, void *lpProtocolInfo,
                       GROUP g, DWORD dwFlags)
+    int bind(SOCKET s, const sockaddr *name, int namelen)
+    int getsockname(SOCKET s, sockaddr *name, int *namelen)
     int listen(SOCKET s, int backlog)
     # What makes a backlog of more than 200 effective: 200 to 65535.
     int SOMAXCONN_HINT(int b)
@@ -158,6 +157,8 @@ cdef extern from * nogil:
     BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *lpOverlapped,
                                 DWORD *lpcbTransfer, BOOL fWait, DWORD *lpdwFlags)
 
+    int AF_INET
+    int AF_INET6
     int SOCK_STREAM
     int IPPROTO_TCP
     DWORD WSA_FLAG_OVERLAPPED
@@ -167,6 +168,7 @@ cdef extern from * nogil:
     int SOL_SOCKET
     int SO_LINGER
     int SO_UPDATE_ACCEPT_CONTEXT
+    int SO_UPDATE_CONNECT_CONTEXT
     int SO_PROTOCOL_INFOW
     int SO_CONNECT_TIME
     int TCP_NODELAY
@@ -200,3 +202,9 @@ cdef extern from * nogil:
         DWORD dwRemoteAddressLength, sockaddr **LocalSockaddr,
         int *LocalSockaddrLength, sockaddr **RemoteSockaddr,
         int *RemoteSockaddrLength) noexcept nogil
+    ctypedef BOOL (__stdcall *LPFN_CONNECTEX)(
+        SOCKET s, const sockaddr *name, int namelen, void *lpSendBuffer,
+        DWORD dwSendDataLength, DWORD *lpdwBytesSent, OVERLAPPED *lpOverlapped) noexcept nogil
+    ctypedef BOOL (__stdcall *LPFN_TRANSMITFILE)(
+        SOCKET hSocket, HANDLE hFile, DWORD nNumberOfBytesToWrite, DWORD nNumberOfBytesPerSend,
+        OVERLAPPED *lpOverlapped, void *lpTransmitBuffers, DWORD dwFlags) noexcept nogil

@@ -10,7 +10,7 @@ cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil
 # In place of that, where the engine has one worker: one step of it, by a thread that has other
 # things to do as well; one thread at a time.  Waits for timeout_ms at most, delivers and serves.
 # Packets that are not the engine's, at most `max` (1 or more), are put into `foreign`.  Their
-# number; -1: the engine is ending, and is not to be polled any more.
+# number; -1: the engine has no worker any more, and is not to be polled.
 cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *foreign,
                      int max_foreign) noexcept nogil
 # The worker whose thread never came to be.

@@ -7,7 +7,7 @@ handlers, and `_conn` for those that were ready.
 from libc.stdint cimport uint64_t
 
 from iocpx._base cimport (
-    count_op, engine_trouble, keeper_wants, KEY, NEVER, now_ms, packet_came, RETRY_MS,
+    count_op, engine_key, engine_trouble, keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
 )
 from iocpx._conn cimport conn_served
 from iocpx._op cimport op_t
@@ -141,7 +141,7 @@ cdef int worker_step(worker_t *worker, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     if ok:
         for i in range(n):
             # First whose packet it is: what somebody else has posted is no op.
-            if worker.entries[i].lpCompletionKey == KEY:
+            if worker.entries[i].lpCompletionKey == engine_key(engine):
                 op = <op_t *>worker.entries[i].lpOverlapped
                 op.done(worker, op, worker.entries[i].dwNumberOfBytesTransferred)
             elif foreign != NULL:
@@ -179,8 +179,15 @@ cdef void on_help(void *by, op_t *op, DWORD nbytes) noexcept nogil:
 
 cdef void on_stop(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     cdef worker_t *worker = <worker_t *>by
-    packet_came(worker.engine)
-    worker.ending = True
+    cdef engine_t *engine = worker.engine
+    packet_came(engine)
+    # On a borrowed port it only wakes: until the last poll a new service may come.
+    if not engine.borrows_port:
+        worker.ending = True
+        return
+    AcquireSRWLockExclusive(&engine.lock)
+    engine.stop_posted = False
+    ReleaseSRWLockExclusive(&engine.lock)
 
 
 cdef void engine_run_worker(engine_t *engine, int index) noexcept nogil:
@@ -202,16 +209,28 @@ cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     n = worker_step(worker, timeout_ms, foreign,
                     <ULONG>min(max_foreign, <int>PACKETS_PER_WAIT))
     InterlockedExchange(&worker.thread_id, 0)
+    AcquireSRWLockExclusive(&engine.lock)
     if worker.ending:
-        engine_forgo_worker(engine)
+        # The port is broken.  What is in it may still come out, with somebody else.
+        engine.abandoned = engine.abandoned or engine.help_posted or engine.stop_posted
+    elif engine.holds == 0 and not engine.help_posted and not engine.stop_posted:
+        worker.ending = True
+    if worker.ending:
+        worker_ended(engine)
+    ReleaseSRWLockExclusive(&engine.lock)
     return n
+
+
+cdef void worker_ended(engine_t *engine) noexcept nogil:
+    """Precondition: engine.lock held."""
+    engine.workers_running -= 1
+    engine.stop_posted = False
+    SetEvent(engine.keeper_event)
 
 
 cdef void engine_forgo_worker(engine_t *engine) noexcept nogil:
     # Under the lock, so that the keeper cannot finish, and the engine be freed,
     # between the two calls.
     AcquireSRWLockExclusive(&engine.lock)
-    engine.workers_running -= 1
-    engine.stop_posted = False
-    SetEvent(engine.keeper_event)
+    worker_ended(engine)
     ReleaseSRWLockExclusive(&engine.lock)

@@ -4,7 +4,8 @@ Standard library only.
 
 steps.py    the steps of the set-up, each done once and announced; the lab's folder
 fetch.py    files from the package index and from Debian, each verified
-wine.py     Wine's environment, prefix and server; a Windows program run like a local one
+jobs.py     programs side by side, the output of each kept apart
+wine.py     Wine's environment, prefixes and servers; a Windows program run like a local one
 linux.py    Windows Pythons ("lanes") on Linux: interpreters, headers, wheels, cross compiler
 windows.py  the same on Windows itself: the running Python and Microsoft's compiler
 build.py    building, and the wheels and the source distribution

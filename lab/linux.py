@@ -12,6 +12,7 @@ import io
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -163,6 +164,12 @@ def setup(names):
     inputs = ["win10", BCRYPTPRIMITIVES.read_text()]
     step("Wine prefix", inputs, make_prefix, wine.PREFIX / "system.reg")
     for name in names:
+        step(
+            f"lane {name}: Wine prefix",
+            inputs,
+            lambda name=name: wine.make_lane_prefix(name),
+            wine.lane_prefix(name) / "system.reg",
+        )
         lane = LANES[name]
         headers = make_headers(lane.headers)
         folder = LAB / "lanes" / name
@@ -442,14 +449,16 @@ def host_python():
     return str(HOST_PYTHON)
 
 
-def command(name, library):
+def command(name, library, alone=False):
     """How to start the lane's Python: its argv so far, and its environment.
 
-    `library` is the folder to import iocpx from. Wine's server is started if need be. The
-    program's streams must not be regular files; `call` sees to that.
+    `library` is the folder to import iocpx from. alone: on a Wine server that only what is run so
+    on this lane uses. The server is started if need be. The program's streams must not be regular
+    files; `call` and `record` see to that.
     """
-    wine.start_server()
-    env = wine.environment()
+    prefix = wine.lane_prefix(name) if alone else wine.PREFIX
+    wine.start_server(prefix)
+    env = wine.environment(prefix)
     env["PYTHONPATH"] = wine.windows_path(library)
     # Compiled files apart from the host's, which in the sources would carry the same names.
     env["PYTHONPYCACHEPREFIX"] = wine.windows_path(LAB / "pycache" / name)
@@ -470,6 +479,18 @@ def call(argv, env, console=True):
     console: whether it may have the terminal as its console.
     """
     return wine.call(argv, env, console)
+
+
+def record(argv, env, output, started):
+    """Run any program without input, with all that it prints going to the open file; returns its
+    exit status. `started` is called with its process.
+    """
+    return wine.record(argv, env, output, started)
+
+
+def interrupt(process):
+    """Ctrl+C for a program that `record` runs."""
+    process.send_signal(signal.SIGINT)
 
 
 def bench(name, library, ceiling, words):
@@ -496,5 +517,5 @@ def bench(name, library, ceiling, words):
 
 
 def clean():
-    """End what of the lab runs on: Wine's server."""
-    wine.stop_server()
+    """End what of the lab runs on: Wine's servers."""
+    wine.stop_servers()

@@ -108,16 +108,12 @@ def setting(knobs):
     return [word for name, value in knobs.items() for word in ("--set", f"{name}={value}")]
 
 
-def random_runs(program, seed, runs, knobs, seconds=0):
-    """So many schedules from this seed on. Returns how many there was time for."""
-    end = time.monotonic() + seconds if seconds else None
+def random_runs(program, seed, runs, knobs):
+    """So many schedules from this seed on. Returns how many there were."""
 
     def chunk(first):
-        left = max(0, end - time.monotonic()) if end else 0
-        if end and left == 0:
-            return 0
         n = min(CHUNK, seed + runs - first)
-        words = ["--seed", first, "--runs", n, "--seconds", round(left), *setting(knobs)]
+        words = ["--seed", first, "--runs", n, *setting(knobs)]
         return int(output(program, words).split()[0])
 
     return sum(at_once(chunk, range(seed, seed + runs, CHUNK)))
@@ -182,7 +178,7 @@ def tell_wrong(program, text, knobs):
     say(f"again: python3 dev.py sim --seed {seed} {' '.join(setting(knobs))}")
 
 
-def everything(runs, seconds=0):
+def everything(runs):
     """What `dev.py sim` does without options. Returns the exit status."""
     program = program_of()
     begin = time.monotonic()
@@ -193,7 +189,7 @@ def everything(runs, seconds=0):
             f"every failing call: {tried:,} runs of short scenarios,"
             f" {sum(failed.values()):,} failed calls of {len(failed)} functions, all good"
         )
-        done = random_runs(program, 1, runs, {}, seconds)
+        done = random_runs(program, 1, runs, {})
     except Wrong as wrong:
         tell_wrong(program, str(wrong), {})
         return 1

@@ -128,10 +128,10 @@ def host_python():
     return str(PYTHON)
 
 
-def command(name, library):
+def command(name, library, alone=False):
     """How to start the lane's Python: its argv so far, and its environment.
 
-    `library` is the folder to import iocpx from.
+    `library` is the folder to import iocpx from. alone: for the lab on Linux.
     """
     env = {**os.environ, "PYTHONPATH": str(library)}
     if library != ROOT:
@@ -153,6 +153,20 @@ def call(argv, env, console=True):
     # The console gives Ctrl+C to both; this process leaves it to the program and waits.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     return subprocess.run(argv, env=env, check=False).returncode
+
+
+def record(argv, env, output, started):
+    """Run any program without input, with all that it prints going to the open file; returns its
+    exit status. `started` is called with its process.
+    """
+    streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(argv, env=env, **streams)
+    started(process)
+    return process.wait()
+
+
+def interrupt(process):
+    """Ctrl+C for a program that `record` runs: the console has given it to all."""
 
 
 def bench(name, library, ceiling, words):

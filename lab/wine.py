@@ -1,4 +1,4 @@
-"""Wine: its environment, prefix and server; a Windows program run like a local one."""
+"""Wine: its environment, prefixes and servers; a Windows program run like a local one."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ import subprocess
 import threading
 from pathlib import Path
 
-from .steps import LAB, Failure, run
+from .steps import LAB, Failure, fresh_folder, run
 
 PREFIX = LAB / "prefix"
-# The server outlives the programs by so much: a Python then starts in 0.1 s instead of 2.5 s.
+# A prefix's server outlives the programs by so much: a Python then starts in 0.1 s, not in 2.5 s.
 SERVER_SECONDS = 600
 
 
@@ -28,12 +28,20 @@ def program(name):
     return path
 
 
-def environment():
+def lane_prefix(lane):
+    """A prefix for the lane alone: a server does one thing at a time, so lanes that run side by
+    side on one would wait for one another.
+    """
+    return LAB / f"prefix-{lane}"
+
+
+def environment(prefix=PREFIX):
     """The environment for Windows programs: this process's, with the settings that Wine needs."""
-    env = {
-        key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "VIRTUAL_ENV")
-    }
-    env["WINEPREFIX"] = str(PREFIX)
+    # That no bytecode is to be written would cost each start of a Python half a second; it lies in
+    # the lab and in nobody's way: linux.command().
+    unwanted = ("PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+    env = {key: value for key, value in os.environ.items() if key not in unwanted}
+    env["WINEPREFIX"] = str(prefix)
     env.setdefault("WINEDEBUG", "-all")
     # No .NET and no HTML engine to install; no WMI, through which platform.uname() would abort the
     # process.
@@ -50,20 +58,36 @@ def windows_path(path):
 
 
 def make_prefix():
+    stop_servers()
     if PREFIX.exists():
-        stop_server()
         shutil.rmtree(PREFIX)
     wine, env = program("wine64"), environment()
     run([wine, "wineboot", "-i"], env=env, hint="Wine cannot make its prefix")
     # Wine 8 starts as Windows 7, in which Python 3.12 and later end at once.
     run([wine, "winecfg", "-v", "win10"], env=env, hint="Wine cannot be set to Windows 10")
+    # Only at its end the server writes all of the registry to its files.
+    stop_servers()
 
 
-def start_server():
+def make_lane_prefix(lane):
+    """Another prefix like the one that there is: a registry of its own, and the same C: drive,
+    most of which is Wine's own DLLs.
+    """
+    prefix = fresh_folder(lane_prefix(lane))
+    # With the time stamp Wine does not take it for one that is to be updated.
+    for path in (*PREFIX.glob("*.reg"), PREFIX / ".update-timestamp"):
+        shutil.copy2(path, prefix)
+    drives = prefix / "dosdevices"
+    drives.mkdir()
+    (drives / "c:").symlink_to(f"../../{PREFIX.name}/drive_c")
+    (drives / "z:").symlink_to("/")
+
+
+def start_server(prefix=PREFIX):
     """Start the prefix's server if it does not run, with Windows's services."""
     started = subprocess.run(
         [program("wineserver"), f"-p{SERVER_SECONDS}"],
-        env=environment(),
+        env=environment(prefix),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -75,7 +99,7 @@ def start_server():
         # that nobody reads.
         subprocess.run(
             [program("wine64"), "cmd", "/c", "exit"],
-            env=environment(),
+            env=environment(prefix),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -84,7 +108,7 @@ def start_server():
 
 
 def server_pid():
-    """The process of the prefix's server, which runs."""
+    """The process of the server of the prefix that no lane has for itself; it runs."""
     # Its working folder carries the prefix's device and inode in its name; where that folder is,
     # differs from system to system.
     prefix = PREFIX.stat()
@@ -97,33 +121,35 @@ def server_pid():
     raise Failure("Wine's server does not run")
 
 
-def stop_server():
-    """End the prefix's server and with it every Windows program of this lab."""
-    if PREFIX.exists() and shutil.which("wineserver"):
-        subprocess.run(
-            [program("wineserver"), "-k"], env=environment(), check=False, capture_output=True
-        )
-        subprocess.run(
-            [program("wineserver"), "-w"], env=environment(), check=False, capture_output=True
-        )
+def stop_servers():
+    """End the servers of all prefixes and with them every Windows program of this lab."""
+    if not shutil.which("wineserver"):
+        return
+    for prefix in (PREFIX, *LAB.glob("prefix-*")):
+        for option in ("-k", "-w"):
+            if prefix.exists():
+                argv = [program("wineserver"), option]
+                subprocess.run(argv, env=environment(prefix), check=False, capture_output=True)
 
 
-def pump(source, target, ended):
+def pump(source, target, process):
     """Copy from one descriptor to the other, and close both: to the end of the source, or until
-    there is no more to read and `ended` is set. A program that is still running, started by the
-    one that has ended, may keep the source open for ever.
+    there is no more to read and the process has ended. A program that is still running, started by
+    the one that has ended, may keep the source open for ever.
     """
     with open(source, "rb", buffering=0) as reader, open(target, "wb") as writer:
         try:
             while True:
-                ready, _, _ = select.select([reader], [], [], 0.1)
+                # Asked first: what it wrote as its last words is there when it has ended.
+                ended = process.poll() is not None
+                ready, _, _ = select.select([reader], [], [], 0 if ended else 0.1)
                 if ready:
                     block = reader.read(1 << 16)
                     if not block:
                         return
                     writer.write(block)
                     writer.flush()
-                elif ended.is_set():
+                elif ended:
                     return
         except BrokenPipeError:
             # Nobody reads any more; the program learns it from its next write, or need not know.
@@ -144,7 +170,6 @@ def call(argv, env, console=True):
     goes through a pipe too.
     """
     pumps, streams, close = [], {}, []
-    ended = threading.Event()
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             if not needs_pipe(fd, console):
@@ -161,7 +186,7 @@ def call(argv, env, console=True):
         streams[name], other = (reader, writer) if fd == 0 else (writer, reader)
         close.append(streams[name])
         ends = (os.dup(fd), other) if fd == 0 else (other, os.dup(fd))
-        pumps.append(threading.Thread(target=pump, args=(*ends, ended), daemon=True))
+        pumps.append(ends)
     # In a session of its own, so that a terminal's Ctrl+C comes by one way only: through the
     # handler below.
     process = subprocess.Popen(argv, env=env, start_new_session=True, **streams)
@@ -169,10 +194,29 @@ def call(argv, env, console=True):
         os.close(fd)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: process.send_signal(number))
-    for thread in pumps:
+    threads = [threading.Thread(target=pump, args=(*ends, process), daemon=True) for ends in pumps]
+    for thread in threads:
         thread.start()
     status = process.wait()
-    ended.set()
-    for thread in pumps:
+    for thread in threads:
         thread.join()
     return status if status >= 0 else 128 - status
+
+
+def record(argv, env, output, started):
+    """Run a program, Windows' or not, without input, with all that it prints going to the open
+    file; returns its exit status. `started` is called with its process.
+    """
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        argv,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # as in `call`
+    )
+    os.close(writer)
+    started(process)
+    pump(reader, os.dup(output.fileno()), process)
+    return process.wait()

@@ -19,7 +19,7 @@ ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopb
 
 
 @pytest.mark.parametrize("accepts", [1, 10, 37])
-def test_the_pool_has_its_initial_size_when_start_returns(serve, accepts):
+def test_the_pool_has_its_initial_size_soon_after_the_start(serve, accepts):
     served = serve(Echoing, initial_accepts=accepts)
     wait_for_figure(served.server, "accepts_pending", accepts)
 
@@ -65,6 +65,7 @@ def burst(served, held, count):
     return clients
 
 
+@pytest.mark.slow("a pool shrinks after some seconds without need")
 def test_the_pool_grows_in_a_burst_to_its_limit_and_shrinks_again(serve):
     held = Held()
     served = serve(held, workers=1, initial_accepts=2, max_accepts=40)

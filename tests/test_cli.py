@@ -267,6 +267,7 @@ def test_an_unknown_command_is_refused():
     assert "invalid choice: 'serve'" in run.stderr
 
 
+@pytest.mark.slow("starts eight processes, one after the other")
 def test_bench_measures_iocpx_and_asyncio():
     # Short, as nothing here is about speed; the client checks every byte.
     few = ("--rounds", "1", "--seconds", "0.05", "--connections", "3", "--workers", "2")

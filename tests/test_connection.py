@@ -69,7 +69,13 @@ def test_weak_references_are_asked_while_connections_end(serve):
         finally:
             done.set()
 
-    run_together(ask, ask, come_and_go)
+    # With a GIL, the threads change as often as can be.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0001)
+    try:
+        run_together(ask, ask, come_and_go)
+    finally:
+        sys.setswitchinterval(interval)
     served.finish()
     collect()
     assert len(known) >= 50

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import queue
+import socket
 import threading
 
 import pytest
@@ -292,7 +293,7 @@ def test_where_no_thread_is_to_be_had_the_next_start_tries_again(engine, monkeyp
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             server.start()
-    wait_until(lambda: threads() == [], "the end of the threads that there were")
+    assert threads() == []
     with server, Client(server.address) as client:
         echo(client)
 
@@ -313,6 +314,36 @@ def test_a_long_callback_of_one_server_does_not_hold_up_the_other(share):
     for _ in range(20):
         echo(client)
     leave.set()
+
+
+def test_a_start_that_fails_in_a_callback_does_not_wait_for_its_own_worker():
+    engine = iocpx.Engine(workers=1)
+    failed = queue.Queue()
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+
+    class Starts(Plain):
+        def data_received(self, data):
+            # The second socket is on another port, and AcceptEx wait on the first by then.
+            other = iocpx.Server(Plain, sock=[bound, taken], engine=engine)
+            try:
+                other.start()
+            except OSError as error:
+                failed.put((other, error))
+            self.transport.write(data)
+
+    with bound, iocpx.Server(Plain, "127.0.0.1") as foreign:
+        taken = foreign._runtime.sockets[0]
+        served = Served(Starts, engine=engine)
+        client = served.connect()
+        assert client.exchange([b"start"]) == b"start"
+        other, error = take(failed, "the failure")
+        assert error.winerror == 87
+        assert other.wait_closed(WAIT_S) is True
+        served.hang_up()
+        served.server.close()
+        assert served.server.wait_closed(WAIT_S) is True
+    assert_balanced(served.server)
 
 
 def test_the_end_is_not_waited_for_on_a_worker_of_the_engine(share):

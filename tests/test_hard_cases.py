@@ -156,6 +156,7 @@ def assert_all_served(served, count):
     echo_until(last, lambda: server.connection_count == 1, "the end of all connections")
 
 
+@pytest.mark.slow("10,000 connections")
 def test_10000_connections_one_after_the_other_leave_no_handle(serve):
     served = serve(Plain)
     server = served.server
@@ -351,28 +352,45 @@ def test_8_threads_write_to_one_connection(serve):
     assert next_of == [records] * threads
 
 
+@pytest.mark.slow("300 threads, each with a send that nobody takes at once")
 def test_threads_that_end_before_their_data_has_left(serve):
     """What a thread has written goes out although the thread is gone by then."""
-    served = serve(Recording, max_write_buffer=None)
+
+    class Narrow(Recording):
+        def on_made(self):
+            # The kernel takes little, so that a send is under way when its thread ends.
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * KB)
+
+    served = serve(Narrow, max_write_buffer=None)
     block = pattern(65536)
     got = []
     for _ in range(15):
         client, protocol = served.open()
-        n_blocks = 0
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
+        left_behind, n_blocks = [], 0
 
-        def write(transport=protocol.transport):
+        def write(transport=protocol.transport, left_behind=left_behind):
             nonlocal n_blocks
             for _ in range(100):
                 transport.write(block)
                 n_blocks += 1
-                if transport.get_write_buffer_size() > 0:
+                if (size := transport.get_write_buffer_size()) > 0:
+                    left_behind.append(size)
                     return
 
-        def write_in_threads(write=write, transport=protocol.transport):
-            for _ in range(20):
-                thread = threading.Thread(target=write)
-                thread.start()
-                thread.join()
+        def write_in_a_thread(write=write):
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join()
+
+        # Nobody reads yet, so the first leaves something behind in any case.
+        write_in_a_thread()
+        assert left_behind
+
+        def write_in_threads(write=write_in_a_thread, transport=protocol.transport):
+            for _ in range(19):
+                write()
             transport.close()
 
         def read(client=client):
@@ -580,8 +598,13 @@ def test_connections_are_collected_while_they_are_served(serve):
     over = threading.Event()
 
     def collect_on_and_on():
-        while not over.is_set():
-            gc.collect()
+        # It looks at what is made from here on, so that it runs many times in each round.
+        gc.freeze()
+        try:
+            while not over.is_set():
+                gc.collect()
+        finally:
+            gc.unfreeze()
 
     def come_and_go():
         try:

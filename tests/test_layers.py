@@ -26,7 +26,8 @@ class Room(NamedTuple):
 BELOW = "_types _state _op _winsock libc"
 # The engine's rooms, from the bottom up; above them stands Python.
 ENGINE = (
-    *("_types", "_wants", "_base", "_sched", "_life", "_recv", "_send", "_conn", "_requests"),
+    *("_types", "_wants", "_base", "_sched", "_life"),
+    *("_provider", "_connect", "_recv", "_send", "_conn", "_requests"),
     *("_open", "_delivery", "_accept", "_service", "_worker", "_keeper", "_engine", "_native"),
 )
 
@@ -40,13 +41,15 @@ ROOMS = {
     "_base": Room("iocpx/_base.*", BELOW),
     "_sched": Room("iocpx/_sched.*", f"{BELOW} _wants _base"),
     "_life": Room("iocpx/_life.*", f"{BELOW} _wants _base _sched"),
+    "_provider": Room("iocpx/_provider.*", BELOW),
+    "_connect": Room("iocpx/_connect.*", f"{BELOW} _base _sched _life"),
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
-    "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _recv _send"),
+    "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _send"),
     "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _conn"),
     "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
-    "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _conn"),
-    "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _open"),
+    "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _provider _conn"),
+    "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _provider _open"),
     "_service": Room("iocpx/_service.*", f"{BELOW} _base _requests _accept"),
     "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn"),
     "_keeper": Room(
@@ -67,7 +70,7 @@ ROOMS = {
     ),
     "_runtime": Room(
         "iocpx/_runtime.*",
-        "_engines _native _service _accept _requests _base _types _winsock"
+        "_engines _native _service _accept _open _requests _base _types _winsock"
         " _addresses _errors _threads native libc cpython stdlib",
     ),
     "_timers": Room(
@@ -306,14 +309,19 @@ def host_violations(file, source):
 
 
 def text_files():
-    """Every text file that may be committed, without what tools leave behind."""
-    leavings = {".git", ".lab", "build", "dist", "venv", ".venv", "wheelhouse", "__pycache__"}
+    """Every text file that may be committed, without what tools leave behind, or are about to
+    take away again: other tests may run at the same time.
+    """
+    leavings = {".git", ".lab", "build", "dist", "venv", ".venv", "wheelhouse"}
+    leavings |= {"__pycache__", ".hypothesis"}
     text = SUFFIXES | {".c", ".cfg", ".h", ".in", ".md", ".sh", ".toml", ".txt", ".yml", ""}
     for folder, folders, files in os.walk(ROOT):
         folders[:] = [
             name
             for name in folders
-            if name not in leavings and not name.endswith(("_cache", ".egg-info"))
+            if name not in leavings
+            and not name.endswith(("_cache", ".egg-info"))
+            and not name.startswith("iocpx-")  # what becomes a source distribution
         ]
         for name in files:
             path = Path(folder, name)

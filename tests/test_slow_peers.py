@@ -15,7 +15,7 @@ CLOSE_TIMEOUT_S = 0.3
 class Answers(Recording):
     """Answers the first request and closes."""
 
-    answer = pattern(2048 * KB)
+    answer = pattern(1024 * KB)
 
     def on_made(self):
         # So that little of the answer is out of sight in the kernel.

@@ -164,6 +164,7 @@ def test_a_close_is_none(lane):
     assert sum(server.finish()["aborts_by_reason"].values()) == 0
 
 
+@pytest.mark.slow("fills the workers for some seconds, five times")
 def test_nobody_stays_behind_a_callback_that_takes_long(lane):
     """Also while the other workers never come to an end of what they have to do."""
     server = lane(workers=2)
@@ -253,6 +254,7 @@ def test_a_reset_of_the_client_is_an_error_with_its_code(lane, reads):
     assert server.finish()["aborts_by_reason"]["error"] == 20
 
 
+@pytest.mark.slow("10,000 connections")
 def test_10000_connections_are_open_at_the_same_time(lane):
     count = 10_000
     if resource is not None:

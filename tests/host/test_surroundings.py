@@ -69,6 +69,7 @@ print("stopped")
 """
 
 
+@pytest.mark.slow("PyInstaller looks at the whole standard library")
 def test_an_application_frozen_by_pyinstaller_serves(tmp_path):
     (tmp_path / "application.py").write_text(APPLICATION)
     argv, env = command("PyInstaller")

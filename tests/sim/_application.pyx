@@ -5,7 +5,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from _actions cimport borrow, close_conn, is_paused, meddle_write, pause_reading
 from _checks cimport check_probe, check_refusal, check_service, check_stopping, served_before
 from _kernel cimport *
-from _run cimport mark, marked, one_of, protocols, served_of, served_t, server, services, the
+from _run cimport (
+    disturbed, mark, marked, one_of, protocols, served_of, served_t, server, services, the,
+)
 from _wakes cimport wakes_set
 from iocpx._accept cimport service_listen
 from iocpx._base cimport engine_hold, engine_release
@@ -14,13 +16,14 @@ from iocpx._requests cimport (
     conn_borrow_handle, conn_get_marks, conn_is_closing, conn_is_reading, conn_return_handle,
     conn_wait_writable, conn_write_buffer_size, service_close_clients, WAIT_WRITABLE,
 )
+from iocpx._open cimport service_connect
 from iocpx._sched cimport conn_unref
 from iocpx._service cimport service_create, service_free, service_stop
 from iocpx._types cimport *
 from iocpx._worker cimport engine_forgo_worker
 from iocpx._winsock cimport (
-    INFINITE, INVALID_SOCKET, SOCKET, WAIT_OBJECT_0, WSAENOBUFS, CloseHandle, closesocket,
-    CreateEventW, GetLastError, WaitForSingleObject,
+    ERROR_OPERATION_ABORTED, INFINITE, INVALID_SOCKET, SOCKET, WAIT_OBJECT_0, WSAENOBUFS,
+    CloseHandle, closesocket, CreateEventW, GetLastError, WaitForSingleObject,
 )
 
 
@@ -126,10 +129,24 @@ cdef int start(served_t *served) noexcept nogil:
     return error
 
 
+cdef void call(served_t *served, int client) noexcept nogil:
+    """Connect to a client that waits for it.  What fails has no connection."""
+    cdef char[28] address
+    sim_address(client, address)
+    cdef int error = service_connect(served.service, AF_INET, address)
+    # Another thread may have begun its stop.
+    if error != 0 and error != ERROR_OPERATION_ABORTED and not disturbed():
+        sim_fail("client %d cannot be called", client)
+
+
 cdef void serve(served_t *served) noexcept nogil:
     cdef uint32_t rounds = sim_random(one_of(4, 12, 12, 60))
     cdef uint32_t _round
     cdef int client
+    for client in range(the.sim.clients):
+        if the.called[client] and served_of(client) == served:
+            sim_sleep(one_of(0, 0, 1, sim_random(30)))
+            call(served, client)
     for _round in range(rounds):
         sim_sleep(one_of(0, 0, 1, sim_random(30)))
         if the.calm:

@@ -32,6 +32,7 @@ cdef extern from "kernel.h" nogil:
         int end
         int reads
         int waits
+        int called
 
     ctypedef struct sim_client_t:
         int connected
@@ -51,6 +52,8 @@ cdef extern from "kernel.h" nogil:
     void sim_script(int client, const sim_script_t *script)
     void sim_send_to(int client, SOCKET listener)
     void sim_let_in(int client)
+    void sim_call(int client)
+    void sim_address(int client, char *address)
     void sim_feed(int client, size_t nbytes)
     void sim_spawn(const char *name, void (*body)(void *) noexcept nogil, void *argument)
     void sim_passing()

@@ -47,6 +47,7 @@ cdef enum knob:
     K_IDLE
     K_LIMITS
     K_TRACE
+    K_CALLED
     K_LINGER
     K_STOP
     N_KNOBS
@@ -54,7 +55,8 @@ cdef enum knob:
 KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
          "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
          "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
-         "max_connections", "reads", "buffer", "idle", "limits", "trace", "linger", "stop"]
+         "max_connections", "reads", "buffer", "idle", "limits", "trace", "called", "linger",
+         "stop"]
 cdef long[N_KNOBS] knobs
 
 
@@ -73,6 +75,7 @@ cdef void configure() noexcept nogil:
     cdef engine_config_t *config = &the.config
     cdef sim_config_t *sim = &the.sim
     cdef served_t *probed
+    cdef uint32_t called
     cdef int i
     memset(&the, 0, sizeof(the))
     memset(services, 0, sizeof(services))
@@ -113,10 +116,13 @@ cdef void configure() noexcept nogil:
         sim.clients = min(sim.clients + 1, <int>MAX_CLIENTS)
         probed.config.accept_timeout_ms = 500
         probed.config.close_timeout_ms = 300000
+    called = <uint32_t>turned(K_CALLED, one_of(0, 0, 3, 2))
     for i in range(sim.clients):
         the.goes_to[i] = <int>sim_random(<uint32_t>the.services)
+        the.called[i] = called != 0 and sim_random(called) == 0
     if the.probe:
         the.goes_to[sim.clients - 1] = <int>(probed - services)
+        the.called[sim.clients - 1] = False
 
 
 cdef void draw_service(served_t *served, int number) noexcept nogil:

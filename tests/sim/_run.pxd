@@ -46,6 +46,7 @@ ctypedef struct run_t:
     sim_config_t sim
     int services
     int[MAX_CLIENTS] goes_to    # the service of each client
+    bint[MAX_CLIENTS] called    # does that connect to it, instead of waiting for it?
     bint polled             # the port is the application's, and one thread of it steps the worker
     int unborn              # workers whose thread never comes to be
     bint probe              # a last client comes when faults are over, and must be served

@@ -133,7 +133,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         buf = conn_take_data(conn, &wanted)
         if buf != NULL:
             sim_fail("client %d: data for nobody", client)
-        if conn_take_lost(conn, &lost):
+        if conn_take_lost(conn, &lost) and (not the.called[client] or protocol.made):
             sim_fail("client %d: connection_lost for nobody", client)
         protocol.inside = False
         return

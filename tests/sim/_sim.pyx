@@ -89,6 +89,8 @@ cdef void divide_clients() noexcept nogil:
     for client in range(the.sim.clients):
         served = served_of(client)
         sim_send_to(client, served.sockets[client % served.listeners])
+        if the.called[client]:
+            sim_call(client)
 
 
 cdef void spawn() noexcept nogil:

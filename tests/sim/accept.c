@@ -124,13 +124,28 @@ int WSAEnumNetworkEvents(SOCKET s, HANDLE event, WSANETWORKEVENTS *events)
 
 /* -- AcceptEx -------------------------------------------------------------------------------- */
 
-static void put_address(char *at, int family, int number)
+int address_bytes(int family)
 {
-    int length = family == AF_INET ? 16 : 28;
-    memset(at, 0, ACCEPT_ADDRESS_BYTES);
+    return family == AF_INET ? 16 : 28;
+}
+
+void check_context(const object_t *sock, const char *call)
+{
+    if (sock->client == NULL || (!sock->updated && !config()->profile->lax_contexts))
+        sim_fail("%s: handle %d does not know that it is connected", call, sock->handle);
+}
+
+void put_address(char *at, int family, int number)
+{
+    memset(at, 0, (size_t)address_bytes(family));
     at[0] = (char)family;
     memcpy(at + 4, &number, sizeof(number));
-    at[length] = 0x55;      // beyond what is copied of it
+}
+
+static void put_accepted(char *at, int family, int number)
+{
+    memset(at, 0x55, ACCEPT_ADDRESS_BYTES);     // beyond what is copied of it
+    put_address(at, family, number);
 }
 
 void run_accept(op_t *op)
@@ -172,8 +187,8 @@ void run_accept(op_t *op)
         WSABUF buffer = {op->data_bytes, op->output};
         nbytes = fill(sock, &buffer, 1);
     }
-    put_address(op->output + op->data_bytes, sock->family, 100);
-    put_address(op->output + op->data_bytes + ACCEPT_ADDRESS_BYTES, sock->family, client->number);
+    put_accepted(op->output + op->data_bytes, sock->family, SERVER_ADDRESS);
+    put_accepted(op->output + op->data_bytes + ACCEPT_ADDRESS_BYTES, sock->family, client->number);
     sim_note("accepted", sock->handle, client->number);
     touch(sock);
     complete(op, STATUS_SUCCESS, nbytes);
@@ -221,5 +236,5 @@ void accept_addresses(void *output, DWORD data_bytes, DWORD local_bytes, DWORD r
     (void)remote_bytes;
     *local = (struct sockaddr *)((char *)output + data_bytes);
     *remote = (struct sockaddr *)((char *)output + data_bytes + local_bytes);
-    *local_length = *remote_length = (*local)->sa_family == AF_INET ? 16 : 28;
+    *local_length = *remote_length = address_bytes((*local)->sa_family);
 }

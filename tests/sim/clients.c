@@ -154,6 +154,12 @@ void sim_let_in(int client)
     touch_client(&winsock.clients[client]);
 }
 
+void sim_call(int client)
+{
+    winsock.clients[client].script.called = 1;
+    touch_client(&winsock.clients[client]);
+}
+
 void winsock_configure(void)
 {
     int n = config()->clients;

@@ -1,7 +1,7 @@
 /* How operations complete, by themselves or by CancelIoEx, and the choice of what happens next.
 
-   Called by the scheduler and by the engine, by no other room; may call clients.c, accept.c, ops.c,
-   streams.c and objects.c. */
+   Called by the scheduler and by the engine, by no other room; may call clients.c, connect.c, accept.c,
+   ops.c, streams.c and objects.c. */
 #include "objects.h"
 
 enum { IN_VAIN = 20 };      /* receives cancelled in a row; fewer than that are posted at a time */
@@ -51,6 +51,8 @@ static void run_op(op_t *op)
 {
     if (op->kind == AN_ACCEPT)
         run_accept(op);
+    else if (op->kind == A_CONNECT)
+        run_connect(op);
     else if (op->kind == A_RECEIVE)
         run_receive(op);
     else

@@ -22,6 +22,8 @@
     X(WaitForMultipleObjects, ERROR_NOT_ENOUGH_MEMORY) \
     /* sockets */ \
     X(WSASocketW, WSAEMFILE, WSAENETDOWN, WSAENOBUFS) \
+    X(bind, WSAEADDRINUSE, WSAENETDOWN, WSAENOBUFS) \
+    X(getsockname, WSAENETDOWN) \
     X(listen, WSAEADDRINUSE, WSAENETDOWN, WSAENOBUFS) \
     X(closesocket, WSAENETDOWN) \
     X(shutdown, WSAECONNABORTED, WSAECONNRESET, WSAENETDOWN, WSAENOTCONN) \
@@ -32,6 +34,7 @@
     X(WSAEnumNetworkEvents, WSAENETDOWN) \
     X(WSAIoctl, WSAENETDOWN, WSAEOPNOTSUPP) \
     X(AcceptEx, WSAECONNRESET, WSAEMFILE, WSAENETDOWN, WSAENOBUFS) \
+    X(ConnectEx, WSAECONNREFUSED, WSAENETDOWN, WSAENOBUFS) \
     X(WSARecv, WSAECONNABORTED, WSAECONNRESET, WSAENETDOWN, WSAENETRESET, WSAENOBUFS, \
       WSAETIMEDOUT) \
     X(WSASend, WSAECONNABORTED, WSAECONNRESET, WSAENETDOWN, WSAENETRESET, WSAENOBUFS) \
@@ -41,11 +44,11 @@
     X(SetEvent) \
     /* cannot fail */ \
     X(SOMAXCONN_HINT) \
-    X(RtlNtStatusToDosError) \
     X(GetLastError) \
     X(WSAGetLastError) \
     X(GetCurrentThreadId) \
     X(GetAcceptExSockaddrs) \
+    X(TransmitFile) \
     X(QueryPerformanceCounter) \
     X(QueryPerformanceFrequency) \
     X(InitializeSRWLock) \

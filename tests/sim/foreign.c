@@ -17,7 +17,7 @@ void sim_post_foreign(HANDLE port)
     OVERLAPPED *overlapped = sim_random(3) == 0 ? NULL : &foreign->overlapped;
     foreign->overlapped.Internal = UNTOUCHED;
     // Any key but the engine's, small ones and NULL among them.
-    foreign->entry = (OVERLAPPED_ENTRY){sim_random(2) ? sim_random(3) : ENGINE_KEY + 1, overlapped,
+    foreign->entry = (OVERLAPPED_ENTRY){sim_random(3), overlapped,
                                         RESERVED, sim_random(5000)};
     winsock.foreign[winsock.n_foreign++] = foreign;
     packet_t *packet = queue_packet(overlapped, STATUS_SUCCESS,

@@ -51,6 +51,7 @@ typedef struct {
     int end;                /* how, once all is sent */
     int reads;
     int waits;              /* it connects only when sim_let_in says so */
+    int called;             /* it does not connect, but waits for the server's ConnectEx */
 } sim_script_t;
 
 /* A client after the run. */
@@ -78,6 +79,10 @@ void sim_script(int client, const sim_script_t *script);
 /* Which listener it connects to; without this they are divided among all that there are. */
 void sim_send_to(int client, SOCKET listener);
 void sim_let_in(int client);
+/* It does not connect, but waits to be called. */
+void sim_call(int client);
+/* Of a client, as a sockaddr. */
+void sim_address(int client, char address[28]);
 /* So many bytes more to be sent by the client. */
 void sim_feed(int client, size_t nbytes);
 /* A thread; `body` is called when sim_run comes to it. */

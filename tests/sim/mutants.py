@@ -463,7 +463,7 @@ MUTANTS = [
     ),
     (
         "a provider without real handles is served",
-        "iocpx/_accept.pyx",
+        "iocpx/_provider.pyx",
         [("        return WSAEOPNOTSUPP\n", "        pass\n")],
     ),
     (
@@ -568,7 +568,7 @@ MUTANTS = [
     (
         "an engine that is about to end can be held",
         "iocpx/_base.pyx",
-        [("engine.holds > 0 and engine.workers_running > 0", "True")],
+        [("engine.workers_running > 0 and (engine.holds > 0 or engine.borrows_port)", "True")],
     ),
     (
         "the slots of a service that stops wait until they are posted again",
@@ -606,7 +606,7 @@ MUTANTS = [
         "iocpx/_worker.pyx",
         [
             (
-                "worker.entries[i].lpCompletionKey == KEY:\n",
+                "worker.entries[i].lpCompletionKey == engine_key(engine):\n",
                 "worker.entries[i].lpOverlapped != NULL:\n",
             )
         ],
@@ -630,5 +630,36 @@ MUTANTS = [
         "a borrowed port is closed",
         "iocpx/_engine.pyx",
         [("engine.port != NULL and not engine.borrows_port", "engine.port != NULL")],
+    ),
+    # -- clients that are called
+    (
+        "a socket that has connected is not told so",
+        "iocpx/_connect.pyx",
+        [("    if error == 0 and setsockopt(", "    if False and setsockopt(")],
+    ),
+    (
+        "what was given up while it connected is told all the same",
+        "iocpx/_connect.pyx",
+        [("    if conn.state != STATE_CONNECTING:\n", "    if False:\n")],
+    ),
+    (
+        "no reference for a ConnectEx",
+        "iocpx/_connect.pyx",
+        [("    conn_ref(conn)\n    memset(", "    memset(")],
+    ),
+    (
+        "the send op stays the ConnectEx's",
+        "iocpx/_conn.pyx",
+        [("        conn.send.done = on_send_complete\n", "        pass\n")],
+    ),
+    (
+        "close() leaves what connects as it is",
+        "iocpx/_requests.pyx",
+        [("    elif conn.state == STATE_CONNECTING:\n", "    elif False:\n")],
+    ),
+    (
+        "a client that cannot be called is forgotten",
+        "iocpx/_open.pyx",
+        [("    if error != 0:\n        drop_socket(", "    if False:\n        drop_socket(")],
     ),
 ]

@@ -15,14 +15,17 @@
 #include "mswsock.h"
 
 enum { MAX_LISTENERS = 6, MAX_TOLD = 8, MAX_FOREIGN = 200 };
-/* The engine's own completion key, and what the reserved part of an entry holds. */
-enum { ENGINE_KEY = 0x696f6370, RESERVED = 0x5555 };
+/* What the reserved part of an entry holds. */
+enum { RESERVED = 0x5555 };
+/* Where a client's address has its number, the server's has this. */
+enum { SERVER_ADDRESS = 100 };
 
 #define STATUS_SUCCESS 0u
 #define STATUS_UNEXPECTED_NETWORK_ERROR 0xc00000c4u
 #define STATUS_CANCELLED 0xc0000120u
 #define STATUS_LOCAL_DISCONNECT 0xc000013bu
 #define STATUS_CONNECTION_RESET 0xc000020du
+#define STATUS_CONNECTION_REFUSED 0xc0000236u
 
 typedef struct op op_t;
 typedef struct packet packet_t;
@@ -53,13 +56,14 @@ struct object {
     int set;
     /* a socket */
     int family;
+    int bound;
     int on_port;
     ULONG_PTR key;              /* …with which its packets come */
     op_t *first, *last;         /* its pending operations, in the order of their posts */
     int in_accept;              /* lent to an AcceptEx */
     int untold;                 /* that has succeeded, and nobody has its packet yet */
     client_t *client;           /* NULL: none… */
-    int updated;                /* …and told so by SO_UPDATE_ACCEPT_CONTEXT */
+    int updated;                /* …and told so by SO_UPDATE_…_CONTEXT */
     int selected;               /* a WSAEventSelect of the listener's holds for it */
     int skip;
     int non_blocking;
@@ -83,7 +87,7 @@ struct object {
     int accept_told;
 };
 
-enum op_kind { AN_ACCEPT, A_RECEIVE, A_SEND };
+enum op_kind { AN_ACCEPT, A_RECEIVE, A_SEND, A_CONNECT };
 extern const char *const op_names[];
 
 struct op {
@@ -101,7 +105,8 @@ struct op {
     object_t *accepted;         /* NULL: closed under it */
     char *output;
     DWORD data_bytes;
-    client_t *client;           /* who has connected to it; NULL: nobody yet */
+    client_t *client;           /* who has connected to it; NULL: nobody yet. ConnectEx: whom it
+                                   calls */
     uint64_t connected_us;
     DWORD count;
     WSABUF buffers[];
@@ -231,6 +236,18 @@ BOOL accept_ex(SOCKET s, SOCKET accept, void *output, DWORD data_bytes, DWORD lo
 void accept_addresses(void *output, DWORD data_bytes, DWORD local_bytes, DWORD remote_bytes,
                       struct sockaddr **local, int *local_length, struct sockaddr **remote,
                       int *remote_length);
+
+/* Of a sockaddr. */
+int address_bytes(int family);
+void put_address(char *at, int family, int number);
+/* A call on a socket that has to know that it is connected. */
+void check_context(const object_t *sock, const char *call);
+
+/* -- connect.c ---------------------------------------------------------------------------- */
+
+void run_connect(op_t *op);
+BOOL connect_ex(SOCKET s, const struct sockaddr *name, int length, void *buffer, DWORD nbytes,
+                DWORD *sent, OVERLAPPED *overlapped);
 
 /* -- clients.c ---------------------------------------------------------------------------- */
 

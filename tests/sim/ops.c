@@ -5,7 +5,7 @@
    call streams.c and objects.c. */
 #include "objects.h"
 
-const char *const op_names[] = {"AcceptEx", "WSARecv", "WSASend"};
+const char *const op_names[] = {"AcceptEx", "WSARecv", "WSASend", "ConnectEx"};
 
 /* -- packets --------------------------------------------------------------------------------- */
 
@@ -100,7 +100,7 @@ void lend_op(op_t *op)
         if (winsock.sends != NULL)
             winsock.sends->prev_send = op;
         winsock.sends = op;
-    } else {
+    } else if (op->kind == AN_ACCEPT) {
         lend(op->output, op->data_bytes);
     }
     sim_note(op_names[op->kind], op->number, sock->handle);
@@ -124,7 +124,7 @@ void take_op_back(op_t *op)
         *(op->prev_send == NULL ? &winsock.sends : &op->prev_send->next_send) = op->next_send;
         if (op->next_send != NULL)
             op->next_send->prev_send = op->prev_send;
-    } else {
+    } else if (op->kind == AN_ACCEPT) {
         give_back(op->output, op->data_bytes);
         if (op->accepted != NULL)
             op->accepted->in_accept = 0;

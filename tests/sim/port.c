@@ -97,7 +97,7 @@ HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD thr
     if (file != INVALID_HANDLE_VALUE)
         sock = sock_of((SOCKET)file, "CreateIoCompletionPort");
     if (fails(F_CreateIoCompletionPort)) {
-        winsock.n_unattached += sock != NULL && !sock->listening;
+        winsock.n_unattached += sock != NULL && !sock->listening && sock->client != NULL;
         return NULL;
     }
     if (sock == NULL) {

@@ -64,12 +64,6 @@ int closesocket(SOCKET s)
     return failed ? SOCKET_ERROR : 0;
 }
 
-static void check_context(const object_t *sock, const char *call)
-{
-    if (sock->client == NULL || (!sock->updated && !config()->profile->lax_contexts))
-        sim_fail("%s: handle %d does not know that it is connected", call, sock->handle);
-}
-
 int shutdown(SOCKET s, int how)
 {
     KERNEL;
@@ -135,6 +129,12 @@ int setsockopt(SOCKET s, int level, int name, const char *value, int length)
             sock->selected = sock->non_blocking = 1;
         return 0;
     }
+    if (level == SOL_SOCKET && name == SO_UPDATE_CONNECT_CONTEXT) {
+        if (value != NULL || length != 0 || sock->client == NULL)
+            sim_fail("SO_UPDATE_CONNECT_CONTEXT on handle %d", sock->handle);
+        sock->updated = 1;
+        return 0;
+    }
     sim_fail("setsockopt: option %d is not simulated", name);
 }
 
@@ -198,13 +198,12 @@ int WSAIoctl(SOCKET s, DWORD code, void *in, DWORD in_bytes, void *out, DWORD ou
     }
     if (code != SIO_GET_EXTENSION_FUNCTION_POINTER || out_bytes != sizeof(void *))
         sim_fail("WSAIoctl: code %x is not simulated", code);
-    if (((const GUID *)in)->bytes[0] == 1) {
-        LPFN_ACCEPTEX function = accept_ex;
-        memcpy(out, &function, sizeof(function));
-    } else {
-        LPFN_GETACCEPTEXSOCKADDRS function = accept_addresses;
-        memcpy(out, &function, sizeof(function));
-    }
+    static const LPFN_ACCEPTEX accept = accept_ex;
+    static const LPFN_GETACCEPTEXSOCKADDRS addresses = accept_addresses;
+    static const LPFN_CONNECTEX connect = connect_ex;
+    static const LPFN_TRANSMITFILE transmit = NULL;     // nobody sends a file yet
+    static const void *const functions[] = {&accept, &addresses, &connect, &transmit};
+    memcpy(out, functions[((const GUID *)in)->bytes[0] - 1], sizeof(void *));
     return 0;
 }
 
@@ -326,6 +325,7 @@ BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *overlapped, DWORD *transferred
     static const struct { DWORD status; int code; } codes[] = {
         {STATUS_CANCELLED, ERROR_OPERATION_ABORTED},
         {STATUS_CONNECTION_RESET, WSAECONNRESET},
+        {STATUS_CONNECTION_REFUSED, WSAECONNREFUSED},
         {STATUS_LOCAL_DISCONNECT, WSAECONNABORTED},
         {STATUS_UNEXPECTED_NETWORK_ERROR, ERROR_UNEXP_NET_ERR},
     };

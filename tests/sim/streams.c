@@ -75,6 +75,8 @@ int op_can_complete(const op_t *op)
     switch (op->kind) {
     case AN_ACCEPT:
         return op->accepted == NULL || (op->client != NULL && client_speaks(op));
+    case A_CONNECT:
+        return op->client->script.end != ENDS_NEVER;
     case A_RECEIVE:
         // One after the other, in the order in which they were posted.
         return incoming(sock) == BROKEN
@@ -93,6 +95,8 @@ uint32_t client_steps(const client_t *client, enum client_step steps[8])
     const object_t *sock = client->sock;
     const sim_client_t *facts = &client->facts;
     if (client->state == GONE || client->script.waits)
+        return 0;
+    if (client->state == NEW && client->script.called)
         return 0;
     if (client->state == NEW) {
         steps[0] = CONNECT;

@@ -5,6 +5,8 @@
 #include "windows.h"
 
 /* These names are libc's too, and Python's own sockets shall not land in the simulation. */
+#define bind sim_bind_socket
+#define getsockname sim_getsockname
 #define listen sim_listen
 #define shutdown sim_shutdown
 #define setsockopt sim_setsockopt
@@ -57,6 +59,8 @@ typedef struct { long lNetworkEvents; int iErrorCode[10]; } WSANETWORKEVENTS;
 
 int WSAGetLastError(void);
 SOCKET WSASocketW(int af, int type, int protocol, void *info, GROUP group, DWORD flags);
+int bind(SOCKET s, const struct sockaddr *name, int length);
+int getsockname(SOCKET s, struct sockaddr *name, int *length);
 int listen(SOCKET s, int backlog);
 int closesocket(SOCKET s);
 int shutdown(SOCKET s, int how);
