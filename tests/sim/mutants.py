@@ -280,11 +280,6 @@ MUTANTS = [
         [("    deadline_disarm(&conn.quiet)\n", "")],
     ),
     (
-        "a timer outlives its connection",
-        "iocpx/_life.pyx",
-        [("    conn_disarm_timer(conn)\n    ReleaseSRWLock", "    ReleaseSRWLock")],
-    ),
-    (
         "a timer is told early",
         "iocpx/_keeper.pyx",
         [
@@ -341,11 +336,6 @@ MUTANTS = [
         "a queue that drained before its pause was told is never said to have drained",
         "iocpx/_delivery.pyx",
         [("(conn.pause_told or news.pause) and not", "conn.pause_told and not")],
-    ),
-    (
-        "what is written in spite of a pause is not counted",
-        "iocpx/_requests.pyx",
-        [("        conn.over_bytes += nbytes\n", "        pass\n")],
     ),
     (
         "what a turn writes in spite of a pause is not counted",
