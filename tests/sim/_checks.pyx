@@ -79,6 +79,7 @@ cdef void check_lost(int client, int error, bint paused) noexcept nogil:
 cdef void check_idle() noexcept nogil:
     """Nothing can happen before a deadline passes: then there is nothing left to do either."""
     cdef service_t *service
+    cdef listener_t *listener
     cdef link_t *link
     if server.engine == NULL:
         return
@@ -86,11 +87,23 @@ cdef void check_idle() noexcept nogil:
     while service != NULL:
         if service.live == 0 and not disturbed():
             sim_fail("nothing is left of a service, and nobody takes it out")
+        listener = service.listeners
+        while listener != NULL:
+            check_idle_listener(listener)
+            listener = listener.next
         link = service.connections.next
         while link != &service.connections:
             check_idle_conn(<conn_t *>link.owner)
             link = link.next
         service = service.next
+
+
+cdef void check_idle_listener(listener_t *listener) noexcept nogil:
+    cdef link_t *link = listener.acceptors.next
+    while link != &listener.acceptors:
+        if (<acceptor_t *>link.owner).failures != 0 and not disturbed():
+            sim_fail("a client has gone, and that counts as a failure of the system")
+        link = link.next
 
 
 cdef void check_idle_conn(conn_t *conn) noexcept nogil:

@@ -92,8 +92,8 @@ SCENARIOS = {
     },
     "stop with silent clients": {
         "echo": 1,
-        "clients": 12,
-        "bytes": 10,
+        "clients": 16,
+        "bytes": 0,
         "accepts": 4,
         "accept_receive": 1,
         "linger": 50,
