@@ -235,6 +235,7 @@ cdef class Runtime:
     def _prepare(self, make_sockets):
         """All of the start that an interrupt must not split.  May not log: the caller of start()
         may hold the lock of a log handler."""
+        closed = True
         try:
             sockets, self._skipped = make_sockets()
             # Before close() can reach them.

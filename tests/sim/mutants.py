@@ -553,7 +553,7 @@ MUTANTS = [
     (
         "a service does not keep the engine from ending",
         "iocpx/_service.pyx",
-        [("    engine.holds += 1\n", "")],
+        [("        engine.holds += 1\n", "")],
     ),
     (
         "an engine that is about to end can be held",
