@@ -419,7 +419,7 @@ class Echo(asyncio.Protocol):
     def data_received(self, data):
         self.transport.write(data)
     def connection_lost(self, exc):
-        print("lost", exc, flush=True)
+        print(f"lost {exc}\\n", end="", flush=True)
 
 engine = iocpx.Engine(workers=2)
 servers = [iocpx.Server(Echo, "127.0.0.1", engine=engine) for _ in range(2)]
