@@ -223,7 +223,7 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
     error = conn_open(service, worker, &listener.provider, sock, STATE_OPEN, local_copy,
-                      remote_copy, data)
+                      remote_copy, data, NULL, NULL, False)
     if error == 0:
         count(service, worker, N_ACCEPTS, 1)
         live_drop(service)

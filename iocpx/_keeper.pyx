@@ -309,7 +309,8 @@ cdef bint keeper_end_service(engine_t *engine, bint dead, keeper_news_t *news) n
         # For the next one, or for the engine's own end.
         SetEvent(engine.keeper_event)
         # The last that is done with it: whoever waits for that may free it.
-        SetEvent(service.stopped_event)
+        if service.stopped_event != NULL:
+            SetEvent(service.stopped_event)
     ReleaseSRWLockExclusive(&engine.lock)
     return service != NULL
 

@@ -59,6 +59,15 @@ cdef int ERROR_OPERATION_ABORTED = 995
 cdef int WSAEOPNOTSUPP = 10045
 
 
+# Tells protocols of a server's connections; set by _core.
+cdef tell_fn tell_of_servers = NULL
+
+
+cdef void set_tell(tell_fn tell) noexcept:
+    global tell_of_servers
+    tell_of_servers = tell
+
+
 cdef object address_tuple(const unsigned char *addr):
     """A sockaddr as the socket module shows it."""
     cdef int family = addr[0] | addr[1] << 8
@@ -132,6 +141,7 @@ cdef class Runtime:
         memset(&self.config, 0, sizeof(self.config))
         if factory is Echo:
             self.config.handler.deliver = deliver_echo
+        self.config.handler.tell = tell_of_servers
         self.config.handler.context = <PyObject *>self  # borrowed: _running and connections have us
         self.config.backlog = numbers["backlog"]
         self.config.initial_accepts = numbers["initial_accepts"]

@@ -78,19 +78,15 @@ cdef void service_free(service_t *service) noexcept nogil:
     free(service)
 
 
-cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
+cdef void service_retire(service_t *service) noexcept nogil:
     cdef engine_t *engine = service.engine
     cdef listener_t *listener
     cdef bint first
-    cdef uint64_t due = now_ms() + timeout_ms + 1
     AcquireSRWLockExclusive(&engine.lock)
     first = not service.stopping
     if first:
         service.stopping = True
         engine.serving -= 1
-    if not service.over and due < service.stop_due_ms:
-        service.stop_due_ms = due
-        keeper_wants(engine, due)
     listener = service.listeners
     ReleaseSRWLockExclusive(&engine.lock)
     # Every caller, not only the first: each may close the listening sockets after it.
@@ -111,8 +107,23 @@ cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
         engine.starved_due_ms = 0
         keeper_wants(engine, 0)
     ReleaseSRWLockExclusive(&engine.lock)
-    service_close_clients(service, False)
     live_drop(service)
+
+
+cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
+    cdef engine_t *engine = service.engine
+    cdef uint64_t due = now_ms() + timeout_ms + 1
+    cdef bint first
+    AcquireSRWLockExclusive(&engine.lock)
+    first = not service.closing_clients
+    service.closing_clients = True
+    if not service.over and due < service.stop_due_ms:
+        service.stop_due_ms = due
+        keeper_wants(engine, due)
+    ReleaseSRWLockExclusive(&engine.lock)
+    service_retire(service)
+    if first:
+        service_close_clients(service, False)
 
 
 cdef LONG64 service_count(service_t *service, int counter) noexcept nogil:

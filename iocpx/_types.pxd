@@ -262,10 +262,14 @@ ctypedef void (*deliver_batch_fn)(worker_t *worker) noexcept nogil
 # Called by a worker, no lock held, for one connection that it has: takes all its news.
 ctypedef void (*deliver_fn)(conn_t *conn) noexcept nogil
 
+# Called by deliver_batch, GIL held, no lock held, for one connection: takes all its news.
+ctypedef void (*tell_fn)(void *context, conn_t *conn) noexcept
+
 # What a service's connections are told by.
 ctypedef struct handler_t:
-    deliver_fn deliver          # never enters Python; NULL: Python's, the engine's deliver_batch
-    void *context               # borrowed: what it finds its way by; Python's is the Runtime
+    deliver_fn deliver          # never enters Python; NULL: `tell` does, by the engine's deliver_batch
+    tell_fn tell
+    void *context               # borrowed: what it finds its way by; Python's is a Runtime or Endpoint
 
 ctypedef struct engine_config_t:
     int workers
@@ -287,6 +291,8 @@ ctypedef struct service_config_t:
     int max_sends               # 0: unlimited
     size_t max_write_buffer     # bytes; 0: unlimited
     bint trace
+    # Receives also while what is to be sent is above its high mark, as asyncio has it.
+    bint reads_on
     size_t high_water_bytes
     size_t low_water_bytes
     uint64_t close_timeout_ms
@@ -308,7 +314,8 @@ ctypedef struct service_t:
     LONG64 accepts_pending
     SRWLOCK pass_lock           # held while the connections are gone through one by one
     # All below: engine.lock.
-    bint stopping               # nothing new; connections are closing
+    bint stopping               # nothing new…
+    bint closing_clients        # … and connections are closing
     bint over                   # nothing is left; the keeper takes it out
     LONG64 last_number
     listener_t *listeners       # owned; only ever grows, at its head

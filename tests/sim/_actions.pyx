@@ -54,7 +54,7 @@ cdef int put(int client, conn_t *conn, queue_t *parts, size_t nbytes, bint keep)
     for i in range(nbytes):
         data[i] = <char>sim_byte(client, at + i)
     if parts == NULL:
-        result = conn_write(conn, data, nbytes, owner)
+        result = conn_write(NULL, conn, data, nbytes, owner)
     else:
         result = conn_gather(conn, parts, data, nbytes, owner)
     if not result & WRITE_KEPT:
@@ -78,7 +78,7 @@ cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts
             left -= part
         nbytes = parts.nbytes
         if nbytes > 0:
-            result = conn_write_parts(conn, &parts)
+            result = conn_write_parts(NULL, conn, &parts)
     else:
         result = put(client, conn, NULL, nbytes, keep)
     if not result & (WRITE_CLOSED | WRITE_NO_MEMORY):
@@ -93,7 +93,7 @@ cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts
 cdef void pause_reading(int client, conn_t *conn, bint paused) noexcept nogil:
     AcquireSRWLockExclusive(&protocols[client].lock)
     protocols[client].reading_paused = paused
-    conn_pause_reading(conn, paused)
+    conn_pause_reading(NULL, conn, paused)
     ReleaseSRWLockExclusive(&protocols[client].lock)
 
 
@@ -108,14 +108,14 @@ cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil:
     sim_note("abort" if abort else "close", client, 0)
     mark(&protocols[client].closed, True)
     if abort:
-        conn_abort(conn, ABORT_APPLICATION)
+        conn_abort(NULL, conn, ABORT_APPLICATION)
     else:
-        conn_close(conn)
+        conn_close(NULL, conn)
 
 
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
     cdef size_t nbytes = 1 + sim_random(MEDDLED_WRITE)
-    if write(client, conn, nbytes, False, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
+    if write(client, conn, nbytes, False, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(NULL, conn):
         sim_fail("client %d: pause_writing outside of its callbacks", client)
 
 

@@ -36,7 +36,7 @@ cdef void answer(int client, size_t nbytes) noexcept nogil:
         return
     protocol.turn_written += nbytes
     protocol.turn_most = max(protocol.turn_most, protocol.turn_written)
-    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
+    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(NULL, conn):
         sim_note("pause_writing", client, 1)
         if marked(&protocol.paused):
             sim_fail("client %d: pause_writing twice", client)
@@ -66,9 +66,9 @@ cdef void react(int client) noexcept nogil:
         close_conn(client, conn, what == 62)
     elif what < 65:
         sim_note("write_eof", client, 0)
-        conn_write_eof(conn)
+        conn_write_eof(NULL, conn)
     elif what < 67:
-        conn_set_marks(conn, sim_random(2000), 0)
+        conn_set_marks(NULL, conn, sim_random(2000), 0)
     elif what < 72 or (the.fatal and what >= 90):
         meddle_with_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)),
                             what < 72)
