@@ -17,10 +17,13 @@ def sockaddr(address: tuple[Any, ...] | None) -> bytes:
     what is neither: zeros."""
     if not isinstance(address, tuple):
         return bytes(28)
-    host, port = address[:2]
+    host: str = address[0]
+    port: int = address[1]
     family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
     head = family.to_bytes(2, "little") + port.to_bytes(2, "big")
     if family == socket.AF_INET:
         return (head + socket.inet_pton(family, host)).ljust(28, b"\0")
-    return (head + address[2].to_bytes(4, "big")
-            + socket.inet_pton(family, host.partition("%")[0]) + address[3].to_bytes(4, "little"))
+    flowinfo: int = address[2]
+    scope: int = address[3]
+    packed = socket.inet_pton(family, host.partition("%")[0])
+    return head + flowinfo.to_bytes(4, "big") + packed + scope.to_bytes(4, "little")

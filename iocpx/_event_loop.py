@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 # These two for freezers, which cannot look into compiled modules: see _imports.
 from iocpx import _handles, _scheduling  # type: ignore[attr-defined]  # noqa: F401
-from iocpx._loop import LoopCore
+from iocpx._tcp_loop import TcpLoop
 
 _T = TypeVar("_T")
 
@@ -32,7 +32,7 @@ class _Proactor(asyncio.IocpProactor):
         self._loop._look(timeout)
 
 
-class EventLoop(LoopCore, asyncio.ProactorEventLoop):
+class EventLoop(TcpLoop):
     """asyncio.ProactorEventLoop on iocpx: what the loop of a Windows program can do, and that
     loop to every isinstance().
 
@@ -45,6 +45,7 @@ class EventLoop(LoopCore, asyncio.ProactorEventLoop):
         wakeup_fd = _swap_wakeup_fd(-1)
         proactor = _Proactor()
         self._attach(proactor)
+        self._listening = {}
         super().__init__(proactor)
         _swap_wakeup_fd(wakeup_fd)
 

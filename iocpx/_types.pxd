@@ -267,9 +267,9 @@ ctypedef void (*tell_fn)(void *context, conn_t *conn) noexcept
 
 # What a service's connections are told by.
 ctypedef struct handler_t:
-    deliver_fn deliver          # never enters Python; NULL: `tell` does, by the engine's deliver_batch
-    tell_fn tell
-    void *context               # borrowed: what it finds its way by; Python's is a Runtime or Endpoint
+    deliver_fn deliver          # never enters Python; NULL: the engine's deliver_batch calls…
+    tell_fn tell                # … this
+    void *context               # borrowed: what it finds its way by; Python's: Runtime, Endpoint
 
 ctypedef struct engine_config_t:
     int workers

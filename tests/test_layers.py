@@ -94,7 +94,23 @@ ROOMS = {
     "_handles": Room("iocpx/_handles.*", "cpython stdlib"),
     "_scheduling": Room("iocpx/_scheduling.*", "_handles _winsock libc cpython stdlib"),
     "_loop": Room("iocpx/_loop.*", "_scheduling _winsock libc cpython stdlib"),
-    "_event_loop": Room("iocpx/_event_loop.*", "_loop _scheduling _handles stdlib"),
+    "_endpoint": Room(
+        "iocpx/_endpoint.*",
+        "_engines _service _accept _types _addresses _errors libc cpython stdlib",
+    ),
+    "_engine_loop": Room(
+        "iocpx/_engine_loop.*",
+        "_loop _scheduling _endpoint _engines _engine _worker _sched _base _op _types _winsock"
+        " libc cpython stdlib",
+    ),
+    "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
+    "_transport": Room(
+        "iocpx/_transport.*",
+        "_engine_loop _endpoint _transport_socket _connection _runtime _open _delivery _provider"
+        " _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
+    ),
+    "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
+    "_event_loop": Room("iocpx/_event_loop.*", "_tcp_loop _scheduling _handles stdlib"),
     "_policy": Room("iocpx/_policy.*", "_event_loop stdlib"),
     "iocpx": Room(
         "iocpx/__init__.*", "_core _errors _event_loop _imports _policy native stdlib"
@@ -105,7 +121,7 @@ ROOMS = {
     "dev": Room("dev.py", "lab stdlib"),
 }
 # Names for freezers all that lies below the package's face.
-ABOVE_IMPORTS = {"iocpx", "_event_loop", "_policy", "bench", "__main__", "lab", "dev"}
+ABOVE_IMPORTS = {"iocpx", "_event_loop", "_tcp_loop", "_policy", "bench", "__main__", "lab", "dev"}
 ROOMS["_imports"] = Room("iocpx/_imports.*", " ".join([*(set(ROOMS) - ABOVE_IMPORTS), "stdlib"]))
 
 # What does not lie in a room: "other" is whatever has to be installed.

@@ -115,7 +115,8 @@ cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil:
 
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
     cdef size_t nbytes = 1 + sim_random(MEDDLED_WRITE)
-    if write(client, conn, nbytes, False, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(NULL, conn):
+    if write(client, conn, nbytes, False, sim_random(4) == 0) & WRITE_FLUSH and (
+            conn_flush(NULL, conn)):
         sim_fail("client %d: pause_writing outside of its callbacks", client)
 
 

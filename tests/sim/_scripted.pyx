@@ -36,7 +36,8 @@ cdef void answer(int client, size_t nbytes) noexcept nogil:
         return
     protocol.turn_written += nbytes
     protocol.turn_most = max(protocol.turn_most, protocol.turn_written)
-    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(NULL, conn):
+    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH and (
+            conn_flush(NULL, conn)):
         sim_note("pause_writing", client, 1)
         if marked(&protocol.paused):
             sim_fail("client %d: pause_writing twice", client)
