@@ -199,8 +199,10 @@ def bench(options):
 
 def conformance(options):
     lane = options.python or here.default_lane()
-    prepare([lane])
     with exclusive():
+        here.setup([lane])
+        if options.loop != "stock":
+            build.build(lane)
         suite = here.suite(lane)
     words = ["--python", lane, "--library", build.library(lane), "--suite", suite]
     words += ["--loop", options.loop] if options.loop else []

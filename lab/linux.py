@@ -287,22 +287,14 @@ def make_headers(version):
     return digest(identity)
 
 
-def source_package(version, folder):
-    """Fetch Debian's source package of Python into `folder`; returns the path of Python's own
-    archive in it.
-    """
-    fetch.debian_packages(HEADERS[version], ["python" + version], folder, source=True)
-    (archive,) = (
-        path
-        for path in folder.iterdir()
-        if ".orig.tar." in path.name and not path.name.endswith(".asc")
-    )
-    return archive
-
-
 def headers_from_source(version, folder):
     downloads = LAB / "downloads" / ("source-" + version)
-    archive = source_package(version, downloads)
+    fetch.debian_packages(HEADERS[version], ["python" + version], downloads, source=True)
+    (archive,) = (
+        path
+        for path in downloads.iterdir()
+        if ".orig.tar." in path.name and not path.name.endswith(".asc")
+    )
     fresh_folder(folder)
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -317,29 +309,6 @@ def headers_from_source(version, folder):
             target.write_bytes(tar.extractfile(member).read())
     if not (folder / "pyconfig.h").exists():
         raise Failure(f"{archive.name} has no PC/pyconfig.h")
-    shutil.rmtree(downloads)
-
-
-def suite(name):
-    """The folder to import the lane's `test` package from, CPython's own tests."""
-    version = LANES[name].headers
-    folder = LAB / "suites" / ("cpython-" + version)
-    inputs = [version, HEADERS[version]]
-    step(f"CPython's tests {version}", inputs, lambda: fetch_suite(version, folder), folder)
-    return folder
-
-
-def fetch_suite(version, folder):
-    downloads = LAB / "downloads" / ("tests-" + version)
-    archive = source_package(version, downloads)
-    fresh_folder(folder)
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            name = member.name.partition("/")[2]
-            if name.startswith("Lib/test/") and member.isfile():
-                target = folder / name[len("Lib/") :]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(tar.extractfile(member).read())
     shutil.rmtree(downloads)
 
 
@@ -417,6 +386,28 @@ def make_executable(lane, folder):
     for left_over in (source, folder / "python.pdb"):
         left_over.unlink(missing_ok=True)
     (folder / "python.exe.manifest").write_text(MANIFEST)
+
+
+def suite(name):
+    """The folder to import the lane's `test` package from, CPython's own tests."""
+    version = LANES[name].headers
+    folder = LAB / "suites" / ("cpython-" + version)
+    # The first has the tests, the second what they share.
+    packages = [f"libpython{version}-testsuite", f"libpython{version}-stdlib"]
+    step(
+        f"CPython's tests {version}",
+        [packages, HEADERS[version]],
+        lambda: fetch_suite(version, packages, folder),
+        folder,
+    )
+    return folder
+
+
+def fetch_suite(version, packages, folder):
+    unpacked = unpack_binary(version, packages)
+    fresh_folder(folder)
+    shutil.copytree(unpacked / "usr" / "lib" / ("python" + version) / "test", folder / "test")
+    shutil.rmtree(unpacked)
 
 
 def install_packages(lane, target, packages):
