@@ -105,6 +105,13 @@ def make_parser():
         "--mutants", action="store_true", help="break the engine; each must be caught"
     )
     verb.add_argument("--scale", action="store_true", help="the figures of docs/SCALING.md")
+    verb = add(
+        *("conformance", conformance, "[--python LANE] [--loop NAME] [MODULE…]"),
+        "run CPython's own tests of asyncio on its loop and on ours, all modules or these",
+        one_lane,
+    )
+    verb.add_argument("--loop", choices=("stock", "iocpx"), help="else both, side by side")
+    verb.add_argument("modules", nargs="*", metavar="MODULE", help="as test_events")
     usage = "[--python LANE] [--compiler NAME] [ARG…]"
     add("bench", bench, usage, "run the echo benchmark", one_lane, compiler=True)
     usage = "[--python LANE | --all] [--compiler NAME]"
@@ -188,6 +195,20 @@ def bench(options):
     with exclusive():
         ceiling = build.ceiling()
     return here.bench(lane, builder(options).library(lane), ceiling, options.arguments)
+
+
+def conformance(options):
+    lane = options.python or here.default_lane()
+    with exclusive():
+        here.setup([lane])
+        if options.loop != "stock":
+            build.build(lane)
+        suite = here.suite(lane)
+    words = ["--python", lane, "--library", build.library(lane), "--suite", suite]
+    words += ["--loop", options.loop] if options.loop else []
+    # rich is there.
+    argv = [here.host_python(), "-m", "lab.conformance", *words, *options.modules]
+    return subprocess.run(argv, cwd=ROOT).returncode
 
 
 def simulate(options):

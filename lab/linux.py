@@ -388,6 +388,28 @@ def make_executable(lane, folder):
     (folder / "python.exe.manifest").write_text(MANIFEST)
 
 
+def suite(name):
+    """The folder to import the lane's `test` package from, CPython's own tests."""
+    version = LANES[name].headers
+    folder = LAB / "suites" / ("cpython-" + version)
+    # The first has the tests, the second what they share.
+    packages = [f"libpython{version}-testsuite", f"libpython{version}-stdlib"]
+    step(
+        f"CPython's tests {version}",
+        [packages, HEADERS[version]],
+        lambda: fetch_suite(version, packages, folder),
+        folder,
+    )
+    return folder
+
+
+def fetch_suite(version, packages, folder):
+    unpacked = unpack_binary(version, packages)
+    fresh_folder(folder)
+    shutil.copytree(unpacked / "usr" / "lib" / ("python" + version) / "test", folder / "test")
+    shutil.rmtree(unpacked)
+
+
 def install_packages(lane, target, packages):
     """Make `target` a folder of the packages, for the lane."""
     if target.exists():

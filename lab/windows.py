@@ -95,6 +95,17 @@ def install_surroundings():
         say("[not all of it is for this Python: its tests are left out] ", end="")
 
 
+def suite(name):
+    """The folder to import the lane's `test` package from, CPython's own tests."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    if not (folder / "test" / "test_asyncio").is_dir():
+        raise Failure(
+            'this Python has no tests: add "Python test suite" in its installer (Modify, Optional'
+            " Features), then run this again"
+        )
+    return folder
+
+
 def suffix(name):
     """How the file names of the lane's extension modules end."""
     return sysconfig.get_config_var("EXT_SUFFIX")
