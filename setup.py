@@ -39,7 +39,10 @@ ENGINE = [
     "_engine",
     "_native",
 ]
-MODULES = [*ENGINE, "_engines", "_runtime", "_timers", "_connection", "_server", "_core"]
+MODULES = [
+    *(*ENGINE, "_engines", "_runtime", "_timers", "_connection", "_server", "_core"),
+    *("_handles", "_scheduling", "_loop"),
+]
 
 # The one place for Cython's directives: none stands in a source file.
 DIRECTIVES = {

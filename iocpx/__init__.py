@@ -6,16 +6,20 @@ Engine      its completion port and worker threads, which servers may share
 Connection  the transport that a protocol gets in connection_made
 TimerHandle what its call_later() and call_soon() return
 native      handlers that never enter Python
+EventLoop   asyncio's loop on the same engine; new_event_loop() and run() make one
 
 From the bottom up: `_winsock` declares the operating system, `_op` is the struct
 of one operation, `_state` the portable data structures, `_engine` the completion
 port and its workers (no GIL), `_errors` the table of Windows codes, `_engines` the
 engine with its threads, `_runtime` one run of a server on it, `_timers`,
 `_connection` and `_server` the classes above, and `_core` the one place that takes
-the GIL.
+the GIL. Beside it the asyncio loop, loaded when it is asked for: `_handles` is what
+its calls return, `_scheduling` what is called when, `_loop` the completion port, and
+`_event_loop` the public class.
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -29,4 +33,31 @@ if sys.platform != "win32":
 from iocpx import _imports, native  # noqa: F401 - _imports is for freezers
 from iocpx._core import Connection, Engine, Server, TimerHandle
 
-__all__ = ["Connection", "Engine", "Server", "TimerHandle", "__version__", "native"]
+if TYPE_CHECKING:
+    from iocpx._event_loop import EventLoop, new_event_loop, run
+
+__all__ = [
+    "Connection",
+    "Engine",
+    "EventLoop",
+    "Server",
+    "TimerHandle",
+    "__version__",
+    "native",
+    "new_event_loop",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # What a program does not use that only serves.
+    if name in {"EventLoop", "new_event_loop", "run"}:
+        from iocpx import _event_loop
+
+        return getattr(_event_loop, name)
+    if name in {"EventLoopPolicy", "install"}:
+        from iocpx import _policy
+
+        if hasattr(_policy, name):
+            return getattr(_policy, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -91,14 +91,21 @@ ROOMS = {
         "_server _connection _timers _runtime _engines _delivery _requests _sched _types _state"
         " native libc cpython stdlib",
     ),
-    "iocpx": Room("iocpx/__init__.*", "_core _errors _imports native stdlib"),
+    "_handles": Room("iocpx/_handles.*", "cpython stdlib"),
+    "_scheduling": Room("iocpx/_scheduling.*", "_handles _winsock libc cpython stdlib"),
+    "_loop": Room("iocpx/_loop.*", "_scheduling _winsock libc cpython stdlib"),
+    "_event_loop": Room("iocpx/_event_loop.*", "_loop _scheduling _handles stdlib"),
+    "_policy": Room("iocpx/_policy.*", "_event_loop stdlib"),
+    "iocpx": Room(
+        "iocpx/__init__.*", "_core _errors _event_loop _imports _policy native stdlib"
+    ),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
     "__main__": Room("iocpx/__main__.*", "iocpx native bench stdlib"),
     "lab": Room("lab/*", "stdlib pip"),
     "dev": Room("dev.py", "lab stdlib"),
 }
 # Names for freezers all that lies below the package's face.
-ABOVE_IMPORTS = {"iocpx", "bench", "__main__", "lab", "dev"}
+ABOVE_IMPORTS = {"iocpx", "_event_loop", "_policy", "bench", "__main__", "lab", "dev"}
 ROOMS["_imports"] = Room("iocpx/_imports.*", " ".join([*(set(ROOMS) - ABOVE_IMPORTS), "stdlib"]))
 
 # What does not lie in a room: "other" is whatever has to be installed.

@@ -1,0 +1,209 @@
+"""The asyncio loop: what is public of it, and what needs no speed.
+
+`EventLoop` is asyncio's ProactorEventLoop with another scheduling below (`_scheduling`), and
+another look at the completion port (`_loop`).
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+import threading
+from asyncio import events
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+# These two for freezers, which cannot look into compiled modules: see _imports.
+from iocpx import _handles, _scheduling  # type: ignore[attr-defined]  # noqa: F401
+from iocpx._loop import LoopCore
+
+_T = TypeVar("_T")
+
+# How long a loop whose self-pipe has broken does without, in seconds.
+_PIPE_PAUSE_S = 1.0
+
+
+class _Proactor(asyncio.IocpProactor):
+    """asyncio's, whose looks at the port are the loop's: also those of its close()."""
+
+    _loop: "EventLoop"
+
+    def _poll(self, timeout: float | None = None) -> None:
+        self._loop._look(timeout)
+
+
+class EventLoop(LoopCore, asyncio.ProactorEventLoop):
+    """asyncio.ProactorEventLoop on iocpx: what the loop of a Windows program can do, and that
+    loop to every isinstance().
+
+    Methods and errors are those of asyncio.AbstractEventLoop, and may be called by the loop's
+    thread, which is the one that runs it; call_soon_threadsafe() and time() by any.
+    """
+
+    def __init__(self) -> None:
+        # What wakes Ctrl+C is set while the loop runs, and no other loop is deprived of it.
+        wakeup_fd = _swap_wakeup_fd(-1)
+        proactor = _Proactor()
+        self._attach(proactor)
+        super().__init__(proactor)
+        _swap_wakeup_fd(wakeup_fd)
+
+    def run_forever(self) -> None:
+        """Run until stop() is called.  asyncio.AbstractEventLoop.run_forever().
+
+        SystemExit and KeyboardInterrupt come out of it as they are, and it may be run again.
+        """
+        self._run_forever_setup()
+        try:
+            self._run_until_stopped()
+        finally:
+            self._run_forever_cleanup()
+
+    def _run_forever_setup(self) -> None:
+        # asyncio's of the same name, which Python 3.13 has brought, but for the self-pipe.
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        self._old_agen_hooks = sys.get_asyncgen_hooks()
+        self._thread_id = threading.get_ident()
+        sys.set_asyncgen_hooks(
+            firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
+        )
+        events._set_running_loop(self)
+        self._old_wakeup_fd = -1
+        if _in_main_thread():
+            if self._csock is None:
+                self._make_self_pipe()
+            self._old_wakeup_fd = _swap_wakeup_fd(self._csock.fileno())
+            if self._self_reading_future is None:
+                self._loop_self_reading()
+
+    def _run_forever_cleanup(self) -> None:
+        self._stopping = False
+        self._thread_id = None
+        events._set_running_loop(None)
+        self._set_coroutine_origin_tracking(False)
+        if self._old_agen_hooks is not None:
+            sys.set_asyncgen_hooks(*self._old_agen_hooks)
+            self._old_agen_hooks = None
+        _swap_wakeup_fd(self._old_wakeup_fd)
+
+    def close(self) -> None:
+        """Close the loop, which must not run.  asyncio.AbstractEventLoop.close().
+
+        Waits for the operations that are pending, which are cancelled.
+        """
+        if self.is_closed() or self.is_running():
+            super().close()
+            return
+        wakeup_fd = _swap_wakeup_fd(-1)
+        super().close()
+        _swap_wakeup_fd(wakeup_fd)
+
+    # The socket pair is there for signals alone: Python writes into it when one comes, and the
+    # loop's wait ends.  A call of another thread posts a packet instead.
+
+    def _make_self_pipe(self) -> None:
+        self._ssock = self._csock = None
+        if _in_main_thread():
+            super()._make_self_pipe()
+
+    def _close_self_pipe(self) -> None:
+        if self._csock is not None:
+            super()._close_self_pipe()
+
+    def _loop_self_reading(self, future: "asyncio.Future[bytes] | None" = None) -> None:
+        if self._self_reading_future is not future:
+            return
+        self._self_reading_future = None
+        self._own_operations = 0
+        try:
+            if future is not None and not future.result():
+                raise ConnectionResetError("the self-pipe's other end was closed")
+            self._self_reading_future = self._proactor.recv(self._ssock, 4096)
+        except asyncio.CancelledError:
+            return
+        except OSError as exc:
+            # Not read again at once: that would fail again, and again.
+            self.call_exception_handler(
+                {
+                    "message": "Error on reading from the event loop self pipe",
+                    "exception": exc,
+                    "loop": self,
+                }
+            )
+            self.call_later(_PIPE_PAUSE_S, self._renew_self_pipe)
+        else:
+            self._own_operations = 1
+            self._self_reading_future.add_done_callback(self._loop_self_reading)
+
+    def _renew_self_pipe(self) -> None:
+        if self._self_reading_future is not None or not _in_main_thread():
+            return
+        self._close_self_pipe()
+        self._make_self_pipe()
+        _swap_wakeup_fd(self._csock.fileno())
+        self._loop_self_reading()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _swap_wakeup_fd(fd: int) -> int:
+    """Set what signals wake; what it was, -1: nothing."""
+    if not _in_main_thread():
+        return -1
+    try:
+        return signal.set_wakeup_fd(fd)
+    except (OSError, ValueError):
+        # It was another's, who has closed it since.
+        return signal.set_wakeup_fd(-1)
+
+
+def new_event_loop() -> EventLoop:
+    """A new loop, neither running nor set: asyncio.new_event_loop(), what is called a loop
+    factory elsewhere."""
+    return EventLoop()
+
+
+if sys.version_info >= (3, 11):
+
+    def run(
+        main: Coroutine[Any, Any, _T],
+        *,
+        debug: bool | None = None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
+    ) -> _T:
+        """Run a coroutine on a new loop, to its end; its result.  asyncio.run(): Ctrl+C cancels the
+        coroutine and comes out as KeyboardInterrupt."""
+        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+            return runner.run(main)
+
+else:
+
+    def run(
+        main: Coroutine[Any, Any, _T],
+        *,
+        debug: bool | None = None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
+    ) -> _T:
+        """Run a coroutine on a new loop, to its end; its result.  asyncio.run()."""
+        if events._get_running_loop() is not None:
+            raise RuntimeError("run() cannot be called from a running event loop")
+        if not asyncio.iscoroutine(main):
+            raise ValueError(f"a coroutine was expected, got {main!r}")
+        loop = loop_factory()
+        try:
+            asyncio.set_event_loop(loop)
+            if debug is not None:
+                loop.set_debug(debug)
+            return loop.run_until_complete(main)
+        finally:
+            try:
+                asyncio.runners._cancel_all_tasks(loop)
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.run_until_complete(loop.shutdown_default_executor())
+            finally:
+                asyncio.set_event_loop(None)
+                loop.close()

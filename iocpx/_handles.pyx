@@ -1,0 +1,254 @@
+"""What call_soon(), call_later() and their kin return: asyncio.Handle and asyncio.TimerHandle,
+made and called in C.
+
+To isinstance() they are asyncio's, since their `__class__` says so, and what they say of
+themselves (repr, comparisons) asyncio's own functions say, called with them.
+
+Free-threaded builds: a handle may be cancelled by another thread while its loop runs it, so the
+callback and its arguments are taken out in a critical section of the handle.
+"""
+
+cimport cython
+from cpython.contextvars cimport PyContext_CopyCurrent
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_XDECREF
+
+import sys
+import threading
+from asyncio import events, format_helpers
+
+cdef extern from *:
+    # Without Cython's checks of the result: see Handle.run.
+    PyObject *vectorcall "PyObject_Vectorcall" (PyObject *callable, PyObject *const *args,
+                                                size_t nargsf, PyObject *kwnames)
+    int enter_context "PyContext_Enter" (PyObject *context)
+    int exit_context "PyContext_Exit" (PyObject *context)
+    PyObject **tuple_items "PySequence_Fast_ITEMS" (PyObject *args)
+    Py_ssize_t tuple_size "PyTuple_GET_SIZE" (PyObject *args)
+    unsigned long this_thread "PyThread_get_thread_ident" ()
+
+# From 3.14 on a handle of call_soon_threadsafe() is of a class of its own.
+THREAD_SAFE = getattr(events, "_ThreadSafeHandle", None)
+
+# Since some 3.13 the arguments are shown in debug mode only.
+cdef bint has_debug = "debug" in (format_helpers._format_callback_source.__kwdefaults__ or ())
+
+cdef object AsyncioHandle = events.Handle
+cdef object AsyncioTimerHandle = events.TimerHandle
+cdef object format_callback = format_helpers._format_callback_source
+
+
+cdef class HandleOwner:
+    cdef int timer_cancelled(self, TimerHandle handle) except -1:
+        return 0
+
+
+cdef int raise_pending() except -1:
+    """Raise the exception that C code has left."""
+    return -1
+
+
+@cython.freelist(512)
+cdef class Handle:
+    """asyncio.Handle."""
+
+    @property
+    def __class__(self):
+        return AsyncioHandle
+
+    cdef int trace(self) except -1:
+        # Compiled functions have no frame: the innermost is the caller of call_soon().
+        self._source_traceback = format_helpers.extract_stack(sys._getframe(0))
+        return 0
+
+    cdef int run(self) except -1:
+        cdef PyObject *result = NULL
+        cdef PyObject *arguments
+        cdef int status
+        callback = args = context = None
+        with cython.critical_section(self):
+            if not self._cancelled:
+                callback = self._callback
+                args = self._args
+                context = self._context
+        if args is None:
+            return 0
+        # As context.run() does it.  An exception stays pending meanwhile, which spares every
+        # callback that raises none what a try statement costs.
+        status = enter_context(<PyObject *>context)
+        if status == 0:
+            arguments = <PyObject *>args
+            result = vectorcall(<PyObject *>callback, tuple_items(arguments),
+                                <size_t>tuple_size(arguments), NULL)
+            status = exit_context(<PyObject *>context)
+        if result == NULL or status != 0:
+            Py_XDECREF(result)
+            self.report()
+        else:
+            Py_DECREF(<object>result)
+        return 0
+
+    cdef int report(self) except -1:
+        """Tell the loop what the callback has raised."""
+        try:
+            raise_pending()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            if has_debug:
+                text = format_callback(self._callback, self._args, debug=self._loop._debug)
+            else:
+                text = format_callback(self._callback, self._args)
+            news = {
+                "message": f"Exception in callback {text}",
+                "exception": exc,
+                "handle": self,
+            }
+            if self._source_traceback:
+                news["source_traceback"] = self._source_traceback
+            (<object>self._loop).call_exception_handler(news)
+        return 0
+
+    cdef bint mark_cancelled(self) noexcept:
+        """False: it was cancelled already."""
+        cdef bint marked = False
+        with cython.critical_section(self):
+            if not self._cancelled:
+                self._cancelled = True
+                marked = True
+        return marked
+
+    cdef int let_go(self) except -1:
+        """Let go of the callback, after mark_cancelled."""
+        if self._loop._debug:
+            # For the warning about a slow callback that has cancelled itself.
+            self._repr = AsyncioHandle.__repr__(self)
+        with cython.critical_section(self):
+            callback = self._callback
+            args = self._args
+            self._callback = None
+            self._args = None
+        return 0
+
+    def _run(self):
+        """asyncio's Handle._run(): for those that run a loop by hand."""
+        self.run()
+
+    def cancel(self):
+        """Have the callback not called.  asyncio.Handle.cancel().  The loop's thread."""
+        if self.mark_cancelled():
+            self.let_go()
+
+    def cancelled(self):
+        """Whether cancel() was called.  asyncio.Handle.cancelled().  The loop's thread."""
+        return self._cancelled
+
+    def get_context(self):
+        """The contextvars.Context that the callback runs in.  asyncio.Handle.get_context()."""
+        return self._context
+
+    def _repr_info(self):
+        return AsyncioHandle._repr_info(self)
+
+    def __repr__(self):
+        return AsyncioHandle.__repr__(self)
+
+
+cdef class TimerHandle(Handle):
+    """asyncio.TimerHandle."""
+
+    @property
+    def __class__(self):
+        return AsyncioTimerHandle
+
+    @property
+    def _when(self):
+        return self.when_s
+
+    @property
+    def _scheduled(self):
+        return self.scheduled
+
+    def cancel(self):
+        """Have the callback not called.  asyncio.TimerHandle.cancel().  The loop's thread."""
+        if self.mark_cancelled():
+            if self.scheduled:
+                self._loop.timer_cancelled(self)
+            self.let_go()
+
+    def when(self):
+        """When the callback is due, in seconds of loop.time().  asyncio.TimerHandle.when()."""
+        return self.when_s
+
+    def _repr_info(self):
+        return AsyncioTimerHandle._repr_info(self)
+
+    def __hash__(self):
+        return hash(self.when_s)
+
+    def __eq__(self, other):
+        return AsyncioTimerHandle.__eq__(self, other)
+
+    def __lt__(self, other):
+        return AsyncioTimerHandle.__lt__(self, other)
+
+    def __le__(self, other):
+        return AsyncioTimerHandle.__le__(self, other)
+
+    def __gt__(self, other):
+        return AsyncioTimerHandle.__gt__(self, other)
+
+    def __ge__(self, other):
+        return AsyncioTimerHandle.__ge__(self, other)
+
+
+cdef class ThreadSafeHandle(Handle):
+    """What call_soon_threadsafe() returns from Python 3.14 on.
+
+    As asyncio's: while the callback runs, cancel() and cancelled() of another thread wait for its
+    end.
+    """
+
+    @property
+    def __class__(self):
+        return THREAD_SAFE
+
+    cdef int run(self) except -1:
+        with cython.critical_section(self):
+            self.running_in = this_thread()
+        try:
+            Handle.run(self)
+        finally:
+            with cython.critical_section(self):
+                self.running_in = 0
+                over = self.over
+                self.over = None
+            if over is not None:
+                over.set()
+        return 0
+
+    cdef int wait_for_the_end(self) except -1:
+        if self.running_in == 0 or self.running_in == this_thread():
+            return 0
+        over = threading.Event()
+        with cython.critical_section(self):
+            if self.running_in == 0:
+                over = None
+            elif self.over is None:
+                self.over = over
+            else:
+                over = self.over
+        if over is not None:
+            over.wait()
+        return 0
+
+    def cancel(self):
+        """Have the callback not called.  asyncio.Handle.cancel().  Any thread."""
+        self.wait_for_the_end()
+        if self.mark_cancelled():
+            self.let_go()
+
+    def cancelled(self):
+        """Whether cancel() was called.  asyncio.Handle.cancelled().  Any thread."""
+        self.wait_for_the_end()
+        return self._cancelled

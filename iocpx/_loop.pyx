@@ -1,0 +1,116 @@
+"""The asyncio loop at its completion port.
+
+The port is that of the loop's proactor (asyncio.IocpProactor), which posts all operations that are
+not TCP: pipes, processes, UDP, sock_recv() and its kin.  Their packets go to its bookkeeping, as
+IocpProactor._poll() has it.
+"""
+
+cimport cython
+from libc.math cimport ceil
+
+from iocpx._scheduling cimport Scheduler
+from iocpx._winsock cimport (
+    BOOL, CloseHandle, DWORD, GetLastError, GetQueuedCompletionStatusEx, HANDLE, INFINITE,
+    INVALID_HANDLE_VALUE, PostQueuedCompletionStatus, ULONG, WAIT_TIMEOUT,
+)
+
+
+cdef class LoopCore(Scheduler):
+    """The base of EventLoop."""
+
+    def _attach(self, proactor):
+        """Before anything is posted: whose port this is, an asyncio.IocpProactor's."""
+        self.cache = proactor._cache
+        self.unregistered = proactor._unregistered
+        self.stopped_serving = proactor._stopped_serving
+        self.port = <HANDLE><size_t>proactor._iocp
+
+    def _look(self, timeout):
+        """Look at the port once.  IocpProactor._poll(); the timeout in seconds, None: for ever."""
+        cdef double timeout_ms
+        if timeout is None:
+            self.look(INFINITE)
+            return
+        if timeout < 0:
+            raise ValueError("negative timeout")
+        timeout_ms = ceil(timeout * 1000)
+        if timeout_ms >= INFINITE:
+            raise ValueError("timeout too big")
+        self.look(<DWORD>timeout_ms)
+
+    cdef Py_ssize_t pending(self) noexcept:
+        return len(self.cache) - self._own_operations
+
+    cdef void wake(self) noexcept:
+        with cython.critical_section(self):
+            # While it waits its port is open.
+            if self.waiting and not self.woken:
+                self.woken = True
+                PostQueuedCompletionStatus(self.port, 0, 0, &self.wake_op)
+
+    cdef int look(self, DWORD timeout_ms) except -1:
+        cdef int found = 0
+        cdef OVERLAPPED_ENTRY *entry
+        if self.next_entry == self.n_entries:
+            self.wait_at_port(timeout_ms)
+        while self.next_entry < self.n_entries:
+            entry = &self.entries[self.next_entry]
+            self.next_entry += 1
+            if entry.lpOverlapped != &self.wake_op:
+                found += 1
+                self.dispatch(entry.dwNumberOfBytesTransferred, entry.lpCompletionKey,
+                              <size_t>entry.lpOverlapped)
+        if self.unregistered:
+            for ov in self.unregistered:
+                self.cache.pop(ov.address, None)
+            self.unregistered.clear()
+        return found
+
+    cdef int wait_at_port(self, DWORD timeout_ms) except -1:
+        cdef ULONG n = 0
+        cdef BOOL ok
+        cdef DWORD error = 0
+        cdef HANDLE port = self.port
+        timeout_ms = self.begin_wait(timeout_ms)
+        with nogil:
+            ok = GetQueuedCompletionStatusEx(port, self.entries, BATCH, &n, timeout_ms, False)
+            if not ok:
+                error = GetLastError()
+        self.end_wait()
+        self.next_entry = 0
+        self.n_entries = <int>n if ok else 0
+        if not ok and error != WAIT_TIMEOUT:
+            raise OSError(None, None, None, error)
+        if self.n_entries == BATCH:
+            self.look_due = True
+        return 0
+
+    cdef int dispatch(self, DWORD nbytes, size_t key, size_t address) except -1:
+        operation = self.cache.pop(address, None)
+        if operation is None:
+            return self.refuse(nbytes, key, address)
+        future, overlapped, obj, callback = operation
+        if obj in self.stopped_serving:
+            future.cancel()
+        elif not future.done():
+            try:
+                value = callback(nbytes, key, overlapped)
+            except OSError as exc:
+                if not future.done():
+                    future.set_exception(exc)
+            else:
+                if not future.done():
+                    future.set_result(value)
+        return 0
+
+    cdef int refuse(self, DWORD nbytes, size_t key, size_t address) except -1:
+        """A packet that nobody waits for."""
+        if self._debug:
+            self.call_exception_handler({
+                "message": "GetQueuedCompletionStatus() returned an unexpected event",
+                "status": f"transferred={nbytes} key={key:#x} address={address:#x}",
+            })
+        # The key is 0, or a handle that somebody else wanted closed.
+        if key != 0 and key != <size_t>INVALID_HANDLE_VALUE:
+            CloseHandle(<HANDLE>key)
+        return 0

@@ -1,0 +1,87 @@
+from libc.stdint cimport uint64_t
+
+from iocpx._handles cimport Handle, HandleOwner, TimerHandle
+from iocpx._winsock cimport DWORD
+
+
+cdef struct due_t:
+    double when_s
+    uint64_t number                     # of two that are due at the same time the first made is first
+
+
+# The handles that are called in the next iteration, first in, first out: a ring.
+cdef class ReadyQueue:
+    cdef list ring                      # as long as there is room; where no handle is, None
+    cdef Py_ssize_t head
+    cdef Py_ssize_t count
+
+    # Any thread.
+    cdef int push(self, handle) except -1
+    # Precondition: there is one, and no other thread takes it.
+    cdef pop(self)
+    cdef void grow(self, list ring) noexcept
+
+
+# The handles that are called at a time: a binary heap of times, and beside it, at the same
+# indexes, one of handles.
+cdef class TimerHeap:
+    cdef due_t *dues                    # owned
+    cdef list handles                   # as long as there is room; where no handle is, None
+    cdef Py_ssize_t count
+    cdef Py_ssize_t cancelled           # of these
+    cdef uint64_t number
+
+    cdef int push(self, TimerHandle handle, double key_s) except -1
+    # Those that are due at now_s, each once, in their order; None: there is none.
+    cdef TimerHandle pop_due(self, double now_s)
+    cdef int note_cancelled(self, TimerHandle handle) except -1
+    # Cancelled ones leave: the first ones, or all, where these are many.
+    cdef int tidy(self) except -1
+    cdef double next_s(self) noexcept
+    cdef int drop_cancelled(self) except -1
+    cdef int grow(self, Py_ssize_t room) except -1
+    # What follows: in the critical section.
+    cdef take_first(self)
+    cdef void move(self, Py_ssize_t index, Py_ssize_t gap) noexcept
+    cdef void rise(self, Py_ssize_t gap, due_t due, handle) noexcept
+    cdef void sink(self, Py_ssize_t gap, due_t due, handle) noexcept
+
+
+cdef class Scheduler(HandleOwner):
+    cdef ReadyQueue ready
+    cdef TimerHeap timers
+    cdef public bint _closed
+    cdef public bint _stopping
+    cdef public object _thread_id
+    cdef public object _current_handle
+    cdef public double slow_callback_duration
+    # Set by whoever knows that a packet is to be expected: the next iteration looks at the port.
+    cdef bint look_due
+    cdef bint waiting                   # the loop's thread is at the port and may be waiting there
+    cdef bint woken                     # and a wake packet is on its way to it
+    cdef double looked_s                # when the port was looked at last
+    cdef int spared                     # iterations since
+    cdef int patience                   # how many may be, while something is pending
+
+    # For a subclass.  Look at the port, wait there for timeout_ms at most (INFINITE: for ever) and
+    # dispatch what there is; how many packets.  The loop's thread.
+    cdef int look(self, DWORD timeout_ms) except -1
+    # How many operations are under way whose packets look() would find.
+    cdef Py_ssize_t pending(self) noexcept
+    # Have a look() that waits return.  Any thread.
+    cdef void wake(self) noexcept
+
+    # In look(), around the call that waits: what is to be waited for now, in milliseconds.
+    cdef DWORD begin_wait(self, DWORD timeout_ms) noexcept
+    cdef void end_wait(self) noexcept
+    # call_soon() without its checks.  The loop's thread.
+    cdef Handle add_soon(self, callback, tuple args, context)
+    cdef TimerHandle add_timer(self, double when_s, double key_s, callback, tuple args, context)
+    cdef int iterate(self) except -1
+    cdef bint look_wanted(self, double now_s) noexcept
+    cdef DWORD timeout(self, double now_s) noexcept
+    cdef int run_watched(self, handle) except -1
+
+
+# The loop's clock, in seconds: QueryPerformanceCounter.
+cdef double now() noexcept nogil
