@@ -45,11 +45,15 @@ LANE_PACKAGES = [
     "pytest-timeout",
     *("hypothesis", "sortedcontainers"),
     *("rich", "markdown-it-py", "mdurl"),
+    *("uvicorn", "click", "h11", "httptools", "typing_extensions"),
+    *("aiohttp", "aiohappyeyeballs", "aiosignal", "attrs", "frozenlist", "idna"),
+    *("multidict", "propcache", "yarl"),
+    "rsloop",
 ]
 
 
 # With what it depends on.
-ZUVLOOP = ("zuvloop", "opentelemetry-api", "typing_extensions")
+ZUVLOOP = ("zuvloop", "opentelemetry-api")
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,12 @@ def make_venv():
     pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run([*pip, pin("pip")], hint=hint)
     run([*pip, "-r", REQUIREMENTS], hint=hint)
-    for loop in ("winloop", "blazio", "zuvloop", "cadeloop"):
+    loops = ("winloop", "blazio", "zuvloop", "cadeloop", "rsloop")
+    for package in (*loops, "uvicorn", "httptools", "aiohttp"):
         try:
-            run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(loop)])
+            run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(package)])
         except Failure:
-            say(f"[no {loop} for this Python: the benchmark goes without] ", end="")
+            say(f"[no {package} for this Python: the benchmark goes without] ", end="")
 
 
 def install_surroundings():
