@@ -56,7 +56,7 @@ cdef class Endpoint:
         self.config.initial_reads = 1
         self.config.max_free_connections = MAX_FREE_CONNECTIONS
         self.config.close_timeout_ms = CLOSE_TIMEOUT_MS
-        self.config.reads_on = True
+        self.config.like_asyncio = True
         self.config.high_water_bytes = HIGH_WATER_BYTES
         self.config.low_water_bytes = LOW_WATER_BYTES
         endpoints.add(self)

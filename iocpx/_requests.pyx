@@ -13,13 +13,14 @@ from iocpx._base cimport (
 from iocpx._conn cimport conn_advance, conn_close_due, conn_mark
 from iocpx._life cimport conn_fail
 from iocpx._sched cimport conn_leave, conn_unref
+from iocpx._send cimport send_post
 from iocpx._state cimport (
     buf_t, buf_wrap, conn_next_state, EVENT_CLOSE, link_t, list_append, list_remove,
     queue_extend, queue_move, queue_push, queue_t, STATE_CONNECTING, STATE_OPEN, timer_arm,
     timer_disarm,
 )
 from iocpx._types cimport *
-from iocpx._wants cimport conn_limit_counts
+from iocpx._wants cimport conn_limit_counts, conn_may_send
 from iocpx._winsock cimport *
 
 cdef enum:
@@ -151,6 +152,11 @@ cdef int conn_write_parts(worker_t *worker, conn_t *conn, queue_t *parts) noexce
 cdef bint conn_flush(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef bint pause = False
     AcquireSRWLockExclusive(&conn.lock)
+    # As much as the kernel takes at once: asyncio's loop gives it all in one call, and what is
+    # paused in spite of that has to be able to wait.
+    while worker != NULL and conn.outbox.nbytes > conn.marks.high and conn_may_send(conn):
+        if not send_post(worker, conn, True):
+            break
     conn_advance(worker, conn, False)
     AcquireSRWLockExclusive(&conn.lock)
     # Elsewhere the pause comes as news, in its turn: but for a loop, whose one thread this is.

@@ -6,6 +6,7 @@ Everything else is asyncio.ProactorEventLoop's.  Below it `_engine_loop` has the
 
 import asyncio
 import inspect
+import socket
 from asyncio import sslproto
 from typing import Any
 
@@ -14,6 +15,8 @@ from iocpx._transport import open_transport
 
 # Without ssl_shutdown_timeout in Python 3.10.
 _SSL_PARAMETERS = inspect.signature(sslproto.SSLProtocol).parameters
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class TcpLoop(EngineLoop, asyncio.ProactorEventLoop):
@@ -73,6 +76,11 @@ class TcpLoop(EngineLoop, asyncio.ProactorEventLoop):
         extra: Any = None,
         server: Any = None,
     ) -> Any:
+        if not (isinstance(sock, socket.socket) and sock.family in _FAMILIES):
+            # asyncio takes whatever behaves like a socket.
+            return super()._make_socket_transport(  # type: ignore[misc]
+                sock, protocol, waiter, extra, server
+            )
         return open_transport(
             self,
             self._clients(),

@@ -22,6 +22,7 @@ cdef class Transport:
     cdef char[ADDRESS_BYTES] _remote
     cdef bint _closing
     cdef bint _eof_written
+    cdef readonly bint _protocol_paused  # its writing, as asyncio's transports have it
     cdef bint _paused               # by the protocol…
     cdef bint _gated                # … or until whoever waits for the connection has had its turn
     cdef bint _told                 # connection_lost was called
@@ -29,6 +30,7 @@ cdef class Transport:
     cdef object _exc                # what it is called with
     cdef int _dropped_writes
     cdef object __weakref__
+    cdef dict __dict__              # as with asyncio's, whose attributes may be set
 
     cdef void _attach(self, Endpoint endpoint, conn_t *conn) noexcept
     cdef void _detach(self) noexcept

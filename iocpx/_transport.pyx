@@ -39,7 +39,7 @@ from iocpx._types cimport *
 import asyncio
 import sys
 import warnings
-from asyncio import constants
+from asyncio import constants, transports
 from asyncio.log import logger
 
 from iocpx._addresses import address_text, sockaddr
@@ -70,10 +70,10 @@ cdef class Transport:
         raise TypeError("Transport objects are made by iocpx.EventLoop only")
 
     # A compiled class cannot derive from asyncio.Transport, which has slots; isinstance() asks
-    # this.
+    # this.  The mixin, which derives from it, is what sendfile() wants.
     @property
     def __class__(self):
-        return asyncio.Transport
+        return transports._FlowControlMixin
 
     def __repr__(self):
         state = "closed" if self._told else "closing" if self._closing else "open"
@@ -188,6 +188,7 @@ cdef class Transport:
 
     cdef void _tell_marks(self, str name) noexcept:
         """pause_writing or resume_writing."""
+        self._protocol_paused = name == "pause_writing"
         try:
             getattr(self._protocol, name)()
         except BaseException as exc:

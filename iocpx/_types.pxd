@@ -291,8 +291,9 @@ ctypedef struct service_config_t:
     int max_sends               # 0: unlimited
     size_t max_write_buffer     # bytes; 0: unlimited
     bint trace
-    # Receives also while what is to be sent is above its high mark, as asyncio has it.
-    bint reads_on
+    # Receives also while what is to be sent is above its high mark; and resets a peer that sends
+    # on after the end of both, in place of discarding that until it ends.
+    bint like_asyncio
     size_t high_water_bytes
     size_t low_water_bytes
     uint64_t close_timeout_ms

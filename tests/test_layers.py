@@ -46,7 +46,7 @@ ROOMS = {
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
     "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _send"),
-    "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _conn"),
+    "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _send _conn"),
     "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
     "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _provider _conn"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _provider _open"),
