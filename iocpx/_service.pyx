@@ -8,7 +8,7 @@ on.  Called by the layer above; calls `_accept` and `_requests`.
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
-from iocpx._accept cimport listener_abandon, SHRINK_MS
+from iocpx._accept cimport listener_cancel, SHRINK_MS, SILENT_MS
 from iocpx._base cimport keeper_wants, live_drop, NEVER, now_ms
 from iocpx._requests cimport service_close_clients
 from iocpx._state cimport deadlines_init, list_init
@@ -40,7 +40,7 @@ cdef service_t *service_create(engine_t *engine, const service_config_t *config,
     # Silent clients are looked for several times per timeout, so that none stays
     # much longer; a pool that never grows need not shrink.
     if config.accept_receive:
-        service.accept_period_ms = min(config.accept_timeout_ms // 8 + 1, <uint64_t>SHRINK_MS)
+        service.accept_period_ms = min(config.accept_timeout_ms // 8 + 1, <uint64_t>SILENT_MS)
     elif config.max_accepts > config.initial_accepts:
         service.accept_period_ms = SHRINK_MS
     service.accept_due_ms = now_ms() + service.accept_period_ms
@@ -94,9 +94,7 @@ cdef void service_retire(service_t *service) noexcept nogil:
         AcquireSRWLockExclusive(&listener.lock)
         if not listener.closing:
             listener.closing = True
-            if (not CancelIoEx(<HANDLE>listener.sock, NULL)
-                    and GetLastError() != ERROR_NOT_FOUND):
-                listener_abandon(listener)
+            listener_cancel(listener)
         ReleaseSRWLockExclusive(&listener.lock)
         listener = listener.next
     if not first:

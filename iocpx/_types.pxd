@@ -218,6 +218,7 @@ ctypedef struct listener_t:
     bint crowded                # FD_ACCEPT came since the last look at shrinking
     # Constant:
     int family
+    bint shared                 # it is on another port; its AcceptEx tell by engine.accept_event
     provider_t provider
 
 ctypedef struct acceptor_t:
@@ -226,6 +227,7 @@ ctypedef struct acceptor_t:
     link_t link                 # in listener.acceptors; listener.lock
     acceptor_t *next_starved    # in engine.starved; engine.lock
     bint pending                # listener.lock
+    bint told                   # of a shared listener: it is over, and its packet posted; likewise
     bint cancelled              # by us, for shrinking or…
     bint silent                 # …because its client has said nothing for too long; listener.lock
     int failures                # in a row; its completion's
@@ -341,7 +343,8 @@ ctypedef struct engine_t:
     HANDLE port                 # owned, unless…
     bint borrows_port           # … it is somebody else's, who steps the one worker (engine_poll)
     HANDLE keeper_event         # owned: something for the keeper, auto-reset
-    HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
+    # Owned, auto-reset: FD_ACCEPT on a listener, or an AcceptEx on a shared one that is over.
+    HANDLE accept_event
     HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
     # On a cache line of their own: the fields before them are read all the time, and never change.
     char[64] padding
@@ -365,6 +368,7 @@ ctypedef struct engine_t:
     uint64_t trouble_due_ms     # when the next may be told
     uint64_t keeper_due_ms      # when the keeper looks next by itself
     uint64_t listen_due_ms      # when it fills the accept pools that have nothing yet
+    uint64_t told_due_ms        # when packets for AcceptEx that are over are posted once more
     uint64_t help_due_ms        # when to see whether a worker is stuck in a callback
     bint help_posted            # `help` is in the port
     op_t help

@@ -40,13 +40,13 @@ cdef extern from * nogil:
     # -- overlapped I/O and the completion port ------------------------------
     ctypedef struct OVERLAPPED:
         # NTSTATUS of the operation, from when its packet has been dequeued on; before that
-        # it does not tell whether the operation is over.  The copy in OVERLAPPED_ENTRY is
-        # documented as reserved, so this one is read.
+        # it does not tell whether the operation is over, unless no packet comes (hEvent).  The
+        # copy in OVERLAPPED_ENTRY is documented as reserved, so this one is read.
         ULONG_PTR Internal
         ULONG_PTR InternalHigh
         DWORD Offset
         DWORD OffsetHigh
-        HANDLE hEvent
+        HANDLE hEvent           # with its low bit set: the operation sends no packet to any port
 
     ctypedef struct OVERLAPPED_ENTRY:
         ULONG_PTR lpCompletionKey
@@ -67,6 +67,8 @@ cdef extern from * nogil:
                                     OVERLAPPED *lpOverlapped)
     BOOL SetFileCompletionNotificationModes(HANDLE FileHandle, UCHAR Flags)
     BOOL CancelIoEx(HANDLE hFile, OVERLAPPED *lpOverlapped)
+    # Whether it is over, by its OVERLAPPED alone: for one that is told by an event.
+    BOOL HasOverlappedIoCompleted(const OVERLAPPED *lpOverlapped)
     UCHAR FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
     UCHAR FILE_SKIP_SET_EVENT_ON_HANDLE
 
@@ -189,6 +191,7 @@ cdef extern from * nogil:
     int ERROR_CONNECTION_ABORTED
     int ERROR_OPERATION_ABORTED
     int ERROR_NOT_FOUND
+    int ERROR_INVALID_PARAMETER
 
     # Extension functions have no import library entry; WSAIoctl returns their
     # addresses, which hold for every socket of the same provider.

@@ -35,6 +35,7 @@ SIMPLE = {
     "resets": (0,),
     "shorts": (0,),
     "listeners": (1,),
+    "shared": (0,),
     "unborn": (0,),
     "probe": (0,),
     "late": (0,),

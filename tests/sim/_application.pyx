@@ -143,6 +143,7 @@ cdef void serve(served_t *served) noexcept nogil:
     cdef uint32_t rounds = sim_random(one_of(4, 12, 12, 60))
     cdef uint32_t _round
     cdef int client
+    cdef int i
     for client in range(the.sim.clients):
         if the.called[client] and served_of(client) == served:
             sim_sleep(one_of(0, 0, 1, sim_random(30)))
@@ -159,6 +160,9 @@ cdef void serve(served_t *served) noexcept nogil:
             client = <int>sim_random(<uint32_t>the.sim.clients - the.probe)
             if served_of(client) == served:
                 meddle(client)
+    if served.shared_later:
+        for i in range(served.listeners):
+            sim_share(served.sockets[i])
     # Often all there is to do is done by then.
     sim_sleep(served.linger_ms)
     if not served.echo and not the.calm:

@@ -14,8 +14,8 @@ from iocpx._state cimport (
 )
 from iocpx._types cimport *
 from iocpx._winsock cimport (
-    AcquireSRWLockExclusive, InterlockedExchangeAdd, LONG64, ReleaseSRWLockExclusive, WSAENOBUFS,
-    WSAETIMEDOUT,
+    AcquireSRWLockExclusive, HasOverlappedIoCompleted, InterlockedExchangeAdd, LONG64,
+    ReleaseSRWLockExclusive, WSAENOBUFS, WSAETIMEDOUT,
 )
 
 
@@ -100,9 +100,14 @@ cdef void check_idle() noexcept nogil:
 
 cdef void check_idle_listener(listener_t *listener) noexcept nogil:
     cdef link_t *link = listener.acceptors.next
+    cdef acceptor_t *acceptor
     while link != &listener.acceptors:
-        if (<acceptor_t *>link.owner).failures != 0 and not disturbed():
+        acceptor = <acceptor_t *>link.owner
+        if acceptor.failures != 0 and not disturbed():
             sim_fail("a client has gone, and that counts as a failure of the system")
+        if (listener.shared and acceptor.pending and not acceptor.told
+                and HasOverlappedIoCompleted(&acceptor.op.overlapped) and not disturbed()):
+            sim_fail("an AcceptEx is over, and nobody is told")
         link = link.next
 
 

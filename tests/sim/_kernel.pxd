@@ -62,6 +62,7 @@ cdef extern from "kernel.h" nogil:
     void (*sim_on_idle)() noexcept
     void sim_end()
     SOCKET sim_bind(int family)
+    void sim_share(SOCKET s)
     int sim_backlog(SOCKET s)
     void sim_lend_socket(SOCKET s)
     void sim_post_foreign(HANDLE port)

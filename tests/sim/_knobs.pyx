@@ -50,13 +50,14 @@ cdef enum knob:
     K_CALLED
     K_LINGER
     K_STOP
+    K_SHARED
     N_KNOBS
 
 KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
          "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
          "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
          "max_connections", "reads", "buffer", "idle", "limits", "trace", "called", "linger",
-         "stop"]
+         "stop", "shared"]
 cdef long[N_KNOBS] knobs
 
 
@@ -126,6 +127,7 @@ cdef void configure() noexcept nogil:
 
 
 cdef void draw_service(served_t *served, int number) noexcept nogil:
+    cdef int shared
     cdef service_config_t *config = &served.config
     if number == 0:
         served.echo = turned(K_ECHO, sim_random(2))
@@ -164,6 +166,9 @@ cdef void draw_service(served_t *served, int number) noexcept nogil:
     served.follows = number == 2 and sim_random(4) != 0
     served.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))
     served.stop_ms = <unsigned int>turned(K_STOP, one_of(0, 10, 500, 5000))
+    shared = <int>turned(K_SHARED, one_of(0, 0, 1, 2))
+    served.shared_before = shared == 1
+    served.shared_later = shared == 2
 
 
 cdef void draw_probe() noexcept nogil:

@@ -62,6 +62,8 @@ ctypedef struct served_t:
     service_config_t config     # its handler's context is this struct
     bint echo                   # the native handler, instead of the protocol
     int listeners
+    bint shared_before          # another process has them already…
+    bint shared_later           # … or gets them while it serves
     unsigned int joins_ms       # how long it waits before it begins…
     bint follows                # … and for the end of the first service, too
     unsigned int linger_ms      # how long it waits before it stops

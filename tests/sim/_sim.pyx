@@ -75,6 +75,8 @@ cdef void bind(served_t *served) noexcept nogil:
     cdef int i
     for i in range(served.listeners):
         served.sockets[i] = sim_bind(AF_INET6 if i > 0 else AF_INET)
+        if served.shared_before:
+            sim_share(served.sockets[i])
 
 
 cdef void unbind(served_t *served) noexcept nogil:

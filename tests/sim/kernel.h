@@ -99,6 +99,9 @@ extern void (*sim_on_idle)(void);
 void sim_end(void);
 /* A socket that is bound; its clients come when it listens. */
 SOCKET sim_bind(int family);
+/* From here on another process has this listener, too: it had it first, unless the listener is on
+   the engine's port already. */
+void sim_share(SOCKET s);
 /* What its listen() has made of the backlog. */
 int sim_backlog(SOCKET s);
 /* Asserts that the application can do with it whatever it may do with a socket. */

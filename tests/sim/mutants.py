@@ -438,8 +438,14 @@ MUTANTS = [
     ),
     (
         "AcceptEx that waits for first data is left to the end of its listener",
-        "iocpx/_service.pyx",
-        [("                listener_abandon(listener)\n", "                pass\n")],
+        "iocpx/_accept.pyx",
+        [
+            (
+                "            drop_socket(listener.service, NULL, acceptor.sock)\n"
+                "            acceptor.sock = INVALID_SOCKET\n",
+                "            pass\n",
+            )
+        ],
     ),
     (
         "a backlog above 200 is no hint",
@@ -620,6 +626,42 @@ MUTANTS = [
         "a borrowed port is closed",
         "iocpx/_engine.pyx",
         [("engine.port != NULL and not engine.borrows_port", "engine.port != NULL")],
+    ),
+    # -- a listener that others have, too
+    (
+        "a listener that is on another port is refused",
+        "iocpx/_accept.pyx",
+        [("    if error != ERROR_INVALID_PARAMETER:\n", "    if True:\n")],
+    ),
+    (
+        "AcceptEx on a listener of another port sends its packet there",
+        "iocpx/_accept.pyx",
+        [
+            (
+                "    if listener.shared:\n        acceptor.op.overlapped.hEvent",
+                "    if False:\n        acceptor.op.overlapped.hEvent",
+            )
+        ],
+    ),
+    (
+        "what the event has told of is forgotten with the next AcceptEx",
+        "iocpx/_accept.pyx",
+        [("            SetEvent(engine.accept_event)\n", "            pass\n")],
+    ),
+    (
+        "an AcceptEx that is over is told of again",
+        "iocpx/_accept.pyx",
+        [("        if (acceptor.pending and not acceptor.told\n", "        if (acceptor.pending\n")],
+    ),
+    (
+        "an AcceptEx that is over is forgotten where its packet is refused",
+        "iocpx/_keeper.pyx",
+        [("NEVER if all_told else now + RETRY_MS", "NEVER")],
+    ),
+    (
+        "AcceptEx on a listener that others have ends with this process's handle",
+        "iocpx/_service.pyx",
+        [("            listener_cancel(listener)\n", "            pass\n")],
     ),
     # -- clients that are called
     (
