@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older one shall read this
     sys.exit("dev.py: Python 3.10 or later is needed: start dev.py with one")
 
-from lab import build, here, jobs, msvc, sim, steps
+from lab import build, here, jobs, msvc, sim, steps, suites
 from lab import simulate as simulate_
 from lab.jobs import Job
 from lab.steps import LAB, ROOT, Failure, exclusive, say
@@ -106,10 +106,13 @@ def make_parser():
     )
     verb.add_argument("--scale", action="store_true", help="the figures of docs/SCALING.md")
     verb = add(
-        *("conformance", conformance, "[--python LANE] [--loop NAME] [MODULE…]"),
-        "run CPython's own tests of asyncio on its loop and on ours, all modules or these",
+        *("conformance", conformance, "[--python LANE] [--suite NAME] [--loop NAME] [MODULE…]"),
+        "run other people's tests of asyncio on Python's loop and on ours: all modules, or these",
         one_lane,
     )
+    default = next(iter(suites.SUITES))
+    help = f"whose: else {default}"
+    verb.add_argument("--suite", choices=suites.SUITES, default=default, help=help)
     verb.add_argument("--loop", choices=("stock", "iocpx"), help="else both, side by side")
     verb.add_argument("modules", nargs="*", metavar="MODULE", help="as test_events")
     usage = "[--python LANE] [--compiler NAME] [ARG…]"
@@ -203,8 +206,9 @@ def conformance(options):
         here.setup([lane])
         if options.loop != "stock":
             build.build(lane)
-        suite = here.suite(lane)
-    words = ["--python", lane, "--library", build.library(lane), "--suite", suite]
+        tests = suites.folder(options.suite, lane)
+    words = ["--python", lane, "--library", build.library(lane)]
+    words += ["--suite", options.suite, "--tests", tests]
     words += ["--loop", options.loop] if options.loop else []
     # rich is there.
     argv = [here.host_python(), "-m", "lab.conformance", *words, *options.modules]

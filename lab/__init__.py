@@ -12,8 +12,9 @@ build.py    building, and the wheels and the source distribution
 msvc.py     the same with Microsoft's compiler, on Linux
 sim.py      the engine on a simulated kernel, built for this machine
 simulate.py what is done with it
-conformance.py  CPython's own tests of asyncio on its loop and on ours; run_module.py runs a module
-                of them on the lane's Python, conformance_expected.py lists what fails, and why
+suites.py   other people's tests of asyncio: where they come from
+conformance.py  those on Python's loop and on ours; run_module.py runs a module of them on the
+                lane's Python, conformance_expected.py lists what fails, and why
 
 linux.py and windows.py offer the same functions; `here` is the one that fits this machine.
 """

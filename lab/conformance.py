@@ -1,6 +1,7 @@
-"""CPython's own tests of asyncio, as they are, on Python's loop and on ours: `dev.py conformance`.
+"""Other people's tests of asyncio, as they are, on Python's loop and on ours: `dev.py conformance`.
 
-    conformance.py --python LANE --library FOLDER --suite FOLDER [--loop NAME] [MODULE…]
+    conformance.py --python LANE --library FOLDER --suite NAME --tests FOLDER
+        [--loop NAME] [MODULE…]
 
 Runs in the lab's virtual environment, which has rich. Each module of tests is a process of the
 lane's Python (run_module.py), so that whatever a test leaves behind meets no other module. A test
@@ -22,13 +23,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from . import here
+from . import here, suites
 from .conformance_expected import EXPECTED
 from .jobs import Job
 from .steps import LAB, ROOT, say
 
 LOOPS = {"stock": "stock", "iocpx": "iocpx:EventLoop"}
-PACKAGE = "test.test_asyncio"
 AT_ONCE = 2
 TEST_SECONDS = 60
 MODULE_SECONDS = 900  # of one process
@@ -39,48 +39,49 @@ def main(words):
     parser = argparse.ArgumentParser(prog="conformance.py")
     parser.add_argument("--python", required=True)
     parser.add_argument("--library", type=Path, required=True)
-    parser.add_argument("--suite", type=Path, required=True)
+    parser.add_argument("--suite", choices=suites.SUITES, required=True)
+    parser.add_argument("--tests", type=Path, required=True)
     parser.add_argument("--loop", choices=LOOPS)
     parser.add_argument("modules", nargs="*")
     options = parser.parse_args(words)
-    lane = Lane(options.python, options.library, options.suite)
-    modules = options.modules or lane.modules()
+    lane = Lane(options.python, options.library, options.suite, options.tests)
+    modules = options.modules or suites.modules(options.suite, options.tests)
     loops = [options.loop] if options.loop else list(LOOPS)
     found = run_all(lane, modules, loops)
     for loop in loops:
         retry(lane, loop, found)
-    return report(lane.name, modules, loops, found)
+    return report(lane, modules, loops, found)
 
 
 class Lane:
     """A Windows Python, with the iocpx and the tests that it shall import."""
 
-    def __init__(self, name, library, suite):
+    def __init__(self, name, library, suite, tests):
         self.name, self.suite = name, suite
+        self.package = suites.SUITES[suite].package
         self.argv, self.env = here.command(name, library, alone=True)
-        separator = ";"  # Windows'
-        self.env["PYTHONPATH"] += separator + here.name(suite)
-
-    def modules(self):
-        folder = self.suite.joinpath(*PACKAGE.split("."))
-        return sorted(path.stem for path in folder.glob("test_*.py"))
+        windows_separator = ";"
+        self.env["PYTHONPATH"] = windows_separator.join([here.name(tests), self.env["PYTHONPATH"]])
 
     def job(self, module, loop, passed_over):
         """A process that runs the module without the tests `passed_over`, and its file of events.
 
         An empty folder is its working folder.
         """
-        home = LAB / "conformance" / self.name / loop / module
+        home = LAB / "conformance" / self.name / self.suite / loop / module
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-        (home / "passed-over.txt").write_text("\n".join(passed_over), encoding="utf-8")
+        ids = [f"{self.package}.{test}" for test in passed_over]
+        (home / "passed-over.txt").write_text("\n".join(ids), encoding="utf-8")
         events = home / "events.txt"
         argv = [
-            *(*self.argv, here.name(ROOT / "lab" / "run_module.py"), f"{PACKAGE}.{module}"),
+            *(*self.argv, here.name(ROOT / "lab" / "run_module.py")),
+            *(f"{self.package}.{module}", suites.SUITES[self.suite].tests),
             *(LOOPS[loop], str(TEST_SECONDS)),
             *(here.name(events), here.name(home / "passed-over.txt")),
         ]
-        return Job(f"conformance-{self.name}-{loop}-{module}", argv, self.env), events
+        name = f"conformance-{self.name}-{self.suite}-{loop}-{module}"
+        return Job(name, argv, self.env), events
 
 
 class Runs:
@@ -144,7 +145,7 @@ def run_module(lane, runs, module, loop, passed_over=()):
         in_time = runs.run(job)
         text = events.read_text(encoding="utf-8") if events.exists() else ""
         printed = job.output.read_text(encoding="utf-8", errors="replace")
-        new, running, ended = parse(text)
+        new, running, ended = parse(text, lane.package)
         results |= new
         if ended and job.status == 0:
             return results
@@ -153,16 +154,16 @@ def run_module(lane, runs, module, loop, passed_over=()):
         detail = f"exit status {job.status}\n{printed[-4000:]}"
         if running is None:
             where = "end" if ended else "somewhere between its tests"
-            results[f"{PACKAGE}.{module} (at its {where})"] = outcome, detail
+            results[f"{module} (at its {where})"] = outcome, detail
             return results
         results[running] = outcome, detail
         if not in_time:
             return results
 
 
-def parse(text):
+def parse(text, package):
     """What a module's events tell: its tests' outcomes; the test that had begun and has not ended,
-    else None; whether the module has.
+    else None; whether the module has.  The tests' names are without the package's.
     """
     results, running, ended = {}, None, False
     for line in text.splitlines():
@@ -170,10 +171,10 @@ def parse(text):
         if "end" in event:
             ended = True
         elif "outcome" in event:
-            results[event["test"]] = event["outcome"], event["detail"]
+            results[short(event["test"], package)] = event["outcome"], event["detail"]
             running = None
         else:
-            running = event["test"]
+            running = short(event["test"], package)
     return results, running, ended
 
 
@@ -181,11 +182,11 @@ def retry(lane, loop, found):
     """Run again what has failed without being expected to; what then passes has passed."""
     runs = Runs()
     for module, results in found[loop].items():
-        expected = expectations(lane.name, loop)
+        expected = expectations(lane, loop)
         failed = [
             test
             for test, (outcome, _) in results.items()
-            if not good(outcome) and short(test) not in expected
+            if not good(outcome) and test not in expected
         ]
         if not failed:
             continue
@@ -194,7 +195,7 @@ def retry(lane, loop, found):
         again = run_module(lane, runs, module, loop, others)
         for test in failed:
             if test in again and good(again[test][0]):
-                say(f"{loop}: {short(test)} passes alone")
+                say(f"{loop}: {test} passes alone")
                 results[test] = again[test]
 
 
@@ -202,32 +203,36 @@ def good(outcome):
     return outcome in ("passed", "skipped")
 
 
-def short(test):
-    """The test's name without that of the package, which all have."""
-    return test.replace(PACKAGE + ".", "")
+def short(test, package):
+    return test.replace(package + ".", "", 1)
 
 
 def expectations(lane, loop):
-    """{test: reason} of what is expected to fail."""
+    """{test: its entry} of what is expected to fail."""
     return {
-        entry.test: entry.reason
+        entry.test: entry
         for entry in EXPECTED
-        if lane in entry.lanes and loop in entry.loops
+        if lane.suite == entry.suite and lane.name in entry.lanes and loop in entry.loops
     }
 
 
 def compare(results, expected):
     """Two lists of tests: failed and not expected to; expected to fail, and passed or gone."""
-    failed = [short(test) for test, (outcome, _) in results.items() if not good(outcome)]
-    unexplained = [test for test in failed if test not in expected]
-    return unexplained, [test for test in expected if test not in failed]
+    failed = {test: not good(outcome) for test, (outcome, _) in results.items()}
+    unexplained = [test for test, bad in failed.items() if bad and test not in expected]
+    stale = [
+        test
+        for test, entry in expected.items()
+        if test not in failed or not (failed[test] or entry.sometimes)
+    ]
+    return unexplained, stale
 
 
 def lost(stock, ours):
     """What passes on the stock loop and does not on ours, be it skipped or not there."""
     missing = "not run", ""
     return {
-        short(test): ours.get(test, missing)
+        test: ours.get(test, missing)
         for test, (outcome, _) in stock.items()
         if outcome == "passed" and ours.get(test, missing)[0] != "passed"
     }
@@ -251,17 +256,16 @@ def report(lane, modules, loops, found):
     for loop in loops:
         results = {key: value for part in found[loop].values() for key, value in part.items()}
         expected = {
-            test: reason
-            for test, reason in expectations(lane, loop).items()
+            test: entry
+            for test, entry in expectations(lane, loop).items()
             if test.partition(".")[0] in modules
         }
         unexplained, stale = compare(results, expected)
-        details = {short(test): told for test, told in results.items()}
         for test in unexplained:
-            outcome, detail = details[test]
+            outcome, detail = results[test]
             say(f"\n==== {loop}: {test} {outcome}\n{detail.rstrip()}")
         for test in stale:
-            say(f"\n==== {loop}: {test} is expected to fail, and does not: {expected[test]}")
+            say(f"\n==== {loop}: {test} is expected to fail, and does not: {expected[test].reason}")
         wrong += len(unexplained) + len(stale)
         say(f"\n{loop}: {len(unexplained)} unexplained, {len(stale)} expected to fail and do not")
     if len(loops) > 1:
@@ -273,14 +277,15 @@ def report(lane, modules, loops, found):
         expected = expectations(lane, "iocpx")
         say(f"\npassed by stock and not by iocpx: {len(difference)}")
         for test, (outcome, _) in difference.items():
-            say(f"  {test}: {outcome}; {expected.get(test, 'unexplained')}")
+            reason = expected[test].reason if test in expected else "unexplained"
+            say(f"  {test}: {outcome}; {reason}")
             # What has failed was counted above.
             wrong += test not in expected and outcome in ("skipped", "not run")
     return int(wrong > 0)
 
 
 def table(lane, modules, loops, found):
-    made = Table(title=f"CPython's test_asyncio on {lane}")
+    made = Table(title=f"{lane.suite}'s tests of asyncio on {lane.name}")
     made.add_column("module")
     for loop in loops:
         for column in COLUMNS:

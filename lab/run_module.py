@@ -1,12 +1,13 @@
 """Run one module of unittest tests, on an event loop that is given by name, and tell of each test.
 
-    run_module.py MODULE LOOP SECONDS EVENTS PASSED_OVER
+    run_module.py MODULE TESTS LOOP SECONDS EVENTS PASSED_OVER
 
-Runs on the lane's Python, in the folder of EVENTS, and imports the standard library alone. LOOP is
-"stock" or MODULE:CLASS; the class takes the place of asyncio.ProactorEventLoop before a test is
-imported, so the tests stay as they are. EVENTS gets a line of JSON when a test begins and when it
-has ended. The file PASSED_OVER has the ids of the tests not to run, one a line. A test that takes
-more than SECONDS ends the process, with the stacks of all threads on stderr.
+Runs on the lane's Python, in the folder of EVENTS, and imports the standard library alone. TESTS is
+a pattern of the tests' names. LOOP is "stock" or MODULE:CLASS; the class takes the place of
+asyncio.ProactorEventLoop before a test is imported, so the tests stay as they are. EVENTS gets a
+line of JSON when a test begins and when it has ended. The file PASSED_OVER has the ids of the tests
+not to run, one a line. A test that takes more than SECONDS ends the process, with the stacks of all
+threads on stderr.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import unittest
 from pathlib import Path
 
 
-def main(module, loop, seconds, events, passed_over):
+def main(module, tests, loop, seconds, events, passed_over):
     # The folder of this file, whose modules are no business of the tests.
     sys.path.remove(str(Path(__file__).parent))
     os.chdir(Path(events).parent)  # where tests leave their files
@@ -30,8 +31,10 @@ def main(module, loop, seconds, events, passed_over):
         replace_loop(loop)
     with open(events, "a", encoding="utf-8") as file:
         result = Result(file, watch)
+        loader = unittest.TestLoader()
+        loader.testNamePatterns = [tests]
         try:
-            suite = unittest.defaultTestLoader.loadTestsFromName(module)
+            suite = loader.loadTestsFromName(module)
         except unittest.SkipTest as reason:
             result.tell(module, "skipped", str(reason))
         else:

@@ -53,8 +53,8 @@ for line in sys.stdin:
 class Process:
     """A process that serves a listener which others have, too."""
 
-    def __init__(self, start_script, listener):
-        self.script = start_script(SERVER)
+    def __init__(self, script, listener):
+        self.script = script
         self.pid = int(self.script.read_line())
         self.script.tell(listener.share(self.script.process.pid).hex())
         wait_until(lambda: self.figure("accepts_pending") == POOL, "a full accept pool")
@@ -63,8 +63,11 @@ class Process:
         self.script.tell(name)
         return int(self.script.read_line())
 
-    def stop(self):
+    def stop(self, clients=()):
         self.script.tell("stop")
+        for client in clients:
+            assert client.read_until_gone() == b""
+            client.close()
         assert self.script.read_line() == "True"
         assert self.script.read_line() == "True True True 0"
 
@@ -77,9 +80,15 @@ def listener():
         yield listener
 
 
+def start_processes(start_script, listener, count):
+    # All interpreters start at the same time; who serves first is first in the list.
+    scripts = [start_script(SERVER) for _ in range(count)]
+    return [Process(script, listener) for script in scripts]
+
+
 @pytest.fixture
 def processes(start_script, listener):
-    return [Process(start_script, listener) for _ in range(PROCESSES)]
+    return start_processes(start_script, listener, PROCESSES)
 
 
 def who_serves(client):
@@ -150,6 +159,7 @@ def test_four_processes_have_their_share_of_the_clients(processes, listener):
         process.stop()
 
 
+@pytest.mark.slow("starts four processes")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", [0, 1], ids=["on the port", "by events"])
 def test_one_is_killed_and_the_others_go_on(processes, listener, which):
@@ -166,6 +176,7 @@ def test_one_is_killed_and_the_others_go_on(processes, listener, which):
         process.stop()
 
 
+@pytest.mark.slow("starts four processes")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", [0, 1], ids=["on the port", "by events"])
 def test_one_stops_while_the_others_serve(processes, listener, which):
@@ -192,20 +203,16 @@ def test_the_last_stop_ends_the_listener(processes, listener):
 
 
 def test_a_stop_leaves_the_connections_of_the_others_alone(start_script, listener):
-    one, other = (Process(start_script, listener) for _ in range(2))
+    one, other = start_processes(start_script, listener, 2)
     clients = [Client(listener.getsockname()) for _ in range(2 * POOL)]
     had = collections.defaultdict(list)
     for client in clients:
         had[who_serves(client)].append(client)
     assert set(had) == {one.pid, other.pid}
-    one.stop()
-    for client in had[one.pid]:
-        assert client.read_until_gone() == b""
+    one.stop(had[one.pid])
     for client in had[other.pid]:
         assert who_serves(client) == other.pid
-    other.stop()
-    for client in clients:
-        client.close()
+    other.stop(had[other.pid])
 
 
 # -- in one process

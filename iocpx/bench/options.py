@@ -125,7 +125,7 @@ def parse(argv):
     )
     parser.add_argument(
         "--markdown",
-        type=markdown_file,
+        type=writable,
         metavar="FILE",
         help="the chart's table: a new file, or one with a table made so, which it replaces",
     )
@@ -140,6 +140,9 @@ def parse(argv):
     args.rounds = args.rounds or (5 if args.full else 3)
     args.workers = args.workers or (1 if args.loops else servers.DEFAULT_WORKERS)
     choose_servers(args, parser)
+    table = args.markdown
+    if table and table.exists() and not results.has_table(table, args.loops):
+        parser.error(f"--markdown: {table} exists, and this benchmark's table is not in it")
     if args.plot:
         if args.plot.suffix not in (".png", ".svg"):
             parser.error(f"--plot: the file's name must end in .png or .svg, got {args.plot.name}")
@@ -195,11 +198,4 @@ def writable(text):
     path = Path(text)
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
-    return path
-
-
-def markdown_file(text):
-    path = writable(text)
-    if path.exists() and not results.has_table(path):
-        raise argparse.ArgumentTypeError(f"{path} exists, and this benchmark's table is not in it")
     return path

@@ -84,7 +84,7 @@ class PlainReport:
         scheduling = scheduling_table.of_scheduling(rows_of)
         if scheduling:
             self.line("")
-            self.line("scheduling")
+            self.line(scheduling_table.title(rows_of))
             self._table(scheduling_table.lines(scheduling))
         for (arrangement, workload), rows in without_scheduling(rows_of).items():
             self.line("")
@@ -147,7 +147,7 @@ class RichReport:
         scheduling = scheduling_table.of_scheduling(rows_of)
         if scheduling:
             heading, *shown = scheduling_table.lines(scheduling)
-            self._table("scheduling", heading, shown, None)
+            self._table(scheduling_table.title(rows_of), heading, shown, None)
         for (arrangement, workload), rows in without_scheduling(rows_of).items():
             upper, lower, *shown = lines(workload, rows)
             headings = ["\n".join(heading) for heading in zip(upper, lower)]

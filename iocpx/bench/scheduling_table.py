@@ -20,6 +20,11 @@ def of_scheduling(rows_of):
     }
 
 
+def title(rows_of):
+    """With the arrangement: there is one only."""
+    return f"scheduling, {next(arrangement for arrangement, workload in rows_of if workload.row)}"
+
+
 def means(table):
     """By loop the geometric mean of its rates, for those that have them all."""
     every = set.intersection(*(set(rates) for rates in table.values())) if table else set()
@@ -62,5 +67,6 @@ def thousands(rate):
     """With three digits at least."""
     if rate is None:
         return ""
-    digits = max(0, 2 - math.floor(math.log10(rate / 1000)))
+    rounded = float(f"{rate / 1000:.2e}")
+    digits = max(0, 2 - math.floor(math.log10(rounded)))
     return f"{rate / 1000:,.{digits}f}"

@@ -63,8 +63,9 @@ class Measured:
     def least(self, servers, *where):
         return min(self.among(servers, *where).values())
 
-    def overhead(self, server):
-        return self(server, "cpu_us") - self(CEILING, "cpu_us")
+    def overhead(self, server, arrangement=PINNED):
+        where = "cpu_us", "echo-64", arrangement
+        return self(server, *where) - self(CEILING, *where)
 
     def least_fairness(self):
         values = [
