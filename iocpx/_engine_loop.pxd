@@ -5,7 +5,7 @@ from iocpx._types cimport conn_t
 
 
 cdef class EngineLoop(LoopCore):
-    cdef EngineRun run              # None: there was no TCP connection yet
+    cdef readonly EngineRun _engine  # None: there was no TCP connection yet
     cdef Endpoint clients           # of the connections that the loop itself has made
     cdef set endpoints              # that have not ended
     cdef dict adopted               # the conn_t of each op whose packets come under another key

@@ -36,17 +36,17 @@ cdef class EngineLoop(LoopCore):
 
     cdef Py_ssize_t pending(self) noexcept:
         cdef Py_ssize_t n = LoopCore.pending(self)
-        if self.run is not None:
-            n += max(InterlockedExchangeAdd(&self.run.engine.packets_due, 0), 0)
+        if self._engine is not None:
+            n += max(InterlockedExchangeAdd(&self._engine.engine.packets_due, 0), 0)
         return n
 
     cdef int look(self, DWORD timeout_ms) except -1:
         cdef engine_t *engine
         cdef LONG64 before
         cdef int found
-        if self.run is None:
+        if self._engine is None:
             return LoopCore.look(self, timeout_ms)
-        engine = self.run.engine
+        engine = self._engine.engine
         before = engine_count(engine, E_PACKETS)
         found = LoopCore.look(self, timeout_ms)
         if self.completed:
@@ -64,9 +64,9 @@ cdef class EngineLoop(LoopCore):
     cdef int wait_at_port(self, DWORD timeout_ms) except -1:
         cdef engine_t *engine
         cdef int n
-        if self.run is None:
+        if self._engine is None:
             return LoopCore.wait_at_port(self, timeout_ms)
-        engine = self.run.engine
+        engine = self._engine.engine
         timeout_ms = self.begin_wait(timeout_ms)
         self.polling = True
         with nogil:
@@ -82,7 +82,7 @@ cdef class EngineLoop(LoopCore):
         if address in self.adopted:
             self.completed = True
             with nogil:
-                engine_complete(self.run.engine, <op_t *>address, nbytes)
+                engine_complete(self._engine.engine, <op_t *>address, nbytes)
             return 0
         return LoopCore.refuse(self, nbytes, key, address)
 
@@ -136,12 +136,12 @@ cdef class EngineLoop(LoopCore):
 
     cdef EngineRun engine_run(self):
         """The engine; made when the first TCP socket comes."""
-        if self.run is None:
+        if self._engine is None:
             run = EngineRun({"workers": 1, "buffer_size": BUFFER_BYTES,
                              "max_free_buffers": MAX_FREE_BUFFERS}, <size_t>self.port)
             run.start()
-            self.run = run
-        return self.run
+            self._engine = run
+        return self._engine
 
     def _endpoint(self, factory, server, make_tls, backlog):
         """A new Endpoint of this loop's; asyncio's loop._start_serving() asks for one."""
@@ -163,12 +163,12 @@ cdef class EngineLoop(LoopCore):
         cdef Endpoint endpoint
         cdef int n = 0
         self.is_over = True
-        if self.run is None:
+        if self._engine is None:
             return
-        engine = self.run.engine
+        engine = self._engine.engine
         for endpoint in list(self.endpoints):
             endpoint.abort()
-        self.run.release()
+        self._engine.release()
         while n >= 0:
             try:
                 if self.next_entry == self.n_entries:
@@ -183,9 +183,9 @@ cdef class EngineLoop(LoopCore):
                 self.sweep()
             except Exception as exc:
                 logger.error("a packet that came while the loop was closed", exc_info=exc)
-        self.run.wait(float("inf"))
-        for thread in self.run.threads:
+        self._engine.wait(float("inf"))
+        for thread in self._engine.threads:
             thread.join()
         self.sweep()
         self.clients = None
-        self.run = None
+        self._engine = None

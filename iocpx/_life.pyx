@@ -95,6 +95,9 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         return
     if conn.sending or conn.outbox.head != NULL:
         return
+    # Who is paused may have more, once he is told that he may go on (conn_flushes_on).
+    if conn.service.config.like_asyncio and conn.pause_told and not conn.lost_told:
+        return
     # Where the peer has ended its side, closesocket does the same: nothing is left unread that
     # would make a reset of it, and nobody else has the socket.
     if not conn.shut and not (conn.state == STATE_FLUSHING and conn.eof_seen

@@ -16,8 +16,8 @@ from iocpx._sched cimport conn_leave, conn_unref
 from iocpx._send cimport send_post
 from iocpx._state cimport (
     buf_t, buf_wrap, conn_next_state, EVENT_CLOSE, link_t, list_append, list_remove,
-    queue_extend, queue_move, queue_push, queue_t, STATE_CONNECTING, STATE_OPEN, timer_arm,
-    timer_disarm,
+    queue_extend, queue_move, queue_push, queue_t, STATE_CONNECTING, STATE_FLUSHING, STATE_OPEN,
+    timer_arm, timer_disarm,
 )
 from iocpx._types cimport *
 from iocpx._wants cimport conn_limit_counts, conn_may_send
@@ -41,11 +41,18 @@ cdef bint conn_in_callback(conn_t *conn) noexcept nogil:
     return conn.delivering and conn_on_executor(conn)
 
 
+cdef bint conn_flushes_on(conn_t *conn) noexcept nogil:
+    """Closing, does it take more?  asyncio's transports do as long as they have something to send:
+    what a TLS layer holds back while it is paused comes after its close().
+    Precondition: conn.lock held."""
+    return conn.service.config.like_asyncio and conn.state == STATE_FLUSHING and not conn.shut
+
+
 cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
     """0, or what speaks against one more write.  Precondition: conn.lock held."""
     cdef service_config_t *config = &conn.service.config
     cdef bint over = False
-    if conn.state != STATE_OPEN or conn.write_eof:
+    if (conn.state != STATE_OPEN or conn.write_eof) and not conn_flushes_on(conn):
         return WRITE_CLOSED
     # An empty queue takes a write of any size: its memory is the caller's already.  What a
     # callback writes counts from the end of its turn: until then nobody has tried to send it.
