@@ -290,7 +290,10 @@ def test_targets_of_echo_and_http():
         "asyncio": {"cpu_us": 20.0, "p99_us": 9.0},
         "blazio": {"cpu_us": 5.0, "p99_us": 5.0},
     }
-    found = checked(measured(rates, **more))
+    bench = measured(rates, **more)
+    # Better than the rest, which must not hide the worst.
+    bench.rows[workloads.PINNED, workloads.LOOP_WORKLOADS["uvicorn"]]["iocpx"].rounds[0].p99_us = 1
+    found = checked(bench)
     assert found["echo: CPU µs above the ceiling, pinned"] == ("3.00", "met")
     assert found["echo: that by the least other loop's"] == ("0.75", "met")
     assert found["echo: msg/s by asyncio's, pinned"] == ("1.70", "met")
