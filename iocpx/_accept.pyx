@@ -314,19 +314,24 @@ cdef int service_listen(service_t *service, SOCKET sock, int family) noexcept no
 
 
 cdef bint listener_begin(listener_t *listener) noexcept nogil:
-    """Fill the pool of a listener that has none yet.  False: out of memory for even one slot,
-    and it is to be tried again, since what posts nothing is told of nothing."""
+    """Fill the pool of a listener that has none yet.  False: out of memory for even one slot, or
+    of a shared one for any, and it is to be tried again, since what posts nothing is told of
+    nothing, and what is shared not even of a pool that ran dry."""
     cdef WSANETWORKEVENTS events
-    cdef bint empty
+    cdef int initial = listener.service.config.initial_accepts
+    cdef int least = initial if listener.shared else 1
+    cdef int missing
     cdef int _attempt
     for _attempt in range(2):
         AcquireSRWLockExclusive(&listener.lock)
-        empty = listener.n_acceptors == 0 and not listener.closing
+        missing = 0
+        if listener.n_acceptors < least and not listener.closing:
+            missing = initial - listener.n_acceptors
         ReleaseSRWLockExclusive(&listener.lock)
-        if not empty:
+        if missing == 0:
             return True
         if _attempt == 0:
-            listener_grow(listener, listener.service.config.initial_accepts)
+            listener_grow(listener, missing)
             # Who came before has met the pool by now: that there was none is no reason to grow.
             AcquireSRWLockExclusive(&listener.lock)
             if not listener.closing and not listener.shared:

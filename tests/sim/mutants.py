@@ -651,7 +651,7 @@ MUTANTS = [
     (
         "an AcceptEx that is over is told of again",
         "iocpx/_accept.pyx",
-        [("        if (acceptor.pending and not acceptor.told\n", "        if (acceptor.pending\n")],
+        [("if (acceptor.pending and not acceptor.told\n", "if (acceptor.pending\n")],
     ),
     (
         "an AcceptEx that is over is forgotten where its packet is refused",
