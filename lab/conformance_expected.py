@@ -90,8 +90,8 @@ EXPECTED = [
     Expected(
         "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data",
         "asyncio closes its transport with the close_notify in hand that it keeps back while a"
-        " send of 4 MB is pending, as Wine has it until the peer reads; the transport takes nothing more,"
-        " and the test waits for the close_notify",
+        " send of 4 MB is pending, as Wine has it until the peer reads; the transport takes nothing"
+        " more, and the test waits for the close_notify",
     ),
     Expected(
         "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket",
