@@ -6,7 +6,6 @@ another look at the completion port (`_loop`).
 
 import asyncio
 import signal
-import socket
 import sys
 import threading
 from asyncio import events
@@ -14,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 # These two for freezers, which cannot look into compiled modules: see _imports.
-from iocpx import _handles, _scheduling  # type: ignore[attr-defined]  # noqa: F401
+from iocpx import _handles, _scheduling  # noqa: F401
 from iocpx._loop import LoopCore
 
 _T = TypeVar("_T")
@@ -74,6 +73,7 @@ class EventLoop(LoopCore, asyncio.ProactorEventLoop):
         if _in_main_thread():
             if self._csock is None:
                 self._make_self_pipe()
+            assert self._csock is not None
             self._old_wakeup_fd = _swap_wakeup_fd(self._csock.fileno())
             if self._self_reading_future is None:
                 self._loop_self_reading()
@@ -142,6 +142,7 @@ class EventLoop(LoopCore, asyncio.ProactorEventLoop):
             return
         self._close_self_pipe()
         self._make_self_pipe()
+        assert self._csock is not None
         _swap_wakeup_fd(self._csock.fileno())
         self._loop_self_reading()
 
@@ -201,7 +202,7 @@ else:
             return loop.run_until_complete(main)
         finally:
             try:
-                asyncio.runners._cancel_all_tasks(loop)
+                asyncio.runners._cancel_all_tasks(loop)  # type: ignore[attr-defined, unused-ignore]
                 loop.run_until_complete(loop.shutdown_asyncgens())
                 loop.run_until_complete(loop.shutdown_default_executor())
             finally:

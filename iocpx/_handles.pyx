@@ -9,9 +9,8 @@ callback and its arguments are taken out in a critical section of the handle.
 """
 
 cimport cython
-from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_XDECREF, Py_XINCREF
 
 import sys
 import threading
@@ -48,7 +47,7 @@ cdef int raise_pending() except -1:
     return -1
 
 
-@cython.freelist(512)
+@cython.freelist(1024)
 cdef class Handle:
     """asyncio.Handle."""
 
@@ -62,25 +61,30 @@ cdef class Handle:
         return 0
 
     cdef int run(self) except -1:
+        cdef PyObject *callback = NULL
+        cdef PyObject *args = NULL
+        cdef PyObject *context = NULL
         cdef PyObject *result = NULL
-        cdef PyObject *arguments
         cdef int status
-        callback = args = context = None
         with cython.critical_section(self):
             if not self._cancelled:
-                callback = self._callback
-                args = self._args
-                context = self._context
-        if args is None:
+                callback = <PyObject *>self._callback
+                args = <PyObject *>self._args
+                context = <PyObject *>self._context
+                Py_XINCREF(callback)
+                Py_XINCREF(args)
+                Py_XINCREF(context)
+        if context == NULL:
             return 0
-        # As context.run() does it.  An exception stays pending meanwhile, which spares every
-        # callback that raises none what a try statement costs.
-        status = enter_context(<PyObject *>context)
+        # As context.run() does it.  What the callback raises stays pending meanwhile: a try
+        # statement would cost all those that raise nothing.
+        status = enter_context(context)
         if status == 0:
-            arguments = <PyObject *>args
-            result = vectorcall(<PyObject *>callback, tuple_items(arguments),
-                                <size_t>tuple_size(arguments), NULL)
-            status = exit_context(<PyObject *>context)
+            result = vectorcall(callback, tuple_items(args), <size_t>tuple_size(args), NULL)
+            status = exit_context(context)
+        Py_DECREF(<object>callback)
+        Py_DECREF(<object>args)
+        Py_DECREF(<object>context)
         if result == NULL or status != 0:
             Py_XDECREF(result)
             self.report()
@@ -124,8 +128,9 @@ cdef class Handle:
             # For the warning about a slow callback that has cancelled itself.
             self._repr = AsyncioHandle.__repr__(self)
         with cython.critical_section(self):
-            callback = self._callback
-            args = self._args
+            # They go when the section is over.
+            _callback = self._callback
+            _args = self._args
             self._callback = None
             self._args = None
         return 0
@@ -134,11 +139,13 @@ cdef class Handle:
         """asyncio's Handle._run(): for those that run a loop by hand."""
         self.run()
 
+    @cython.binding(False)
     def cancel(self):
         """Have the callback not called.  asyncio.Handle.cancel().  The loop's thread."""
         if self.mark_cancelled():
             self.let_go()
 
+    @cython.binding(False)
     def cancelled(self):
         """Whether cancel() was called.  asyncio.Handle.cancelled().  The loop's thread."""
         return self._cancelled
@@ -169,6 +176,7 @@ cdef class TimerHandle(Handle):
     def _scheduled(self):
         return self.scheduled
 
+    @cython.binding(False)
     def cancel(self):
         """Have the callback not called.  asyncio.TimerHandle.cancel().  The loop's thread."""
         if self.mark_cancelled():
@@ -242,12 +250,14 @@ cdef class ThreadSafeHandle(Handle):
             over.wait()
         return 0
 
+    @cython.binding(False)
     def cancel(self):
         """Have the callback not called.  asyncio.Handle.cancel().  Any thread."""
         self.wait_for_the_end()
         if self.mark_cancelled():
             self.let_go()
 
+    @cython.binding(False)
     def cancelled(self):
         """Whether cancel() was called.  asyncio.Handle.cancelled().  Any thread."""
         self.wait_for_the_end()

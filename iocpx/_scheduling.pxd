@@ -6,7 +6,7 @@ from iocpx._winsock cimport DWORD
 
 cdef struct due_t:
     double when_s
-    uint64_t number                     # of two that are due at the same time the first made is first
+    uint64_t number                     # of two that are due at the same time the older is first
 
 
 # The handles that are called in the next iteration, first in, first out: a ring.
@@ -35,8 +35,9 @@ cdef class TimerHeap:
     # Those that are due at now_s, each once, in their order; None: there is none.
     cdef TimerHandle pop_due(self, double now_s)
     cdef int note_cancelled(self, TimerHandle handle) except -1
-    # Cancelled ones leave: the first ones, or all, where these are many.
+    # Cancelled ones leave that are the first.
     cdef int tidy(self) except -1
+    # All cancelled ones leave.
     cdef double next_s(self) noexcept
     cdef int drop_cancelled(self) except -1
     cdef int grow(self, Py_ssize_t room) except -1
@@ -60,8 +61,9 @@ cdef class Scheduler(HandleOwner):
     cdef bint waiting                   # the loop's thread is at the port and may be waiting there
     cdef bint woken                     # and a wake packet is on its way to it
     cdef double looked_s                # when the port was looked at last
-    cdef int spared                     # iterations since
-    cdef int patience                   # how many may be, while something is pending
+    cdef uint64_t looked_ms             # the same, by a clock that is cheap and coarse
+    cdef unsigned int spared            # iterations since
+    cdef unsigned int patience                 # how many may be, while something is pending
 
     # For a subclass.  Look at the port, wait there for timeout_ms at most (INFINITE: for ever) and
     # dispatch what there is; how many packets.  The loop's thread.
@@ -78,8 +80,8 @@ cdef class Scheduler(HandleOwner):
     cdef Handle add_soon(self, callback, tuple args, context)
     cdef TimerHandle add_timer(self, double when_s, double key_s, callback, tuple args, context)
     cdef int iterate(self) except -1
-    cdef bint look_wanted(self, double now_s) noexcept
-    cdef DWORD timeout(self, double now_s) noexcept
+    cdef bint look_wanted(self) noexcept
+    cdef DWORD timeout(self) noexcept
     cdef int run_watched(self, handle) except -1
 
 

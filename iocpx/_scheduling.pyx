@@ -1,12 +1,13 @@
 """The scheduling of the asyncio loop: what is called next, what is called when, and how long to
 wait at the port meanwhile.
 
-An iteration (`Scheduler.iterate`) is asyncio's: look at the port, take the timers that are due, call
-what was ready then.  What these callbacks schedule has its turn in the next one.  Two things are
-not asyncio's.  A timer is never early, not by the resolution of the clock either.  And where
-callbacks are ready the look is spared, for LOOK_S at most: it costs as much as dozens of callbacks.
-While operations are pending, only ever more iterations are spared after looks that found nothing,
-up to PATIENCE.
+An iteration (`Scheduler.iterate`) is asyncio's: look at the port, take the timers that are due,
+call what was ready then.  What these callbacks schedule has its turn in the next one.  Two things
+are not asyncio's.  A timer is never early, not by the resolution of the clock either.  And where
+callbacks are ready the look may be spared, since it costs as much as dozens of callbacks.  While
+operations are pending, after each look that finds nothing twice as many iterations are without
+one, up to PATIENCE of them, or for LOOK_S.  While none is, the port is looked at with every tick
+of the system's coarse clock.
 
 Free-threaded builds, and a call of another thread that had better been call_soon_threadsafe():
 queue and heap change in critical sections of their own, in which no Python code runs.
@@ -23,7 +24,7 @@ from libc.stdlib cimport free, realloc
 
 from iocpx._handles cimport ThreadSafeHandle
 from iocpx._winsock cimport (
-    INFINITE, LARGE_INTEGER, QueryPerformanceCounter, QueryPerformanceFrequency,
+    GetTickCount64, INFINITE, LARGE_INTEGER, QueryPerformanceCounter, QueryPerformanceFrequency,
 )
 
 from asyncio import base_events, events
@@ -35,7 +36,8 @@ cdef extern from *:
 cdef enum:
     FEW = 64                    # room of a queue that has never been long
     PATIENCE = 64               # iterations without a look, while operations are pending
-    MANY_TIMERS = 100           # asyncio's: from here on cancelled ones are not left for long
+    MANY_CANCELLED = 50         # cancelled timers that may be left until they are the first
+    TOO_MUCH = 65536            # room that an empty queue does not keep
 
 cdef double LOOK_S = 0.001
 cdef double LONGEST_WAIT_S = 24 * 3600
@@ -107,14 +109,14 @@ cdef class ReadyQueue:
 
     cdef int push(self, handle) except -1:
         cdef list ring = None
-        cdef list old = None
+        cdef list _old = None          # goes when the section is over
         cdef bint done = False
         cdef Py_ssize_t room
         while not done:
             with cython.critical_section(self):
                 room = PyList_GET_SIZE(self.ring)
                 if ring is not None and PyList_GET_SIZE(ring) > room:
-                    old = self.ring
+                    _old = self.ring
                     self.grow(ring)
                     room = PyList_GET_SIZE(ring)
                 if self.count < room:
@@ -202,8 +204,6 @@ cdef class TimerHeap:
         cdef bint done = False
         cdef due_t due
         cdef Py_ssize_t room = 0
-        if self.count == PyList_GET_SIZE(self.handles) and 2 * self.cancelled > self.count:
-            self.drop_cancelled()
         while not done:
             with cython.critical_section(self):
                 room = PyList_GET_SIZE(self.handles)
@@ -299,23 +299,23 @@ cdef class TimerHeap:
         return handle
 
     cdef int note_cancelled(self, TimerHandle handle) except -1:
+        cdef bint many = False
         with cython.critical_section(self):
             if handle.scheduled:
-                self.cancelled += 1
                 # The last is often the one that was added last, and cancelled before others came.
                 if list_items(<PyObject *>self.handles)[self.count - 1] == <PyObject *>handle:
                     self.count -= 1
-                    self.cancelled -= 1
                     handle.scheduled = False
                     take(self.handles, self.count)
+                else:
+                    self.cancelled += 1
+                    many = self.cancelled > MANY_CANCELLED and 2 * self.cancelled > self.count
+        if many:
+            self.drop_cancelled()
         return 0
 
     cdef int tidy(self) except -1:
         cdef bint found = True
-        if self.cancelled == 0:
-            return 0
-        if self.count > MANY_TIMERS and 2 * self.cancelled > self.count:
-            return self.drop_cancelled()
         while found:
             first = None                # let go outside of the section
             with cython.critical_section(self):
@@ -380,6 +380,8 @@ cdef class TimerHeap:
             self.handles = new
             self.count = 0
             self.cancelled = 0
+            free(self.dues)
+            self.dues = NULL
 
 
 cdef class Scheduler(HandleOwner):
@@ -390,6 +392,7 @@ cdef class Scheduler(HandleOwner):
         self.ready = ReadyQueue()
         self.timers = TimerHeap()
         self.look_due = True
+        self.patience = 1
 
     # -- for a subclass ------------------------------------------------------------------------
 
@@ -444,6 +447,7 @@ cdef class Scheduler(HandleOwner):
     cdef int timer_cancelled(self, TimerHandle handle) except -1:
         return self.timers.note_cancelled(handle)
 
+    @cython.binding(False)
     def call_soon(self, callback, *args, context=None):
         """asyncio's loop.call_soon().  The loop's thread."""
         if self._closed:
@@ -453,6 +457,7 @@ cdef class Scheduler(HandleOwner):
             self._check_callback(callback, "call_soon")
         return self.add_soon(callback, args, context)
 
+    @cython.binding(False)
     def call_soon_threadsafe(self, callback, *args, context=None):
         """asyncio's loop.call_soon_threadsafe().  Any thread."""
         cdef Handle handle
@@ -474,20 +479,24 @@ cdef class Scheduler(HandleOwner):
         self.wake()
         return handle
 
+    @cython.binding(False)
     def call_later(self, delay, callback, *args, context=None):
         """asyncio's loop.call_later(); the delay in seconds.  The loop's thread."""
+        cdef double delay_s
         cdef double when_s
         if delay is None:
             raise TypeError("delay must not be None")
+        delay_s = delay
         if self._closed:
             raise RuntimeError("Event loop is closed")
         if self._debug:
             self._check_thread()
             self._check_callback(callback, "call_later")
-        when_s = now() + <double>delay
-        return self.add_timer(when_s, after(when_s) if delay > 0 else when_s,
+        when_s = now() + delay_s
+        return self.add_timer(when_s, after(when_s) if delay_s > 0 else when_s,
                               callback, args, context)
 
+    @cython.binding(False)
     def call_at(self, when, callback, *args, context=None):
         """asyncio's loop.call_at(); the time in seconds of loop.time().  The loop's thread."""
         cdef double when_s
@@ -501,6 +510,7 @@ cdef class Scheduler(HandleOwner):
         when_s = when
         return self.add_timer(when_s, after(when_s), callback, args, context)
 
+    @cython.binding(False)
     def time(self):
         """asyncio's loop.time(): seconds of QueryPerformanceCounter, as time.monotonic() has them
         from Python 3.13 on.  Any thread."""
@@ -559,23 +569,28 @@ cdef class Scheduler(HandleOwner):
     cdef int iterate(self) except -1:
         cdef double now_s
         cdef Py_ssize_t todo
-        cdef int found
         cdef bint idle = self.ready.count == 0 and not self._stopping
-        self.timers.tidy()
-        now_s = now()
-        if idle or self.look_wanted(now_s):
+        if self.timers.cancelled != 0:
+            self.timers.tidy()
+        if idle or self.look_wanted():
             self.look_due = False
+            if self.look(self.timeout() if idle else 0):
+                self.patience = 1
+            elif self.patience < PATIENCE:
+                self.patience *= 2
             self.spared = 0
-            found = self.look(self.timeout(now_s) if idle else 0)
-            self.patience = 1 if found else min(2 * self.patience, PATIENCE)
-            now_s = self.looked_s = now()
+            self.looked_s = now()
+            self.looked_ms = GetTickCount64()
         # Callbacks may be in C all of them, and then nobody else looks after signals.
         PyErr_CheckSignals()
         if self.timers.count != 0:
+            now_s = now()
             handle = self.timers.pop_due(now_s)
             while handle is not None:
                 self.ready.push(handle)
                 handle = self.timers.pop_due(now_s)
+            if self.timers.count == 0 and PyList_GET_SIZE(self.timers.handles) > TOO_MUCH:
+                self.timers.clear()
         todo = self.ready.count
         while todo > 0 and self.ready.count > 0:
             todo -= 1
@@ -584,19 +599,25 @@ cdef class Scheduler(HandleOwner):
                 self.run_watched(handle)
             else:
                 (<Handle>handle).run()
+        if self.ready.count == 0 and PyList_GET_SIZE(self.ready.ring) > TOO_MUCH:
+            self.ready.clear()
         return 0
 
-    cdef bint look_wanted(self, double now_s) noexcept:
+    cdef bint look_wanted(self) noexcept:
         self.spared += 1
-        return (self.look_due or now_s - self.looked_s >= LOOK_S
-                or (self.spared >= self.patience and self.pending() != 0))
+        if self.look_due or GetTickCount64() != self.looked_ms:
+            return True
+        if self.pending() == 0:
+            return False
+        return self.spared >= self.patience or (
+            self.spared % 8 == 0 and now() - self.looked_s >= LOOK_S)
 
-    cdef DWORD timeout(self, double now_s) noexcept:
+    cdef DWORD timeout(self) noexcept:
         """How long nothing is to be done but to wait, in milliseconds."""
         cdef double wait_s
         if self.timers.count == 0:
             return INFINITE
-        wait_s = self.timers.next_s() - now_s
+        wait_s = self.timers.next_s() - now()
         if wait_s <= 0:
             return 0
         if wait_s < LONGEST_WAIT_S:

@@ -87,6 +87,7 @@ cdef extern from * nogil:
         LONG64 QuadPart
     BOOL QueryPerformanceCounter(LARGE_INTEGER *lpPerformanceCount)
     BOOL QueryPerformanceFrequency(LARGE_INTEGER *lpFrequency)
+    unsigned long long GetTickCount64()
 
     # -- locks and atomics ----------------------------------------------------
     ctypedef struct SRWLOCK:
