@@ -14,9 +14,9 @@ import weakref
 from pathlib import Path
 
 import pytest
+from iocpx._engines import stats_of
 
 import iocpx
-from iocpx._engines import stats_of
 
 BIG = bytes(range(256)) * 8192  # 2 MiB: more than a socket takes at once
 CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
@@ -658,7 +658,7 @@ def test_a_closed_server_takes_nobody_and_keeps_whom_it_has(run):
         address = server.sockets[0].getsockname()
         server.close()
         assert not server.is_serving()
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             await loop.create_connection(Peer, *address)
         client.transport.write(b"still")
         await client.until(lambda peer: peer.received == b"still")
