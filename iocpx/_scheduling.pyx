@@ -19,7 +19,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.math cimport ceil
+from libc.math cimport INFINITY, ceil
 from libc.stdlib cimport free, realloc
 
 from iocpx._handles cimport ThreadSafeHandle
@@ -204,6 +204,8 @@ cdef class TimerHeap:
         cdef bint done = False
         cdef due_t due
         cdef Py_ssize_t room = 0
+        if key_s != key_s:              # not a number: it would be before nothing, after nothing
+            key_s = INFINITY
         while not done:
             with cython.critical_section(self):
                 room = PyList_GET_SIZE(self.handles)
