@@ -32,6 +32,7 @@ LOOPS = {"stock": "stock", "iocpx": "iocpx:EventLoop"}
 AT_ONCE = 2
 TEST_SECONDS = 60
 MODULE_SECONDS = 900  # of one process
+WIDTH = 110
 COLUMNS = ("passed", "failed", "hung", "skipped")  # a crash counts as failed
 
 
@@ -250,7 +251,8 @@ def told(counted):
 
 def report(lane, modules, loops, found):
     """Print the table and what there is to say; returns the exit status."""
-    console = Console(highlight=False, markup=False)
+    # Elsewhere than on a terminal rich would take 80 columns.
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table(lane, modules, loops, found))
     wrong = 0
     for loop in loops:
@@ -286,7 +288,7 @@ def report(lane, modules, loops, found):
 
 def table(lane, modules, loops, found):
     made = Table(title=f"{lane.suite}'s tests of asyncio on {lane.name}")
-    made.add_column("module")
+    made.add_column("module", no_wrap=True)
     for loop in loops:
         for column in COLUMNS:
             made.add_column(f"{loop}\n{column}", justify="right")

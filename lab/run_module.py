@@ -62,6 +62,8 @@ def replace_loop(name):
     module, _, attribute = name.partition(":")
     ours = getattr(importlib.import_module(module), attribute)
     stock = asyncio.ProactorEventLoop
+    # By which some tests know what asyncio's can do.
+    ours.__module__ = stock.__module__
     for place in (asyncio, asyncio.windows_events):
         for attribute in [key for key, value in vars(place).items() if value is stock]:
             setattr(place, attribute, ours)

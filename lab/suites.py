@@ -28,8 +28,13 @@ SUITES = {
             "winloop-0.8.2.tar.gz",
             "41d0ae9fd4fdd86268efbfb12813f96d3141705ba96a6b413ce86972b6750d82",
         ),
+        # They take asyncio's loop of a selector, or something that is not there.
+        (
+            *("test_aiodns", "test_aiohttp", "test_aiomultiprocess", "test_playwright"),
+            *("test_sockets", "test_tcp", "test_udp", "test_unix"),
+        ),
     ),
-    # What is left out is for Unix; winloop's are what its authors have made of it.
+    # What is left out is for Unix; winloop has made of it what can be had on Windows.
     "uvloop": Suite(
         "tests",
         "*AIO*",
@@ -38,7 +43,7 @@ SUITES = {
             "uvloop-0.23.0.tar.gz",
             "28d160f51ab4da3b187063652e643dea6831072add4adc1e6d62afbe73b6be27",
         ),
-        ("test_pipes", "test_process", "test_signals", "test_unix"),
+        ("test_aiohttp", "test_pipes", "test_process", "test_signals", "test_unix"),
     ),
 }
 

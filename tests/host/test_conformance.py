@@ -148,6 +148,7 @@ def test_the_loop_is_replaced_wherever_asyncio_has_it(tmp_path):
         "    def check(self, loop):\n"
         "        loop.close()\n"
         "        self.assertIs(type(loop), ours.Loop)\n"
+        "        self.assertEqual(type(loop).__module__, 'asyncio.windows_events')\n"
         "    def test_by_name(self):\n"
         "        self.check(asyncio.ProactorEventLoop())\n"
         "    def test_new(self):\n"
