@@ -129,11 +129,12 @@ def test_a_context_that_is_entered_already_is_an_exception_of_the_callback(loop,
 
 
 def test_an_exception_is_told_as_asyncio_tells_it(loop):
+    error = ValueError("told")
+
     def fails(argument):
         raise error
 
     for debug in (False, True):
-        error = ValueError("told")
         loop.set_debug(debug)
         handle = loop.call_soon(fails, 5)
         stock = asyncio.Handle(fails, (5,), loop)
@@ -145,7 +146,6 @@ def test_an_exception_is_told_as_asyncio_tells_it(loop):
         assert ours["handle"] is handle
         assert set(ours) == set(theirs)
         loop.complaints.clear()
-    del error
 
 
 @pytest.mark.parametrize("fatal", [SystemExit, KeyboardInterrupt])

@@ -115,7 +115,7 @@ def test_a_closed_loop_refuses_as_asyncio_does():
         lambda: loop.call_soon_threadsafe(nothing),
         lambda: loop.call_later(1, nothing),
         lambda: loop.call_at(1, nothing),
-        lambda: loop.run_forever(),
+        loop.run_forever,
         lambda: loop.run_in_executor(None, nothing),
     ):
         with pytest.raises(RuntimeError, match="Event loop is closed"):
@@ -421,7 +421,7 @@ def test_a_packet_that_nobody_expects_is_told_in_debug_mode_and_its_handle_close
     run_until(loop, lambda: len(loop.complaints) == 2, "two complaints")
     assert "unexpected event" in loop.complaints[0]["message"]
     assert "transferred=5 key=0x0 address=0x1000" in loop.complaints[0]["status"]
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="6"):
         _winapi.WaitForSingleObject(event, 0)
 
 

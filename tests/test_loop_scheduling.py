@@ -328,7 +328,7 @@ def test_an_unclosed_loop_is_collected_and_warned_of():
         loop.call_later(60, nothing, loop)
         return weakref.ref(loop)
 
+    gone = make()
     with pytest.warns(ResourceWarning, match="unclosed event loop"):
-        gone = make()
         gc.collect()
     assert gone() is None
