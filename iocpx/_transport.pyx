@@ -33,6 +33,7 @@ from iocpx._requests cimport (
 )
 from iocpx._runtime cimport address_tuple
 from iocpx._sched cimport conn_unref
+from iocpx._scheduling cimport now
 from iocpx._state cimport buf_t, queue_t, STATE_OPEN
 from iocpx._types cimport *
 
@@ -584,12 +585,26 @@ cdef void tell(void *context, conn_t *conn) noexcept:
     if conn.user == NULL:
         drop_news(conn)
     else:
-        tell_transport(<Transport>conn.user, conn, &news)
+        if loop._debug:
+            tell_watched(<Transport>conn.user, conn, &news)
+        else:
+            tell_transport(<Transport>conn.user, conn, &news)
     if entered:
         try:
             PyContext_Exit(own)
         except BaseException as exc:
             loop.callback_raised(exc, "a callback returned in another context", None, None)
+
+
+cdef void tell_watched(Transport transport, conn_t *conn, news_t *news) noexcept:
+    """… and warn of what took long, as asyncio does in debug mode."""
+    cdef double started_s = now()
+    cdef double took_s
+    text = repr(transport)
+    tell_transport(transport, conn, news)
+    took_s = now() - started_s
+    if took_s >= transport._loop.slow_callback_duration:
+        logger.warning("Executing the callbacks of %s took %.3f seconds", text, took_s)
 
 
 cdef void tell_transport(Transport transport, conn_t *conn, news_t *news) noexcept:

@@ -670,6 +670,25 @@ def test_a_closed_server_takes_nobody_and_keeps_whom_it_has(run):
     run(main)
 
 
+def test_slow_callbacks_are_warned_of_in_debug_mode(run, caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        loop.slow_callback_duration = 0.0
+        server, client, other = await pair(Echo)
+        client.transport.write(b"x")
+        await client.until(lambda peer: peer.received == b"x")
+        client.transport.close()
+        await other.lost
+        server.close()
+
+    run(main)
+    assert any(
+        record.getMessage().startswith("Executing the callbacks of <iocpx.Transport")
+        for record in caplog.records
+    )
+
+
 def test_loops_come_and_go(run):
     async def main():
         server, client, other = await pair(Echo)
