@@ -321,6 +321,47 @@ def test_abort_calls_connection_lost_by_call_soon(run):
     run(main)
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+def test_abort_sends_what_was_written_and_resets_nobody(run, turns):
+    """As with asyncio, whose write() gives it to the kernel at once; anyio ends so."""
+
+    async def main():
+        server, client, other = await pair(Peer)
+        client.transport.write(b"the answer")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.transport.abort()
+        assert await other.lost is None
+        assert other.received == b"the answer"
+        server.close()
+
+    run(main)
+
+
+def test_what_the_last_callback_wrote_leaves_also_where_the_loop_ends():
+    loop = iocpx.new_event_loop()
+
+    async def main(address):
+        _, client = await loop.create_connection(Peer, *address)
+        client.transport.write(b"the last")
+        return client
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = loop.run_until_complete(main(listener.getsockname()))
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.recv(100) == b"the last"
+            client.transport.write(b" word")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                loop.close()
+                client.transport = client.made = None
+                del client
+                gc.collect()
+            assert accepted.recv(100) == b" word"
+            assert accepted.recv(100) == b""
+
+
 class Raises(Peer):
     def data_received(self, data):
         raise ZeroDivisionError
