@@ -33,6 +33,7 @@ AT_ONCE = 2
 TEST_SECONDS = 60
 MODULE_SECONDS = 900  # of one process
 WIDTH = 110
+DETAIL = 4000  # characters of what a process has printed
 COLUMNS = ("passed", "failed", "hung", "skipped")  # a crash counts as failed
 
 
@@ -152,7 +153,10 @@ def run_module(lane, runs, module, loop, passed_over=()):
             return results
         # faulthandler says so when a test or the interpreter's end has taken too long.
         outcome = "hung" if "Timeout (" in printed or not in_time else "crashed"
-        detail = f"exit status {job.status}\n{printed[-4000:]}"
+        # Where faulthandler begins, else the end.
+        start = max(printed.rfind("Timeout ("), printed.rfind("Windows fatal exception"))
+        detail = f"exit status {job.status}\n"
+        detail += printed[start:][:DETAIL] if start >= 0 else printed[-DETAIL:]
         if running is None:
             where = "end" if ended else "somewhere between its tests"
             results[f"{module} (at its {where})"] = outcome, detail

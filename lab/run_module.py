@@ -25,6 +25,7 @@ def main(module, tests, loop, seconds, events, passed_over):
     # The folder of this file, whose modules are no business of the tests.
     sys.path.remove(str(Path(__file__).parent))
     os.chdir(Path(events).parent)  # where tests leave their files
+    faulthandler.enable()
     watch = Watch(float(seconds))
     watch.start()
     if loop != "stock":

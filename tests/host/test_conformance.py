@@ -264,7 +264,7 @@ def test_a_list_for_modules_that_were_not_run_is_left_alone(monkeypatch):
 
 @pytest.mark.parametrize(
     "entry",
-    [Expected("test_m.T.t", "", suite="uvloop"), Expected("test_m.T.t", "", lanes=("3.11",))],
+    [Expected("test_m.T.t", "", suite="winloop"), Expected("test_m.T.t", "", lanes=("3.11",))],
 )
 def test_the_list_of_another_suite_or_lane_is_left_alone(monkeypatch, entry):
     monkeypatch.setattr(conformance, "EXPECTED", [entry])
