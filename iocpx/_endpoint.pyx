@@ -91,6 +91,6 @@ cdef class Endpoint:
             service_stop(self.service, 0)
 
     def ended(self):
-        """By the keeper: nothing is left of it.  The loop lets go of it on its own thread, since what
-        a factory refers to may have to be finalised there."""
+        """By the keeper: nothing is left of it.  The loop lets go of it on its own thread, since
+        what a factory refers to may have to be finalised there."""
         self._ended.append(self)

@@ -40,6 +40,7 @@ class EventLoop(TcpLoop):
     """
 
     def __init__(self) -> None:
+        self._old_wakeup_fd: int | None = None
         # What wakes Ctrl+C is set while the loop runs, and no other loop is deprived of it.
         wakeup_fd = _swap_wakeup_fd(-1)
         proactor = _Proactor()
@@ -53,8 +54,11 @@ class EventLoop(TcpLoop):
 
         SystemExit and KeyboardInterrupt come out of it as they are, and it may be run again.
         """
-        self._run_forever_setup()
+        self._check_closed()
+        self._check_running()
         try:
+            # Here, since Ctrl+C may come in the midst of it.
+            self._run_forever_setup()
             self._run_until_stopped()
         finally:
             self._run_forever_cleanup()
@@ -70,7 +74,6 @@ class EventLoop(TcpLoop):
             firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
         )
         events._set_running_loop(self)
-        self._old_wakeup_fd = -1
         if _in_main_thread():
             if self._csock is None:
                 self._make_self_pipe()
@@ -87,7 +90,9 @@ class EventLoop(TcpLoop):
         if self._old_agen_hooks is not None:
             sys.set_asyncgen_hooks(*self._old_agen_hooks)
             self._old_agen_hooks = None
-        _swap_wakeup_fd(self._old_wakeup_fd)
+        if self._old_wakeup_fd is not None:
+            _swap_wakeup_fd(self._old_wakeup_fd)
+            self._old_wakeup_fd = None
 
     def close(self) -> None:
         """Close the loop, which must not run.  asyncio.AbstractEventLoop.close().

@@ -6,6 +6,7 @@ IocpProactor._poll() has it.
 """
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport ceil
 
 from iocpx._scheduling cimport Scheduler
@@ -53,6 +54,8 @@ cdef class LoopCore(Scheduler):
         cdef OVERLAPPED_ENTRY *entry
         if self.next_entry == self.n_entries:
             self.wait_at_port(timeout_ms)
+        # Before any of these callbacks: there what a signal handler raises would be in the way.
+        PyErr_CheckSignals()
         while self.next_entry < self.n_entries:
             entry = &self.entries[self.next_entry]
             self.next_entry += 1
@@ -95,7 +98,12 @@ cdef class LoopCore(Scheduler):
         elif not future.done():
             try:
                 value = callback(nbytes, key, overlapped)
-            except OSError as exc:
+            except (SystemExit, KeyboardInterrupt):
+                # A signal came right here: the packet has its turn again when the loop runs again.
+                self.cache[address] = operation
+                self.next_entry -= 1
+                raise
+            except BaseException as exc:
                 if not future.done():
                     future.set_exception(exc)
             else:

@@ -72,7 +72,7 @@ cdef inline double after(double when_s) noexcept:
 
 
 # References move between the lists as pointers, which are owned: a heap of ten thousand timers is
-# not in the cache, and to count the references would be to fetch each of them from memory.
+# not in the processor's cache, and to count references would be to fetch each of them from memory.
 
 cdef inline void put(list room, Py_ssize_t index, PyObject *handle) noexcept:
     """Into a place where None is."""

@@ -212,10 +212,12 @@ async def wait():
     finally:
         task.cancel()
         iocpx.new_event_loop().close()
-        try:
-            loop.run_until_complete(task)
-        except asyncio.CancelledError:
-            pass
+        # It is, if Ctrl+C came within it.
+        if not task.done():
+            try:
+                loop.run_until_complete(task)
+            except asyncio.CancelledError:
+                pass
         loop.close()""",
     ],
     ids=["run", "Runner", "run_forever"],
@@ -425,7 +427,7 @@ def test_a_packet_that_nobody_expects_is_told_in_debug_mode_and_its_handle_close
         _winapi.WaitForSingleObject(event, 0)
 
 
-def test_what_raises_in_a_packets_callback_loses_no_other_packet(loop):
+def test_what_a_packets_callback_raises_is_the_operations_outcome(loop):
     proactor = loop._proactor
     near, far = socket.socketpair()
     with near, far:
@@ -443,10 +445,31 @@ def test_what_raises_in_a_packets_callback_loses_no_other_packet(loop):
         near.send(b"x")
         far.send(b"y")
         good.add_done_callback(lambda _: loop.stop())
-        with pytest.raises(ZeroDivisionError):
-            loop.run_forever()
         loop.run_forever()
         assert good.result() == b"y"
+        run_until(loop, bad.done, "the other operation")
+        assert isinstance(bad.exception(), ZeroDivisionError)
+
+
+def test_ctrl_c_within_a_packets_callback_does_not_lose_the_packet(loop):
+    proactor = loop._proactor
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        future = proactor.recv(near, 10)
+        ((address, (_, overlapped, obj, finish)),) = proactor._cache.items()
+        interrupts = [KeyboardInterrupt("in the midst")]
+
+        def interrupted(*arguments):
+            if interrupts:
+                raise interrupts.pop()
+            return finish(*arguments)
+
+        proactor._cache[address] = (future, overlapped, obj, interrupted)
+        far.send(b"x")
+        with pytest.raises(KeyboardInterrupt, match="in the midst"):
+            loop.run_forever()
+        assert loop.run_until_complete(future) == b"x"
 
 
 # -- run(), the policy -----------------------------------------------------------------------------
