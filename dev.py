@@ -79,6 +79,11 @@ def make_parser():
         action="store_true",
         help=f"{here.default_lane()} alone, and without the tests that are marked slow",
     )
+    add(
+        *("frameworks", frameworks, "[--python LANE] [PYTEST ARGUMENT…]"),
+        "run the programs of examples/ with the frameworks and clients that they are for",
+        one_lane,
+    )
     verb = add(
         *(
             "sim",
@@ -129,13 +134,13 @@ def make_parser():
 def split(words):
     """dev.py's own words, and those after them that go as they are to the program that it runs.
 
-    `run` and `bench`: from the first word that is no option of the verb. `test`: every word that
-    is none. A -- ends the verb's own in any case.
+    `run` and `bench`: from the first word that is no option of the verb. `test` and `frameworks`:
+    every word that is none. A -- ends the verb's own in any case.
     """
     verb, rest = words[:1], words[1:]
-    if verb not in (["run"], ["bench"], ["test"]):
+    if verb not in (["run"], ["bench"], ["test"], ["frameworks"]):
         return words, []
-    valued = ("--python",) if verb == ["run"] else ("--python", "--compiler")
+    valued = ("--python",) if verb in (["run"], ["frameworks"]) else ("--python", "--compiler")
     own, passed = verb, []
     while rest:
         if rest[0] in valued:
@@ -146,7 +151,7 @@ def split(words):
             own, rest = own + rest[:1], rest[1:]
         elif rest[0] == "--":
             return own, passed + rest[1:]
-        elif verb == ["test"]:
+        elif verb in (["test"], ["frameworks"]):
             passed, rest = passed + rest[:1], rest[1:]
         else:
             return own, rest
@@ -251,10 +256,13 @@ def test(options):
         pytest = [here.host_python(), "-m", "pytest", *pytest_options("host"), *some, "tests/host"]
         todo.append(Job("host", pytest, host_environment()))
         todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"]))
+        if not options.fast and here.default_lane() in lanes:
+            todo.append(frameworks_job(here.default_lane()))
     for lane in lanes:
         name = builder(options).folder(lane).name
         argv, env = here.command(lane, builder(options).library(lane), alone=True)
         argv += ["-m", "pytest", *pytest_options(name), "--ignore=tests/host"]
+        argv += [] if options.arguments else ["--ignore=tests/frameworks"]
         argv += options.arguments or some
         todo.append(Job(name, argv, env))
     results = {}
@@ -262,14 +270,43 @@ def test(options):
         jobs.together(todo, lambda job: results.update({job.name: result(job)}))
     else:
         (job,) = todo
-        # Without a console, as in continuous integration: tests that behave otherwise with one
-        # would fail there only.
-        job.status = here.call(job.argv, job.env, console=False)
+        alone(job)
         results[job.name] = result(job)
     say("====")
     for job in todo:
         say(f"{job.name}: {results[job.name][1]}")
     return not all(passed for passed, _ in results.values())
+
+
+def alone(job):
+    """Run a job with this process's streams."""
+    # Without a console, as in continuous integration: tests that behave otherwise with one would
+    # fail there only.
+    job.status = here.call(job.argv, job.env, console=False)
+
+
+def frameworks(options):
+    lane = options.python or here.default_lane()
+    prepare([lane])
+    os.chdir(ROOT)
+    job = frameworks_job(lane)
+    job.argv += options.arguments
+    alone(job)
+    passed, text = result(job)
+    say(f"==== {job.name}: {text}")
+    return not passed
+
+
+def frameworks_job(lane):
+    """pytest on tests/frameworks, for which their packages are fetched when first asked for."""
+    with exclusive():
+        folder = here.frameworks(lane)
+    name = f"frameworks-{lane}"
+    argv, env = here.command(lane, build.library(lane), alone=True)
+    env["PYTHONPATH"] += ";" + here.name(folder)
+    # anyio's plug-in of pytest would take part in every test.
+    argv += ["-m", "pytest", "-p", "no:anyio", *pytest_options(name)]
+    return Job(name, [*argv, "-o", "testpaths=tests/frameworks"], env)
 
 
 def result(job):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from . import fetch, wine
 from .steps import (
+    FRAMEWORKS,
     LAB,
     REQUIREMENTS,
     ROOT,
@@ -412,6 +413,18 @@ def fetch_suite(version, packages, folder):
     fresh_folder(folder)
     shutil.copytree(unpacked / "usr" / "lib" / ("python" + version) / "test", folder / "test")
     shutil.rmtree(unpacked)
+
+
+def frameworks(name):
+    """The folder to import from what tests/frameworks has on the loop, for the lane."""
+    folder = LAB / "frameworks" / name
+    step(
+        f"lane {name}: frameworks",
+        [FRAMEWORKS.read_text(), LANES[name].tag],
+        lambda: install_packages(LANES[name], folder, ["-r", FRAMEWORKS]),
+        folder,
+    )
+    return folder
 
 
 def install_packages(lane, target, packages):

@@ -14,6 +14,7 @@ import sysconfig
 from pathlib import Path
 
 from .steps import (
+    FRAMEWORKS,
     LAB,
     LOOPS,
     REQUIREMENTS,
@@ -94,6 +95,25 @@ def install_surroundings():
         run([*pip, "--only-binary=:all:", "--target", SURROUNDINGS_FOLDER, "-r", SURROUNDINGS])
     except Failure:
         say("[not all of it is for this Python: its tests are left out] ", end="")
+
+
+def frameworks(name):
+    """The folder to import from what tests/frameworks has on the loop."""
+    folder = LAB / "frameworks" / name
+    inputs = [FRAMEWORKS.read_text(), sys.version]
+    step(f"frameworks for {name}", inputs, lambda: install_frameworks(folder), folder)
+    return folder
+
+
+def install_frameworks(folder):
+    fresh_folder(folder)
+    pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+    lines = FRAMEWORKS.read_text().splitlines()
+    for package in (line for line in lines if not line.startswith("#")):
+        try:
+            run([*pip, "--only-binary=:all:", "--target", folder, package])
+        except Failure:
+            say(f"[no {package} for this Python: its tests are left out] ", end="")
 
 
 def suite(name):
