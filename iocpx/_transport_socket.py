@@ -42,6 +42,8 @@ class _Lent:
     def fileno(self) -> int:
         handle: int = self._transport._lend_handle()
         if handle != -1:
+            # Whoever has the number may hand it to add_reader(), which refuses it.
+            self._transport._loop._transports[handle] = self._transport
             self._transport._return_handle()
         return handle
 
