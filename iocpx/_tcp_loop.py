@@ -66,6 +66,7 @@ class TcpLoop(EngineLoop, asyncio.ProactorEventLoop):
     def _stop_accept_futures(self) -> None:
         self._listening.clear()
         self._end_engine()
+        self._end_polls()
         super()._stop_accept_futures()  # type: ignore[misc]
 
     def _make_socket_transport(

@@ -693,6 +693,7 @@ def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, e
         loop.adopt(conn)
     conn_unref(conn)                    # _attach has its own
     transport._given = sock
+    (<object>loop)._transports[sock.fileno()] = transport
     if extra:
         transport._extra.update(extra)
     if transport._gated:

@@ -45,6 +45,8 @@ class _Lent:
         if lent_handle is None:
             return -1
         handle: int = lent_handle[0]
+        # Whoever has the number may hand it to add_reader(), which refuses it.
+        self._transport._loop._transports[handle] = self._transport
         self._transport._return_handle(lent_handle[1])
         return handle
 

@@ -67,6 +67,9 @@ cdef extern from * nogil:
                                     OVERLAPPED *lpOverlapped)
     BOOL SetFileCompletionNotificationModes(HANDLE FileHandle, UCHAR Flags)
     BOOL CancelIoEx(HANDLE hFile, OVERLAPPED *lpOverlapped)
+    BOOL DeviceIoControl(HANDLE hDevice, DWORD dwIoControlCode, void *lpInBuffer,
+                         DWORD nInBufferSize, void *lpOutBuffer, DWORD nOutBufferSize,
+                         DWORD *lpBytesReturned, OVERLAPPED *lpOverlapped)
     # Whether it is over, by its OVERLAPPED alone: for one that is told by an event.
     BOOL HasOverlappedIoCompleted(const OVERLAPPED *lpOverlapped)
     UCHAR FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
@@ -170,6 +173,7 @@ cdef extern from * nogil:
     int SD_BOTH
     int SOL_SOCKET
     int SO_LINGER
+    int SO_TYPE
     int SO_UPDATE_ACCEPT_CONTEXT
     int SO_UPDATE_CONNECT_CONTEXT
     int SO_PROTOCOL_INFOW
@@ -177,6 +181,8 @@ cdef extern from * nogil:
     int TCP_NODELAY
     DWORD SIO_KEEPALIVE_VALS
     DWORD SIO_GET_EXTENSION_FUNCTION_POINTER
+    # The handle below all layered providers.
+    DWORD SIO_BASE_HANDLE
     int ERROR_IO_PENDING "WSA_IO_PENDING"
     int WSAETIMEDOUT
     int WSAECONNABORTED
@@ -193,6 +199,7 @@ cdef extern from * nogil:
     int ERROR_OPERATION_ABORTED
     int ERROR_NOT_FOUND
     int ERROR_INVALID_PARAMETER
+    int ERROR_INVALID_HANDLE
 
     # Extension functions have no import library entry; WSAIoctl returns their
     # addresses, which hold for every socket of the same provider.

@@ -93,7 +93,10 @@ ROOMS = {
     ),
     "_handles": Room("iocpx/_handles.*", "cpython stdlib"),
     "_scheduling": Room("iocpx/_scheduling.*", "_handles _winsock libc cpython stdlib"),
-    "_loop": Room("iocpx/_loop.*", "_scheduling _winsock libc cpython stdlib"),
+    "_socket_polls": Room("iocpx/_socket_polls.*", "_handles _winsock _errors libc cpython"),
+    "_loop": Room(
+        "iocpx/_loop.*", "_scheduling _handles _socket_polls _winsock libc cpython stdlib"
+    ),
     "_endpoint": Room(
         "iocpx/_endpoint.*",
         "_engines _service _accept _types _addresses _errors libc cpython stdlib",
