@@ -29,6 +29,7 @@ ENGINE = re.compile(r"^\s*([\d,]+) \(.*?\)\s+\S*iocpx/_\w+\.c:", re.MULTILINE)
 SIMPLE = {
     "services": (1, 2),
     "polled": (0,),
+    "looped": (0,),
     "clients": (1, 2, 3),
     "workers": (1, 2),
     "faults": (0,),

@@ -14,11 +14,11 @@
 #include "inside.h"
 #include "mswsock.h"
 
-enum { MAX_LISTENERS = 6, MAX_TOLD = 8, MAX_FOREIGN = 200 };
+enum { MAX_LISTENERS = 6, MAX_TOLD = 8, MAX_FOREIGN = 400 };
 /* What the reserved part of an entry holds. */
 enum { RESERVED = 0x5555 };
 /* Where a client's address has its number, the server's has this. */
-enum { SERVER_ADDRESS = 100 };
+enum { SERVER_ADDRESS = SIM_SERVER };
 
 #define STATUS_SUCCESS 0u
 #define STATUS_UNEXPECTED_NETWORK_ERROR 0xc00000c4u

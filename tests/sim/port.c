@@ -97,7 +97,8 @@ HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD thr
     if (file != INVALID_HANDLE_VALUE)
         sock = sock_of((SOCKET)file, "CreateIoCompletionPort");
     if (fails(F_CreateIoCompletionPort)) {
-        winsock.n_unattached += sock != NULL && !sock->listening && sock->client != NULL;
+        winsock.n_unattached += sock != NULL && !sock->listening && sock->client != NULL
+                                && !sock->client->script.called;
         return NULL;
     }
     if (sock == NULL) {
