@@ -18,7 +18,7 @@ from iocpx._worker cimport (
     engine_complete, engine_flush, engine_has_more, engine_poll, engine_serve,
 )
 
-from asyncio.log import logger
+from asyncio import log
 
 cdef enum:
     FEW = 32                    # operations of adopted connections that are not worth a sweep
@@ -202,7 +202,7 @@ cdef class EngineLoop(LoopCore):
                         engine_serve(engine)
                 self.sweep()
             except Exception as exc:
-                logger.error("a packet that came while the loop was closed", exc_info=exc)
+                log.logger.error("a packet that came while the loop was closed", exc_info=exc)
         self._engine.wait(float("inf"))
         for thread in self._engine.threads:
             thread.join()

@@ -13,8 +13,8 @@ from asyncio import events
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-# These two for freezers, which cannot look into compiled modules: see _imports.
-from iocpx import _handles, _scheduling  # noqa: F401
+# What only compiled modules import, for freezers, which cannot look into them: see _imports.
+from iocpx import _endpoint, _handles, _scheduling, _transport_socket  # noqa: F401
 from iocpx._tcp_loop import TcpLoop
 
 _T = TypeVar("_T")
@@ -147,7 +147,7 @@ class EventLoop(TcpLoop):
         self, writing: bool, fileobj: Any, callback: Callable[..., object], args: tuple[Any, ...]
     ) -> None:
         fd = self._descriptor(fileobj)
-        self._check_closed()  # type: ignore[attr-defined]
+        self._check_closed()
         if fd < 0:
             raise ValueError(f"Invalid file descriptor: {fd}")
         self._watch(writing, fd, fileobj, callback, args)

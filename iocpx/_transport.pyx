@@ -40,8 +40,7 @@ from iocpx._types cimport *
 import asyncio
 import sys
 import warnings
-from asyncio import constants, transports
-from asyncio.log import logger
+from asyncio import constants, log, transports
 
 from iocpx._addresses import address_text, sockaddr
 from iocpx._errors import os_error
@@ -51,6 +50,8 @@ cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's default
 
 MAX_BYTES = sys.maxsize
+
+logger = log.logger
 
 cdef object LOST_WRITES = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 # From 3.13 on a server knows its transports; before it counts them.

@@ -54,8 +54,9 @@ def compare(rows):
     asyncio, ceiling = rows.get("asyncio"), rows.get(CEILING)
     for row in rows.values():
         rate = row.median("rate")
-        if asyncio:
+        # A rate of 0: the machine had no time for it.
+        if asyncio and asyncio.median("rate"):
             row.of_asyncio = rate / asyncio.median("rate")
-        if ceiling:
+        if ceiling and ceiling.median("rate"):
             row.of_ceiling = rate / ceiling.median("rate")
             row.overhead_us = row.median("cpu_us") - ceiling.median("cpu_us")
