@@ -17,7 +17,7 @@ from iocpx._open cimport conn_open
 from iocpx._op cimport op_t
 from iocpx._provider cimport provider_of_family
 from iocpx._requests cimport (
-    conn_borrow_handle, conn_lend_handle, conn_return_handle, WRITE_FLUSH,
+    conn_borrow_handle, conn_lend_handle, conn_return_handle, conn_tell_sent, WRITE_FLUSH,
 )
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport STATE_OPEN
@@ -115,6 +115,8 @@ cdef void open_one(int client, service_t *service) noexcept nogil:
     sim_atomic(True)
     protocol.conn = conn
     sim_atomic(False)
+    protocol.tells = sim_random(2)
+    conn_tell_sent(conn, protocol.tells)
     # As who waited for it does that was cancelled.
     if not the.calm and sim_random(4) == 0:
         close_conn(client, conn, sim_random(2))

@@ -48,17 +48,12 @@ cdef bint takes_more(conn_t *conn) noexcept nogil:
     return more
 
 
-cdef void go_on(int client, bint was_paused) noexcept nogil:
+cdef void go_on(int client) noexcept nogil:
     """A loop's protocol may write again: what it has held back comes now, although it has closed
     the connection meanwhile."""
     cdef protocol_t *protocol = &protocols[client]
     cdef conn_t *conn = protocol.conn
     cdef size_t before = protocol.written
-    AcquireSRWLockExclusive(&conn.lock)
-    cdef bint shut = conn.shut
-    ReleaseSRWLockExclusive(&conn.lock)
-    if was_paused and shut:
-        sim_fail("client %d: its end was sent before resume_writing", client)
     if sim_random(2) or protocol.eof_written or not takes_more(conn):
         return
     answer(client, 1 + sim_random(900))
@@ -126,6 +121,9 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_fail("a callback is called with a lock")
     AcquireSRWLockExclusive(&conn.lock)
     check_bounds(conn)
+    # Whoever closes it from here on, from another thread, has not waited for that.
+    if worker_of(conn) != NULL and conn.pause_told and conn.shut and not conn.lost_told:
+        sim_fail("client %d: its end was sent before resume_writing", client)
     ReleaseSRWLockExclusive(&conn.lock)
     before = wakes_before(&protocol.wakes)
     conn_take_news(conn, &news)
@@ -142,8 +140,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         protocol.made = True
         if not protocol.opened:
             conn_ref(conn)
-        protocol.tells = sim_random(2)
-        conn_tell_sent(conn, protocol.tells)
+            protocol.tells = sim_random(2)
+            conn_tell_sent(conn, protocol.tells)
         sim_atomic(True)
         protocol.conn = conn
         sim_atomic(False)
@@ -171,7 +169,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             sim_fail("client %d: resume_writing without pause_writing", client)
         mark(&protocol.paused, False)
         if worker_of(conn) != NULL:
-            go_on(client, not news.pause)
+            go_on(client)
     protocol.sent += news.sent
     sim_point()
     buf = conn_take_data(conn, &wanted)

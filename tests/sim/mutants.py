@@ -694,4 +694,121 @@ MUTANTS = [
         "iocpx/_open.pyx",
         [("    if error != 0:\n        drop_socket(", "    if False:\n        drop_socket(")],
     ),
+    (
+        "what is written in spite of a pause is not counted",
+        "iocpx/_requests.pyx",
+        [("        conn.over_bytes += nbytes\n", "        pass\n")],
+    ),
+    # -- a loop, whose thread makes requests between two polls
+    (
+        "what a task writes is left to nobody",
+        "iocpx/_requests.pyx",
+        [
+            (
+                "    if worker != NULL:\n        conn_leave(worker, conn)\n    else:\n"
+                "        ReleaseSRWLockExclusive(&conn.lock)\n    return result\n",
+                "    ReleaseSRWLockExclusive(&conn.lock)\n    return result\n",
+            )
+        ],
+    ),
+    (
+        "a poll waits although its thread has left something to be served",
+        "iocpx/_worker.pyx",
+        [("    if engine_serve(engine):\n        timeout_ms = 0\n", "")],
+    ),
+    (
+        "a loop is not told of what waits for its turn",
+        "iocpx/_worker.pyx",
+        [
+            (
+                "return worker_has_any(&engine.workers[0]) or engine_has_waiting(engine)",
+                "return worker_has_any(&engine.workers[0])",
+            )
+        ],
+    ),
+    (
+        "pause_writing does not come with the write that passes the mark",
+        "iocpx/_requests.pyx",
+        [
+            (
+                "    if (worker != NULL or conn_in_callback(conn)) and conn.marks.above",
+                "    if conn_in_callback(conn) and conn.marks.above",
+            )
+        ],
+    ),
+    (
+        "pause_writing comes with the write, and again in the turn",
+        "iocpx/_requests.pyx",
+        [("        conn.pause_told = True\n        conn.passed = False\n        pause = True", "        pause = True")],
+    ),
+    (
+        "a loop's connection is not read while it is paused",
+        "iocpx/_wants.pxd",
+        [
+            (
+                "conn.marks.above and not conn.service.config.like_asyncio):",
+                "conn.marks.above):",
+            )
+        ],
+    ),
+    (
+        "a loop's peer that sends on after both ends is listened to",
+        "iocpx/_recv.pyx",
+        [("            if conn.service.config.like_asyncio:\n", "            if False:\n")],
+    ),
+    (
+        "what was held back while it was paused is refused by a close",
+        "iocpx/_requests.pyx",
+        [
+            (
+                "    return conn.service.config.like_asyncio and conn.state == STATE_FLUSHING",
+                "    return False and conn.state == STATE_FLUSHING",
+            )
+        ],
+    ),
+    (
+        "a write is taken after a close was flushed",
+        "iocpx/_requests.pyx",
+        [
+            (
+                "conn.state == STATE_FLUSHING and not conn.shut\n",
+                "conn.state >= STATE_FLUSHING\n",
+            )
+        ],
+    ),
+    (
+        "the end is sent before who is paused may write again",
+        "iocpx/_life.pyx",
+        [
+            (
+                "    if conn.service.config.like_asyncio and conn.pause_told and not conn.lost_told:\n",
+                "    if False:\n",
+            )
+        ],
+    ),
+    (
+        "who has opened a connection does not hear that it was over before it began",
+        "iocpx/_delivery.pyx",
+        [("if conn.due & DUE_LOST and conn.user == NULL:", "if conn.due & DUE_LOST:")],
+    ),
+    (
+        "a packet that comes under another key brings nothing",
+        "iocpx/_worker.pyx",
+        [("    op.done(worker, op, nbytes)\n", "    op.done(worker, op, 0)\n")],
+    ),
+    (
+        "a service that accepts no more never ends",
+        "iocpx/_service.pyx",
+        [
+            (
+                "    ReleaseSRWLockExclusive(&engine.lock)\n    live_drop(service)\n",
+                "    ReleaseSRWLockExclusive(&engine.lock)\n",
+            )
+        ],
+    ),
+    (
+        "a service that accepts no more closes nothing when it stops",
+        "iocpx/_service.pyx",
+        [("    first = not service.closing_clients\n", "    first = not service.stopping\n")],
+    ),
 ]
