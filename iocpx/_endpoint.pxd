@@ -11,7 +11,7 @@ cdef class Endpoint:
     cdef readonly object server     # the asyncio.Server, or None
     cdef readonly object make_tls   # callable(protocol) → its SSLProtocol, or None
     cdef readonly object context    # connections copy it
-    cdef set _endpoints             # the loop's, which this is in to its end
+    cdef list _ended                # the loop's, which this joins at its end
 
     cdef void abort(self) noexcept
 

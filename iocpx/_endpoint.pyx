@@ -36,10 +36,10 @@ cdef void set_tell_of_transports(tell_fn tell) noexcept:
 cdef class Endpoint:
     """A service of a loop's, from its making until its last connection is gone.
 
-    The loop refers to it until ended(), and its connections borrow it.
+    The loop refers to it until it has ended, and its connections borrow it.
     """
 
-    def __cinit__(self, loop, EngineRun run, endpoints, factory, server, make_tls,
+    def __cinit__(self, loop, EngineRun run, endpoints, ended, factory, server, make_tls,
                   int backlog):
         self.loop = loop
         self.run = run
@@ -47,7 +47,7 @@ cdef class Endpoint:
         self.server = server
         self.make_tls = make_tls
         self.context = PyContext_CopyCurrent()
-        self._endpoints = endpoints
+        self._ended = ended
         self.config.handler.tell = tell_of_transports
         self.config.handler.context = <PyObject *>self  # borrowed: `endpoints` has us to the end
         self.config.backlog = backlog
@@ -91,5 +91,6 @@ cdef class Endpoint:
             service_stop(self.service, 0)
 
     def ended(self):
-        """By the keeper: nothing is left of it."""
-        self._endpoints.discard(self)
+        """By the keeper: nothing is left of it.  The loop lets go of it on its own thread, since what
+        a factory refers to may have to be finalised there."""
+        self._ended.append(self)

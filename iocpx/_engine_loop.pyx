@@ -14,7 +14,9 @@ from iocpx._op cimport op_t
 from iocpx._sched cimport conn_unref
 from iocpx._types cimport *
 from iocpx._winsock cimport DWORD, InterlockedExchangeAdd, INVALID_SOCKET
-from iocpx._worker cimport engine_complete, engine_has_more, engine_poll, engine_serve
+from iocpx._worker cimport (
+    engine_complete, engine_flush, engine_has_more, engine_poll, engine_serve,
+)
 
 from asyncio.log import logger
 
@@ -31,6 +33,7 @@ cdef class EngineLoop(LoopCore):
 
     def __cinit__(self):
         self.endpoints = set()
+        self.ended = []
         self.adopted = {}
         self.sweep_at = FEW
 
@@ -56,6 +59,8 @@ cdef class EngineLoop(LoopCore):
                 engine_serve(engine)
             self.polling = False
         self.look_due = self.look_due or engine_has_more(engine)
+        if self.ended:
+            self.drop_ended()
         if self.raised is not None:
             raised, self.raised = self.raised, None
             raise raised
@@ -77,6 +82,18 @@ cdef class EngineLoop(LoopCore):
         self.n_entries = max(n, 0)
         self.look_due = n == PACKETS_PER_WAIT
         return 0
+
+    def _run_until_stopped(self):
+        try:
+            LoopCore._run_until_stopped(self)
+        finally:
+            # What the last callbacks wrote does not wait for a loop that may not run again.
+            if self._engine is not None:
+                self.polling = True
+                with nogil:
+                    engine_flush(self._engine.engine)
+                self.polling = False
+                self.look_due = True
 
     cdef int refuse(self, DWORD nbytes, size_t key, size_t address) except -1:
         if address in self.adopted:
@@ -113,6 +130,10 @@ cdef class EngineLoop(LoopCore):
                 del self.adopted[address]
                 conn_unref(conn)
 
+    cdef void drop_ended(self) noexcept:
+        while self.ended:
+            self.endpoints.discard(self.ended.pop())
+
     cdef void callback_raised(self, exc, message, protocol, transport) noexcept:
         if isinstance(exc, (SystemExit, KeyboardInterrupt)):
             if self.raised is None:
@@ -131,9 +152,6 @@ cdef class EngineLoop(LoopCore):
                 self.raised = raised
             self.look_due = True
 
-    def _callback_raised(self, exc, message, protocol, transport):
-        self.callback_raised(exc, message, protocol, transport)
-
     cdef EngineRun engine_run(self):
         """The engine; made when the first TCP socket comes."""
         if self._engine is None:
@@ -145,14 +163,14 @@ cdef class EngineLoop(LoopCore):
 
     def _endpoint(self, factory, server, make_tls, backlog):
         """A new Endpoint of this loop's; asyncio's loop._start_serving() asks for one."""
-        return Endpoint(self, self.engine_run(), self.endpoints, factory, server, make_tls,
-                        backlog)
+        return Endpoint(self, self.engine_run(), self.endpoints, self.ended, factory, server,
+                        make_tls, backlog)
 
     def _clients(self):
         """The Endpoint of the connections that nobody has accepted here."""
         if self.clients is None:
-            self.clients = Endpoint(self, self.engine_run(), self.endpoints, None, None, None,
-                                    BACKLOG)
+            self.clients = Endpoint(self, self.engine_run(), self.endpoints, self.ended, None,
+                                    None, None, BACKLOG)
         return self.clients
 
     def _end_engine(self):
@@ -166,6 +184,8 @@ cdef class EngineLoop(LoopCore):
         if self._engine is None:
             return
         engine = self._engine.engine
+        with nogil:
+            engine_serve(engine)        # what was written, and is not sent
         for endpoint in list(self.endpoints):
             endpoint.abort()
         self._engine.release()
@@ -187,5 +207,6 @@ cdef class EngineLoop(LoopCore):
         for thread in self._engine.threads:
             thread.join()
         self.sweep()
+        self.drop_ended()
         self.clients = None
         self._engine = None

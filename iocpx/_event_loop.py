@@ -169,43 +169,32 @@ def new_event_loop() -> EventLoop:
     return EventLoop()
 
 
-if sys.version_info >= (3, 11):
-
-    def run(
-        main: Coroutine[Any, Any, _T],
-        *,
-        debug: bool | None = None,
-        loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
-    ) -> _T:
-        """Run a coroutine on a new loop, to its end; its result.  asyncio.run(): Ctrl+C cancels the
-        coroutine and comes out as KeyboardInterrupt."""
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    debug: bool | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
+) -> _T:
+    """Run a coroutine on a new loop, to its end; its result.  asyncio.run(): from Python 3.11 on
+    Ctrl+C cancels the coroutine, and comes out as KeyboardInterrupt."""
+    if events._get_running_loop() is not None:
+        raise RuntimeError("iocpx.run() cannot be called from a running event loop")
+    if sys.version_info >= (3, 11):
         with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
             return runner.run(main)
-
-else:
-
-    def run(
-        main: Coroutine[Any, Any, _T],
-        *,
-        debug: bool | None = None,
-        loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
-    ) -> _T:
-        """Run a coroutine on a new loop, to its end; its result.  asyncio.run()."""
-        if events._get_running_loop() is not None:
-            raise RuntimeError("run() cannot be called from a running event loop")
-        if not asyncio.iscoroutine(main):
-            raise ValueError(f"a coroutine was expected, got {main!r}")
-        loop = loop_factory()
+    if not asyncio.iscoroutine(main):
+        raise ValueError(f"a coroutine was expected, got {main!r}")
+    loop = loop_factory()
+    try:
+        asyncio.set_event_loop(loop)
+        if debug is not None:
+            loop.set_debug(debug)
+        return loop.run_until_complete(main)
+    finally:
         try:
-            asyncio.set_event_loop(loop)
-            if debug is not None:
-                loop.set_debug(debug)
-            return loop.run_until_complete(main)
+            asyncio.runners._cancel_all_tasks(loop)  # type: ignore[attr-defined, unused-ignore]
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
         finally:
-            try:
-                asyncio.runners._cancel_all_tasks(loop)  # type: ignore[attr-defined, unused-ignore]
-                loop.run_until_complete(loop.shutdown_asyncgens())
-                loop.run_until_complete(loop.shutdown_default_executor())
-            finally:
-                asyncio.set_event_loop(None)
-                loop.close()
+            asyncio.set_event_loop(None)
+            loop.close()

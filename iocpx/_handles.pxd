@@ -17,7 +17,6 @@ cdef class Handle:
     cdef readonly object _repr          # the text of a handle that was cancelled in debug mode
     cdef readonly bint _cancelled
     # TimerHandle's:
-    cdef bint scheduled                 # it is in the heap of its loop
     cdef double when_s
     # ThreadSafeHandle's:
     cdef unsigned long running_in       # the thread that calls it, 0: none

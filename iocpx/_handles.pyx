@@ -174,14 +174,13 @@ cdef class TimerHandle(Handle):
 
     @property
     def _scheduled(self):
-        return self.scheduled
+        return self in self._loop._scheduled
 
     @cython.binding(False)
     def cancel(self):
         """Have the callback not called.  asyncio.TimerHandle.cancel().  The loop's thread."""
         if self.mark_cancelled():
-            if self.scheduled:
-                self._loop.timer_cancelled(self)
+            self._loop.timer_cancelled(self)
             self.let_go()
 
     def when(self):

@@ -66,7 +66,10 @@ cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) 
         conn.error = error
         conn.error_sending = sending
     conn.state = conn_next_state(conn.state, EVENT_ABORT)
-    linger_zero(conn.sock)
+    # asyncio's abort() drops what is not with the kernel yet, but resets nothing: the peer gets what
+    # was sent, and then its end.
+    if not (conn.service.config.like_asyncio and reason == ABORT_APPLICATION):
+        linger_zero(conn.sock)
     conn_cancel(conn)
 
 

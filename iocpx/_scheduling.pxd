@@ -1,3 +1,4 @@
+from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from iocpx._handles cimport Handle, HandleOwner, TimerHandle
@@ -17,6 +18,7 @@ cdef class ReadyQueue:
 
     # Any thread.
     cdef int push(self, handle) except -1
+    cdef int push_owned(self, PyObject *handle) except -1   # takes over a reference
     # Precondition: there is one, and no other thread takes it.
     cdef pop(self)
     cdef void grow(self, list ring) noexcept
@@ -28,24 +30,25 @@ cdef class TimerHeap:
     cdef due_t *dues                    # owned
     cdef list handles                   # as long as there is room; where no handle is, None
     cdef Py_ssize_t count
-    cdef Py_ssize_t cancelled           # of these
+    # Cancelled since the last time that all were taken out: of these at most so many are.
+    cdef Py_ssize_t cancelled
     cdef uint64_t number
 
     cdef int push(self, TimerHandle handle, double key_s) except -1
-    # Those that are due at now_s, each once, in their order; None: there is none.
-    cdef TimerHandle pop_due(self, double now_s)
+    # Those that are due at now_s, in their order.
+    cdef int move_due(self, double now_s, ReadyQueue ready) except -1
     cdef int note_cancelled(self, TimerHandle handle) except -1
     # Cancelled ones leave that are the first.
     cdef int tidy(self) except -1
     # All cancelled ones leave.
-    cdef double next_s(self) noexcept
     cdef int drop_cancelled(self) except -1
+    cdef double next_s(self) noexcept
     cdef int grow(self, Py_ssize_t room) except -1
-    # What follows: in the critical section.
-    cdef take_first(self)
+    # What follows: in the critical section.  References are taken over, and given away.
+    cdef PyObject *take_first(self) noexcept
     cdef void move(self, Py_ssize_t index, Py_ssize_t gap) noexcept
-    cdef void rise(self, Py_ssize_t gap, due_t due, handle) noexcept
-    cdef void sink(self, Py_ssize_t gap, due_t due, handle) noexcept
+    cdef void rise(self, Py_ssize_t gap, due_t due, PyObject *handle) noexcept
+    cdef void sink(self, Py_ssize_t gap, due_t due, PyObject *handle) noexcept
 
 
 cdef class Scheduler(HandleOwner):

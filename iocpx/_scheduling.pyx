@@ -19,7 +19,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.math cimport ceil
+from libc.math cimport INFINITY, ceil
 from libc.stdlib cimport free, realloc
 
 from iocpx._handles cimport ThreadSafeHandle
@@ -27,8 +27,7 @@ from iocpx._winsock cimport (
     GetTickCount64, INFINITE, LARGE_INTEGER, QueryPerformanceCounter, QueryPerformanceFrequency,
 )
 
-from asyncio import base_events, events
-from asyncio.log import logger
+from asyncio import base_events, events, log
 
 cdef extern from *:
     PyObject **list_items "PySequence_Fast_ITEMS" (PyObject *of)
@@ -72,23 +71,26 @@ cdef inline double after(double when_s) noexcept:
     return when_s + when_s * EPSILON
 
 
-cdef inline void put(list room, Py_ssize_t index, handle) noexcept:
+# References move between the lists as pointers, which are owned: a heap of ten thousand timers is
+# not in the cache, and to count the references would be to fetch each of them from memory.
+
+cdef inline void put(list room, Py_ssize_t index, PyObject *handle) noexcept:
     """Into a place where None is."""
-    cdef PyObject **items = list_items(<PyObject *>room)
-    Py_INCREF(handle)
-    items[index] = <PyObject *>handle
+    list_items(<PyObject *>room)[index] = handle
     Py_DECREF(None)
 
 
-cdef inline take(list room, Py_ssize_t index):
+cdef inline PyObject *take(list room, Py_ssize_t index) noexcept:
     """Out of its place, where None stays."""
     cdef PyObject **items = list_items(<PyObject *>room)
-    cdef PyObject *item = items[index]
+    cdef PyObject *handle = items[index]
     Py_INCREF(None)
     items[index] = <PyObject *>None
-    handle = <object>item
-    Py_DECREF(handle)                   # of the list's reference
     return handle
+
+
+cdef inline bint is_cancelled(PyObject *handle) noexcept:
+    return (<TimerHandle>handle)._cancelled
 
 
 cdef inline bint is_before(due_t *one, due_t *other) noexcept:
@@ -108,6 +110,10 @@ cdef class ReadyQueue:
         self.ring = [None] * FEW
 
     cdef int push(self, handle) except -1:
+        Py_INCREF(handle)
+        return self.push_owned(<PyObject *>handle)
+
+    cdef int push_owned(self, PyObject *handle) except -1:
         cdef list ring = None
         cdef list _old = None          # goes when the section is over
         cdef bint done = False
@@ -145,13 +151,13 @@ cdef class ReadyQueue:
         self.ring = ring
 
     cdef pop(self):
-        cdef Py_ssize_t head
-        handle = None
+        cdef PyObject *taken = NULL
         with cython.critical_section(self):
-            head = self.head
-            handle = take(self.ring, head)
-            self.head = (head + 1) & (PyList_GET_SIZE(self.ring) - 1)
+            taken = take(self.ring, self.head)
+            self.head = (self.head + 1) & (PyList_GET_SIZE(self.ring) - 1)
             self.count -= 1
+        handle = <object>taken
+        Py_DECREF(handle)               # of the ring's reference
         return handle
 
     def __len__(self):
@@ -181,9 +187,9 @@ cdef class ReadyQueue:
     def clear(self):
         """deque.clear()"""
         cdef list ring = [None] * FEW
-        old = None
+        cdef list _old = None           # goes when the section is over
         with cython.critical_section(self):
-            old = self.ring
+            _old = self.ring
             self.ring = ring
             self.head = 0
             self.count = 0
@@ -204,6 +210,9 @@ cdef class TimerHeap:
         cdef bint done = False
         cdef due_t due
         cdef Py_ssize_t room = 0
+        Py_INCREF(handle)
+        if key_s != key_s:              # not a number: it would be before nothing, after nothing
+            key_s = INFINITY
         while not done:
             with cython.critical_section(self):
                 room = PyList_GET_SIZE(self.handles)
@@ -211,9 +220,8 @@ cdef class TimerHeap:
                     due.when_s = key_s
                     due.number = self.number
                     self.number += 1
-                    handle.scheduled = True
                     self.count += 1
-                    self.rise(self.count - 1, due, handle)
+                    self.rise(self.count - 1, due, <PyObject *>handle)
                     done = True
             if not done:
                 self.grow(max(2 * room, FEW))
@@ -227,7 +235,7 @@ cdef class TimerHeap:
         items[index] = none
         self.dues[gap] = self.dues[index]
 
-    cdef void rise(self, Py_ssize_t gap, due_t due, handle) noexcept:
+    cdef void rise(self, Py_ssize_t gap, due_t due, PyObject *handle) noexcept:
         """Put a handle into a gap, or above."""
         cdef Py_ssize_t parent
         while gap > 0:
@@ -239,7 +247,7 @@ cdef class TimerHeap:
         self.dues[gap] = due
         put(self.handles, gap, handle)
 
-    cdef void sink(self, Py_ssize_t gap, due_t due, handle) noexcept:
+    cdef void sink(self, Py_ssize_t gap, due_t due, PyObject *handle) noexcept:
         """Put a handle into a gap, or below."""
         cdef Py_ssize_t child = 2 * gap + 1
         while child < self.count:
@@ -281,18 +289,19 @@ cdef class TimerHeap:
             raise MemoryError
         return 0
 
-    cdef TimerHandle pop_due(self, double now_s):
-        cdef TimerHandle handle = None
-        with cython.critical_section(self):
-            if self.count > 0 and self.dues[0].when_s <= now_s:
-                handle = self.take_first()
-        return handle
+    cdef int move_due(self, double now_s, ReadyQueue ready) except -1:
+        cdef PyObject *handle
+        while True:
+            handle = NULL
+            with cython.critical_section(self):
+                if self.count > 0 and self.dues[0].when_s <= now_s:
+                    handle = self.take_first()
+            if handle == NULL:
+                return 0
+            ready.push_owned(handle)
 
-    cdef take_first(self):
-        cdef TimerHandle handle = <TimerHandle>take(self.handles, 0)
-        handle.scheduled = False
-        if handle._cancelled:
-            self.cancelled -= 1
+    cdef PyObject *take_first(self) noexcept:
+        cdef PyObject *handle = take(self.handles, 0)
         self.count -= 1
         if self.count > 0:
             self.sink(0, self.dues[self.count], take(self.handles, self.count))
@@ -300,45 +309,52 @@ cdef class TimerHeap:
 
     cdef int note_cancelled(self, TimerHandle handle) except -1:
         cdef bint many = False
+        cdef PyObject *last = NULL
         with cython.critical_section(self):
-            if handle.scheduled:
+            if self.count > 0:
                 # The last is often the one that was added last, and cancelled before others came.
-                if list_items(<PyObject *>self.handles)[self.count - 1] == <PyObject *>handle:
+                last = list_items(<PyObject *>self.handles)[self.count - 1]
+                if last == <PyObject *>handle:
                     self.count -= 1
-                    handle.scheduled = False
                     take(self.handles, self.count)
                 else:
+                    last = NULL
                     self.cancelled += 1
                     many = self.cancelled > MANY_CANCELLED and 2 * self.cancelled > self.count
+        if last != NULL:
+            Py_DECREF(handle)           # of the heap's reference
         if many:
             self.drop_cancelled()
         return 0
 
     cdef int tidy(self) except -1:
-        cdef bint found = True
-        while found:
-            first = None                # let go outside of the section
+        cdef PyObject *first
+        while True:
+            first = NULL
             with cython.critical_section(self):
-                found = self.count > 0 and (
-                    <TimerHandle>list_items(<PyObject *>self.handles)[0])._cancelled
-                if found:
+                if self.count > 0 and is_cancelled(list_items(<PyObject *>self.handles)[0]):
                     first = self.take_first()
-        return 0
+                    if self.cancelled > 0:
+                        self.cancelled -= 1
+            if first == NULL:
+                return 0
+            Py_DECREF(<object>first)
 
     cdef int drop_cancelled(self) except -1:
         cdef list left = []             # let go after the section
-        cdef TimerHandle handle
+        cdef PyObject *handle
         cdef Py_ssize_t index
         cdef Py_ssize_t count = 0
         with cython.critical_section(self):
             for index in range(self.count):
-                handle = <TimerHandle>take(self.handles, index)
-                if handle._cancelled:
-                    handle.scheduled = False
-                    left.append(handle)
+                handle = list_items(<PyObject *>self.handles)[index]
+                if is_cancelled(handle):
+                    left.append(<object>handle)
+                    Py_DECREF(<object>take(self.handles, index))    # of the heap's reference
+                elif count < index:
+                    self.move(index, count)
+                    count += 1
                 else:
-                    self.dues[count] = self.dues[index]
-                    put(self.handles, count, handle)
                     count += 1
             self.count = count
             self.cancelled = 0
@@ -370,13 +386,9 @@ cdef class TimerHeap:
     def clear(self):
         """list.clear()"""
         cdef list new = []
-        cdef list old = None
-        cdef TimerHandle handle
+        cdef list _old = None           # goes when the section is over
         with cython.critical_section(self):
-            old = self.handles
-            for index in range(min(self.count, PyList_GET_SIZE(old))):
-                handle = <TimerHandle>list_items(<PyObject *>old)[index]
-                handle.scheduled = False
+            _old = self.handles
             self.handles = new
             self.count = 0
             self.cancelled = 0
@@ -585,10 +597,7 @@ cdef class Scheduler(HandleOwner):
         PyErr_CheckSignals()
         if self.timers.count != 0:
             now_s = now()
-            handle = self.timers.pop_due(now_s)
-            while handle is not None:
-                self.ready.push(handle)
-                handle = self.timers.pop_due(now_s)
+            self.timers.move_due(now_s, self.ready)
             if self.timers.count == 0 and PyList_GET_SIZE(self.timers.handles) > TOO_MUCH:
                 self.timers.clear()
         todo = self.ready.count
@@ -639,8 +648,8 @@ cdef class Scheduler(HandleOwner):
             handle._run()
             took_s = now() - started_s
             if took_s >= self.slow_callback_duration:
-                logger.warning("Executing %s took %.3f seconds",
-                               base_events._format_handle(handle), took_s)
+                log.logger.warning("Executing %s took %.3f seconds",
+                                   base_events._format_handle(handle), took_s)
         finally:
             self._current_handle = None
         return 0

@@ -33,6 +33,7 @@ from iocpx._requests cimport (
 )
 from iocpx._runtime cimport address_tuple
 from iocpx._sched cimport conn_unref
+from iocpx._scheduling cimport now
 from iocpx._state cimport buf_t, queue_t, STATE_OPEN
 from iocpx._types cimport *
 
@@ -251,7 +252,7 @@ cdef class Transport:
             self._loop.callback_raised(raised, message, self._protocol, self)
 
     def _fatal_error(self, exc, message="Fatal error on transport"):
-        """As asyncio's transports have it: tell of it, and reset the connection."""
+        """As asyncio's transports have it: tell of it, and close the connection."""
         try:
             if isinstance(exc, OSError):
                 if self._loop.get_debug():
@@ -262,8 +263,8 @@ cdef class Transport:
             self._force_close(exc)
 
     def _force_close(self, exc):
-        """As asyncio's transports have it: reset the connection; connection_lost(exc) by
-        call_soon()."""
+        """As asyncio's transports have it: close at once, without waiting for what the kernel does
+        not take at once; connection_lost(exc) by call_soon()."""
         if self._told or self._lost_soon:
             return
         self._closing = True
@@ -273,6 +274,9 @@ cdef class Transport:
             self._exc = exc
         if self._conn != NULL:
             with nogil:
+                # What was written leaves as far as the kernel takes it at once, as with asyncio,
+                # whose write() has given it to the kernel already.
+                conn_flush(self._worker, self._conn)
                 conn_abort(self._worker, self._conn, ABORT_APPLICATION)
             self._loop.wants_look()
         self._loop.call_soon(self._call_connection_lost)
@@ -399,8 +403,9 @@ cdef class Transport:
         self._loop.wants_look()
 
     def abort(self):
-        """Close with a reset; what is queued is dropped.  connection_lost(None) follows, by
-        call_soon().  asyncio.WriteTransport.abort()."""
+        """Close at once; what is queued is sent as far as the kernel takes it without waiting, and
+        else dropped.  connection_lost(None) follows, by call_soon().
+        asyncio.WriteTransport.abort()."""
         self._force_close(None)
 
     def is_closing(self):
@@ -496,19 +501,31 @@ cdef class Transport:
     # For TransportSocket.
 
     def _lend_handle(self, bint copied=False):
-        """The socket's handle, which stays open until _return_handle(); -1: closed.
+        """(the socket's handle, what _return_handle() wants), and it stays open until that is
+        called; None: it is closed.
 
         copied: somebody makes a handle of his own of it.
         """
-        cdef size_t handle = <size_t>-1
-        if self._conn != NULL:
-            handle = conn_borrow_handle(self._conn) if copied else conn_lend_handle(self._conn)
-        return -1 if handle == <size_t>-1 else handle
+        cdef conn_t *conn
+        cdef size_t handle
+        with cython.critical_section(self):
+            conn = self._conn
+            if conn != NULL:
+                conn_ref(conn)          # dropped by _return_handle
+        if conn == NULL:
+            return None
+        handle = conn_borrow_handle(conn) if copied else conn_lend_handle(conn)
+        if handle == <size_t>-1:
+            conn_unref(conn)
+            return None
+        return handle, <size_t>conn
 
-    def _return_handle(self):
-        """After a _lend_handle() that was not -1."""
+    def _return_handle(self, size_t lent):
+        """After a _lend_handle() that was not None, once."""
+        cdef conn_t *conn = <conn_t *>lent
         with nogil:
-            conn_return_handle(self._worker, self._conn)
+            conn_return_handle(self._worker, conn)
+            conn_unref(conn)
 
 
 # -- how a protocol is told ---------------------------------------------------------
@@ -584,12 +601,26 @@ cdef void tell(void *context, conn_t *conn) noexcept:
     if conn.user == NULL:
         drop_news(conn)
     else:
-        tell_transport(<Transport>conn.user, conn, &news)
+        if loop._debug:
+            tell_watched(<Transport>conn.user, conn, &news)
+        else:
+            tell_transport(<Transport>conn.user, conn, &news)
     if entered:
         try:
             PyContext_Exit(own)
         except BaseException as exc:
             loop.callback_raised(exc, "a callback returned in another context", None, None)
+
+
+cdef void tell_watched(Transport transport, conn_t *conn, news_t *news) noexcept:
+    """… and warn of what took long, as asyncio does in debug mode."""
+    cdef double started_s = now()
+    cdef double took_s
+    text = repr(transport)
+    tell_transport(transport, conn, news)
+    took_s = now() - started_s
+    if took_s >= transport._loop.slow_callback_duration:
+        logger.warning("Executing the callbacks of %s took %.3f seconds", text, took_s)
 
 
 cdef void tell_transport(Transport transport, conn_t *conn, news_t *news) noexcept:

@@ -24,9 +24,10 @@ class _Lent:
         self.family = socket.AddressFamily(family)
 
     def _call(self, name: str, *args: Any, copied: bool = False) -> Any:
-        handle = self._transport._lend_handle(copied)
-        if handle == -1:
+        lent_handle = self._transport._lend_handle(copied)
+        if lent_handle is None:
             raise os_error(WSAENOTSOCK, name)
+        handle, token = lent_handle
         try:
             lent = socket.socket(self.family, self.type, self.proto, fileno=handle)
             try:
@@ -37,12 +38,14 @@ class _Lent:
             finally:
                 lent.detach()
         finally:
-            self._transport._return_handle()
+            self._transport._return_handle(token)
 
     def fileno(self) -> int:
-        handle: int = self._transport._lend_handle()
-        if handle != -1:
-            self._transport._return_handle()
+        lent_handle = self._transport._lend_handle()
+        if lent_handle is None:
+            return -1
+        handle: int = lent_handle[0]
+        self._transport._return_handle(lent_handle[1])
         return handle
 
     def dup(self) -> socket.socket:

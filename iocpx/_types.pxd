@@ -293,8 +293,9 @@ ctypedef struct service_config_t:
     int max_sends               # 0: unlimited
     size_t max_write_buffer     # bytes; 0: unlimited
     bint trace
-    # Receives also while what is to be sent is above its high mark; and resets a peer that sends
-    # on after the end of both, in place of discarding that until it ends.
+    # Receives also while what is to be sent is above its high mark; resets a peer that sends on
+    # after the end of both, in place of discarding that until it ends; an abort() of the
+    # application's resets nothing.
     bint like_asyncio
     size_t high_water_bytes
     size_t low_water_bytes

@@ -22,6 +22,8 @@ cdef void on_stop(void *by, op_t *op, DWORD nbytes) noexcept nogil
 # Serves the connections that its requests have left with something to do.  True: handlers were
 # told something.
 cdef bint engine_serve(engine_t *engine) noexcept nogil
+# Likewise, as far as no handler has to be told anything.
+cdef void engine_flush(engine_t *engine) noexcept nogil
 # A packet of ours that has come under somebody else's key (conn_open, joined).  engine_serve
 # follows.
 cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nogil

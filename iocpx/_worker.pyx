@@ -233,6 +233,10 @@ cdef bint engine_serve(engine_t *engine) noexcept nogil:
     return worker.tally.n[<int>E_GIL_ACQUISITIONS] != before
 
 
+cdef void engine_flush(engine_t *engine) noexcept nogil:
+    worker_serve_work(&engine.workers[0])
+
+
 cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nogil:
     cdef worker_t *worker = &engine.workers[0]
     count_op(engine, worker, E_PACKETS, 1)

@@ -25,6 +25,7 @@ def main(module, tests, loop, seconds, events, passed_over):
     # The folder of this file, whose modules are no business of the tests.
     sys.path.remove(str(Path(__file__).parent))
     os.chdir(Path(events).parent)  # where tests leave their files
+    faulthandler.enable()
     watch = Watch(float(seconds))
     watch.start()
     if loop != "stock":
@@ -62,6 +63,8 @@ def replace_loop(name):
     module, _, attribute = name.partition(":")
     ours = getattr(importlib.import_module(module), attribute)
     stock = asyncio.ProactorEventLoop
+    # By which some tests know what asyncio's can do.
+    ours.__module__ = stock.__module__
     for place in (asyncio, asyncio.windows_events):
         for attribute in [key for key, value in vars(place).items() if value is stock]:
             setattr(place, attribute, ours)

@@ -17,30 +17,36 @@ class Suite:
     left_out: tuple = ()  # modules
 
 
-# winloop and uvloop test asyncio's loop too, in classes of its own: those alone are run here.
 SUITES = {
     "cpython": Suite("test.test_asyncio", "*"),
+    # uvloop's, as winloop's authors have made them run on Windows. These classes take the project's
+    # own loop; the others, which test asyncio's, take one of a selector in every second module.
     "winloop": Suite(
         "tests",
-        "*AIO*",
+        "*UV*",
         (
             "winloop",
             "winloop-0.8.2.tar.gz",
             "41d0ae9fd4fdd86268efbfb12813f96d3141705ba96a6b413ce86972b6750d82",
         ),
-    ),
-    # What is left out is for Unix; winloop's are what its authors have made of it.
-    "uvloop": Suite(
-        "tests",
-        "*AIO*",
+        # About libuv, or what is not there.
         (
-            "uvloop",
-            "uvloop-0.23.0.tar.gz",
-            "28d160f51ab4da3b187063652e643dea6831072add4adc1e6d62afbe73b6be27",
+            *("test_cython", "test_fs_event", "test_libuv_api", "test_unix"),
+            *("test_aiodns", "test_aiohttp", "test_aiomultiprocess", "test_playwright"),
         ),
-        ("test_pipes", "test_process", "test_signals", "test_unix"),
     ),
 }
+
+# In the place of the project: its tests shall find the loop under test there.
+STUB = """\
+import asyncio
+
+# When it is called, asyncio's may have been replaced.
+def new_event_loop():
+    return asyncio.ProactorEventLoop()
+
+EventLoopPolicy = asyncio.DefaultEventLoopPolicy
+"""
 
 
 def folder(suite, lane):
@@ -51,10 +57,6 @@ def folder(suite, lane):
     target = LAB / "suites" / suite
     step(f"{suite}'s tests", [archive, STUB], lambda: unpack(archive, target), target)
     return target
-
-
-# The tests that are run need no more of the project than its base classes.
-STUB = '"""In the place of the project of this name, whose tests import it."""\n'
 
 
 def unpack(archive, target):

@@ -34,14 +34,14 @@ runpy.run_module("iocpx", run_name="__main__")
 """
 
 
-def command(*arguments):
+def command(*arguments, limit_s=2 * WAIT_S):
     """Run one command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "iocpx", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=2 * WAIT_S,
+        timeout=limit_s,
     )
 
 
@@ -301,11 +301,12 @@ def test_bench_measures_iocpx_and_asyncio():
             assert calls_per_message > 1, row  # a receive and a send, about
 
 
-@pytest.mark.slow("starts ten processes, one after the other")
+@pytest.mark.slow("starts eight processes, one after the other")
 def test_bench_measures_loops():
     few = ("--rounds", "1", "--seconds", "0.05", "--arrangement", "free")
-    load = ("scheduling", "echo-64", "streams-64", "uvicorn", "uvicorn-in", "aiohttp-out")
-    run = command("bench", "--loops", *few, "--only", "iocpx", "--workload", *load)
+    load = ("scheduling", "echo-64", "uvicorn", "aiohttp-out")
+    words = ("bench", "--loops", *few, "--only", "iocpx", "--workload", *load)
+    run = command(*words, limit_s=3 * WAIT_S)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert "scheduling, free" in lines
@@ -323,10 +324,10 @@ def test_bench_measures_loops():
     ):
         (rate,) = re.findall(rf"^{re.escape(title)} +([\d.,]+)$", run.stdout, re.MULTILINE)
         assert float(rate.replace(",", "")) > 0
-    tables = ["50 connections, 64 B, depth 1, free", "asyncio's streams, 50 connections, 64 B, "]
+    tables = ["50 connections, 64 B, depth 1, free"]
     # Where these are not installed, it says so.
     if importlib.util.find_spec("uvicorn") and importlib.util.find_spec("httptools"):
-        tables += ["uvicorn, 50 connections, answers", "uvicorn, 8 connections, bodies to it"]
+        tables.append("uvicorn, 50 connections, answers")
     if importlib.util.find_spec("aiohttp"):
         tables.append("aiohttp, 8 connections, answers")
     for table in tables:

@@ -106,8 +106,8 @@ ROOMS = {
     "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
     "_transport": Room(
         "iocpx/_transport.*",
-        "_engine_loop _endpoint _transport_socket _connection _runtime _open _delivery _provider"
-        " _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
+        "_engine_loop _scheduling _endpoint _transport_socket _connection _runtime _open _delivery"
+        " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
     "_event_loop": Room("iocpx/_event_loop.*", "_tcp_loop _scheduling _handles stdlib"),

@@ -14,9 +14,9 @@ import weakref
 from pathlib import Path
 
 import pytest
+from iocpx._engines import stats_of
 
 import iocpx
-from iocpx._engines import stats_of
 
 BIG = bytes(range(256)) * 8192  # 2 MiB: more than a socket takes at once
 CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
@@ -319,6 +319,47 @@ def test_abort_calls_connection_lost_by_call_soon(run):
         server.close()
 
     run(main)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_abort_sends_what_was_written_and_resets_nobody(run, turns):
+    """As with asyncio, whose write() gives it to the kernel at once; anyio ends so."""
+
+    async def main():
+        server, client, other = await pair(Peer)
+        client.transport.write(b"the answer")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.transport.abort()
+        assert await other.lost is None
+        assert other.received == b"the answer"
+        server.close()
+
+    run(main)
+
+
+def test_what_the_last_callback_wrote_leaves_also_where_the_loop_ends():
+    loop = iocpx.new_event_loop()
+
+    async def main(address):
+        _, client = await loop.create_connection(Peer, *address)
+        client.transport.write(b"the last")
+        return client
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = loop.run_until_complete(main(listener.getsockname()))
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.recv(100) == b"the last"
+            client.transport.write(b" word")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                loop.close()
+                client.transport = client.made = None
+                del client
+                gc.collect()
+            assert accepted.recv(100) == b" word"
+            assert accepted.recv(100) == b""
 
 
 class Raises(Peer):
@@ -658,7 +699,7 @@ def test_a_closed_server_takes_nobody_and_keeps_whom_it_has(run):
         address = server.sockets[0].getsockname()
         server.close()
         assert not server.is_serving()
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             await loop.create_connection(Peer, *address)
         client.transport.write(b"still")
         await client.until(lambda peer: peer.received == b"still")
@@ -668,6 +709,25 @@ def test_a_closed_server_takes_nobody_and_keeps_whom_it_has(run):
         await other.lost
 
     run(main)
+
+
+def test_slow_callbacks_are_warned_of_in_debug_mode(run, caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        loop.slow_callback_duration = 0.0
+        server, client, other = await pair(Echo)
+        client.transport.write(b"x")
+        await client.until(lambda peer: peer.received == b"x")
+        client.transport.close()
+        await other.lost
+        server.close()
+
+    run(main)
+    assert any(
+        record.getMessage().startswith("Executing the callbacks of <iocpx.Transport")
+        for record in caplog.records
+    )
 
 
 def test_loops_come_and_go(run):

@@ -58,7 +58,7 @@ cdef void meddle(int client) noexcept nogil:
         if sock != INVALID_SOCKET:
             sim_lend_socket(sock)
             sim_point()
-            conn_return_handle(conn)
+            conn_return_handle(NULL, conn)
     elif what == 14:
         # As a thread does that cannot be told of a pause.
         if conn_wait_writable(conn, sim_random(200)) == WAIT_WRITABLE:

@@ -249,8 +249,8 @@ MUTANTS = [
         "iocpx/_wants.pxd",
         [
             (
-                "conn.inbox.head != NULL or conn.marks.above:",
-                "conn.inbox.head != NULL:",
+                "conn.marks.above and not conn.service",
+                "False and not conn.service",
             )
         ],
     ),
@@ -330,7 +330,7 @@ MUTANTS = [
     (
         "a pause is told beside the connection's own callbacks",
         "iocpx/_requests.pyx",
-        [("if conn_in_callback(conn) and conn.marks.above", "if conn.marks.above")],
+        [("if (worker != NULL or conn_in_callback(conn)) and", "if")],
     ),
     (
         "a queue that drained before its pause was told is never said to have drained",

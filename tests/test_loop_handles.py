@@ -1,0 +1,283 @@
+"""What call_soon() and call_later() of the loop return: to a program asyncio's own handles."""
+
+import asyncio
+import contextvars
+import gc
+import logging
+import sys
+import threading
+import weakref
+
+import pytest
+from loops import run_once, running_loop
+from waiting import wait_for_event
+
+variable = contextvars.ContextVar("variable", default="unset")
+
+
+@pytest.fixture
+def loop():
+    with running_loop() as loop:
+        yield loop
+
+
+def nothing(*arguments):
+    pass
+
+
+def same_handles(loop):
+    """A handle of each kind and asyncio's for the same callback."""
+    context = contextvars.copy_context()
+    when = loop.time() + 60
+    own = loop.call_at(when, nothing, 1, "two", context=context)
+    theirs = asyncio.TimerHandle(when, nothing, (1, "two"), loop, context)
+    yield own, theirs
+    own.cancel()
+    own = loop.call_soon(nothing, 1, "two", context=context)
+    yield own, asyncio.Handle(nothing, (1, "two"), loop, context)
+    own.cancel()
+
+
+def test_isinstance_and_what_it_says_of_itself(loop):
+    for own, theirs in same_handles(loop):
+        assert isinstance(own, type(theirs))
+        assert isinstance(own, asyncio.Handle)
+        assert own.__class__ is type(theirs)
+        for again in range(2):
+            assert repr(own) == repr(theirs)
+            assert own.cancelled() is theirs.cancelled() is bool(again)
+            assert own._cancelled is theirs._cancelled
+            assert own._callback == theirs._callback and own._args == theirs._args
+            own.cancel()
+            theirs.cancel()
+        assert own.get_context() is own._context is theirs._context
+        assert own._loop is loop
+        assert weakref.ref(own)() is own
+
+
+def test_a_plain_handle_is_no_timer(loop):
+    handle = loop.call_soon(nothing)
+    assert not isinstance(handle, asyncio.TimerHandle)
+    assert not hasattr(handle, "when")
+
+
+def test_debug_mode_keeps_the_text_and_the_place(loop):
+    loop.set_debug(True)
+    for own, theirs in same_handles(loop):
+        assert own._source_traceback[-1].filename == __file__
+        assert own._source_traceback[-1].name == "same_handles"
+        assert f"created at {__file__}:" in repr(own)
+        strip = repr(own).replace("cancelled ", "").rpartition(" created at ")[0]
+        assert strip == repr(theirs).rpartition(" created at ")[0]
+        own.cancel()
+        assert "nothing(1, 'two')" in repr(own) and "cancelled" in repr(own)
+        assert own._callback is None
+
+
+def test_outside_of_debug_mode_no_place_is_kept(loop):
+    assert loop.call_soon(nothing)._source_traceback is None
+
+
+def test_timers_compare_as_asyncios_do(loop):
+    context = contextvars.copy_context()
+    early = loop.call_at(1e9, nothing, context=context)
+    same = loop.call_at(1e9, nothing, context=context)
+    late = loop.call_at(2e9, nothing, context=context)
+    stock = asyncio.TimerHandle(2e9, nothing, (), loop, context)
+    assert early == same and hash(early) == hash(same) == hash(1e9)
+    assert early != late and late == stock and stock == late
+    assert early < late <= stock and stock > early and late >= early
+    assert early.when() == early._when == 1e9
+    assert early != 1e9
+    with pytest.raises(TypeError, match="not supported"):
+        assert early < 1e9
+    assert early._scheduled
+    for timer in (early, same, late):
+        timer.cancel()
+
+
+def test_a_callback_runs_in_the_context_it_was_given(loop):
+    seen = []
+    variable.set("before")
+    context = contextvars.copy_context()
+    context.run(variable.set, "given")
+    loop.call_soon(lambda: seen.append(variable.get()))
+    loop.call_soon(lambda: seen.append(variable.get()), context=context)
+    loop.call_later(0, lambda: seen.append(variable.get()), context=context)
+    loop.call_soon(variable.set, "of the callback alone")
+    variable.set("after")
+    loop.call_later(0.002, loop.stop)
+    loop.run_forever()
+    assert seen == ["before", "given", "given"]
+    assert variable.get() == "after"
+
+
+def test_a_context_that_is_entered_already_is_an_exception_of_the_callback(loop, caplog):
+    context = contextvars.copy_context()
+    ran = []
+
+    def enter():
+        handle = loop.call_soon(ran.append, 1, context=context)
+        context.run(handle._run)
+        handle.cancel()
+
+    loop.call_soon(enter)
+    run_once(loop)
+    assert ran == []
+    # asyncio calls the exception handler in the same context, which fails in its turn.
+    assert "cannot enter context" in f"{loop.complaints} {caplog.text}"
+
+
+def test_an_exception_is_told_as_asyncio_tells_it(loop):
+    error = ValueError("told")
+
+    def fails(argument):
+        raise error
+
+    for debug in (False, True):
+        loop.set_debug(debug)
+        handle = loop.call_soon(fails, 5)
+        stock = asyncio.Handle(fails, (5,), loop)
+        stock._run()
+        run_once(loop)
+        theirs, ours = loop.complaints
+        assert ours["message"] == theirs["message"]
+        assert ours["exception"] is error
+        assert ours["handle"] is handle
+        assert set(ours) == set(theirs)
+        loop.complaints.clear()
+
+
+@pytest.mark.parametrize("fatal", [SystemExit, KeyboardInterrupt])
+def test_what_ends_a_program_leaves_run_forever_and_the_rest_stays_ready(loop, fatal):
+    ran = []
+
+    def fails():
+        raise fatal("now")
+
+    loop.call_soon(fails)
+    loop.call_soon(ran.append, 1)
+    with pytest.raises(fatal, match="now"):
+        loop.run_forever()
+    assert not loop.is_running()
+    assert ran == [] and loop.complaints == []
+    run_once(loop)
+    assert ran == [1]
+
+
+def test_a_callback_that_cancels_itself(loop):
+    handles = []
+
+    def cancels(argument):
+        handles[0].cancel()
+        raise ValueError(argument)
+
+    handles.append(loop.call_soon(cancels, "still here"))
+    run_once(loop)
+    assert str(loop.complaints[0]["exception"]) == "still here"
+
+
+def test_cancelled_handles_are_not_called_and_let_go_of_what_they_held(loop):
+    class Held:
+        pass
+
+    for call in (loop.call_soon, lambda *a: loop.call_later(0, *a), loop.call_soon_threadsafe):
+        held = Held()
+        gone = weakref.ref(held)
+        handle = call(nothing, held)
+        del held
+        handle.cancel()
+        gc.collect()
+        assert gone() is None
+        run_once(loop)
+        assert handle.cancelled()
+
+
+def test_a_slow_callback_is_warned_of_in_debug_mode(loop, caplog):
+    def slow():
+        assert loop._current_handle is handle
+
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0
+    handle = loop.call_soon(slow)
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        run_once(loop)
+    texts = [record.getMessage() for record in caplog.records]
+    assert any(
+        text.startswith("Executing <Handle") and "slow()" in text and text.endswith(" seconds")
+        for text in texts
+    ), texts
+    assert loop._current_handle is None
+
+
+def test_debug_mode_checks_callbacks_and_threads(loop):
+    async def coroutine():
+        pass
+
+    loop.set_debug(True)
+    for call in (
+        loop.call_soon,
+        loop.call_soon_threadsafe,
+        lambda callback: loop.call_later(1, callback),
+        lambda callback: loop.call_at(1, callback),
+    ):
+        with pytest.raises(TypeError, match="coroutines cannot be used with call_"):
+            call(coroutine)
+        with pytest.raises(TypeError, match="a callable object was expected"):
+            call("text")
+    errors = []
+
+    def wrong_thread():
+        for call in (loop.call_soon, lambda callback: loop.call_later(1, callback)):
+            try:
+                call(nothing)
+            except RuntimeError as error:
+                errors.append(str(error))
+        loop.call_soon_threadsafe(loop.stop)
+
+    loop.call_soon(threading.Thread(target=wrong_thread).start)
+    loop.run_forever()
+    assert len(errors) == 2 and all("Non-thread-safe operation" in text for text in errors)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="asyncio's are so from 3.14 on")
+def test_another_threads_cancel_waits_for_the_end_of_the_callback(loop):
+    begun, asked, finished = threading.Event(), threading.Event(), threading.Event()
+    seen = []
+
+    def callback():
+        begun.set()
+        wait_for_event(asked, "the call of cancel()")
+        assert not handle.cancelled()  # its own thread does not wait
+        finished.set()
+
+    def cancels():
+        wait_for_event(begun, "the callback")
+        asked.set()
+        handle.cancel()
+        seen.append(finished.is_set())
+        loop.call_soon_threadsafe(loop.stop)
+
+    handle = loop.call_soon_threadsafe(callback)
+    assert type(asyncio.events._ThreadSafeHandle) is type
+    assert isinstance(handle, asyncio.events._ThreadSafeHandle)
+    threading.Thread(target=cancels).start()
+    loop.run_forever()
+    assert seen == [True]
+
+
+def test_handles_that_nobody_holds_are_collected_with_their_loop():
+    class Marked:
+        pass
+
+    def make():
+        marked = Marked()
+        with running_loop() as loop:
+            for call in (loop.call_soon, loop.call_soon_threadsafe):
+                call(nothing, loop, marked)
+            loop.marked = loop.call_later(60, nothing, loop, marked)
+        return weakref.ref(marked), weakref.ref(loop)
+
+    references = make()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
