@@ -34,7 +34,7 @@ async def main(port="50051", certificate=None):
         tls.set_alpn_protocols(["h2"])
     server = Server([Greeter()])
     await server.start("127.0.0.1", int(port), ssl=tls)
-    print("serving on port", server._server.sockets[0].getsockname()[1], flush=True)
+    print("serving on port", port, flush=True)
     try:
         await server.wait_closed()
     finally:

@@ -21,7 +21,7 @@ async def main(port="5020", certificate=None):
     else:
         server = ModbusTcpServer(device, address=address)
     await server.serve_forever(background=True)
-    print("serving on port", server.transport.sockets[0].getsockname()[1], flush=True)
+    print("serving on port", port, flush=True)
     await server.serving
 
 

@@ -3,13 +3,14 @@
 import smtplib
 
 import pytest
+from sockets import free_port
 from waiting import WAIT_S
 
 pytest.importorskip("aiosmtpd")
 
 
 def test_mail_is_taken(start, tls, certificate):
-    program = start("aiosmtpd_sink.py", 0, *certificate)
+    program = start("aiosmtpd_sink.py", free_port(), *certificate)
     port = program.read_port()
     for size in (10, 1_000_000):
         with smtplib.SMTP("127.0.0.1", port, timeout=WAIT_S) as client:

@@ -1,6 +1,7 @@
 """grpclib on our loop, server and client."""
 
 import pytest
+from sockets import free_port
 
 pytest.importorskip("grpclib")
 wrappers = pytest.importorskip("google.protobuf.wrappers_pb2")
@@ -8,7 +9,7 @@ from grpclib.client import Channel, StreamStreamMethod  # noqa: E402 - see above
 
 
 def test_messages_are_answered(start, tls, certificate, run):
-    program = start("grpclib_greeter.py", 0, *certificate)
+    program = start("grpclib_greeter.py", free_port(), *certificate)
     port = program.read_port()
     if tls:
         tls.set_alpn_protocols(["h2"])

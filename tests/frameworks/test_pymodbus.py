@@ -1,6 +1,7 @@
 """pymodbus on our loop, server and client, and its client without a loop."""
 
 import pytest
+from sockets import free_port
 from waiting import WAIT_S
 
 pytest.importorskip("pymodbus")
@@ -12,7 +13,7 @@ def options(port, tls):
 
 
 def test_registers_from_a_client_on_our_loop(start, tls, certificate, run):
-    program = start("pymodbus_server.py", 0, *certificate)
+    program = start("pymodbus_server.py", free_port(), *certificate)
     port = program.read_port()
 
     async def main():
@@ -29,7 +30,7 @@ def test_registers_from_a_client_on_our_loop(start, tls, certificate, run):
 
 
 def test_registers_from_a_client_without_a_loop(start, tls, certificate):
-    program = start("pymodbus_server.py", 0, *certificate)
+    program = start("pymodbus_server.py", free_port(), *certificate)
     kind = client.ModbusTlsClient if tls else client.ModbusTcpClient
     modbus = kind("127.0.0.1", **options(program.read_port(), tls))
     assert modbus.connect()
