@@ -192,8 +192,8 @@ def interrupt():
     signal.raise_signal(signal.SIGINT)
 
 async def wait():
-    print("waits", flush=True)
     threading.Thread(target=interrupt, daemon=True).start()
+    print("waits", flush=True)
     await asyncio.get_running_loop().create_future()
 """
 
@@ -246,9 +246,9 @@ def interrupt():
 chain = functools.partial(loop.call_soon)
 chain.__setstate__((loop.call_soon, (chain,), {}, {}))
 loop.call_soon(chain)
-print("runs", flush=True)
 threading.Thread(target=interrupt, daemon=True).start()
 try:
+    print("runs", flush=True)
     loop.run_forever()
 except KeyboardInterrupt:
     print("interrupted")
