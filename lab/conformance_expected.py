@@ -115,14 +115,15 @@ EXPECTED = [
         )
     ),
     # -- asyncio
-    Expected("test_ssl.TestSSL.test_start_tls_client_corrupted_ssl", EOF_AFTER_ERROR),
+    Expected("test_ssl.TestSSL.test_start_tls_client_corrupted_ssl", EOF_AFTER_ERROR, STOCK),
     Expected(
-        "test_sslproto.ProactorStartTLSTests.test_start_tls_client_corrupted_ssl", EOF_AFTER_ERROR
+        "test_sslproto.ProactorStartTLSTests.test_start_tls_client_corrupted_ssl",
+        EOF_AFTER_ERROR,
+        STOCK,
     ),
     Expected(
         "test_streams.StreamTests.test_open_connection_happy_eyeball_refcycles",
         "the future of the refused connect may live a moment longer, and has its exception",
-        STOCK,
         sometimes=True,
     ),
     Expected(
@@ -130,6 +131,7 @@ EXPECTED = [
         "asyncio closes its transport with the close_notify in hand that it keeps back while a"
         " send of 4 MB is pending, as Wine has it until the peer reads; the transport takes nothing"
         " more, and the test waits for the close_notify",
+        STOCK,
     ),
     Expected(
         "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket",
