@@ -96,6 +96,21 @@ def test_services_share_an_engine_and_a_worker_is_stepped(program):
     assert "poller" in polled and "foreign packet" in polled
 
 
+def test_a_worker_is_stepped_by_a_loop(program):
+    knobs = ["workers=1", "polled=1", "looped=1", "echo=0", "faults=0"]
+    words = ["--seed", 1, "--runs", 30, "--trace", *(w for k in knobs for w in ("--set", k))]
+    loop = simulate.output(program, words)
+    for event in (
+        "client is connected by somebody else",
+        "poller   write ",
+        "pause_writing",
+        "resume_writing",
+        "retire",
+        "app 1    foreign packet",
+    ):
+        assert event in loop, event
+
+
 def test_a_profile_is_a_kernel_of_its_own(program):
     words = ["--seed", 7, "--trace", "--set"]
     windows = simulate.output(program, [*words, "profile=0"])
