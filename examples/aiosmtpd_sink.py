@@ -5,7 +5,7 @@ With a certificate it offers STARTTLS.
 
 import ssl
 import sys
-import threading
+import time
 
 from aiosmtpd.controller import Controller
 
@@ -35,7 +35,8 @@ def main(port="8025", certificate=None):
     controller.start()
     print("serving on port", controller.port, flush=True)
     try:
-        threading.Event().wait()
+        while True:
+            time.sleep(60)
     except KeyboardInterrupt:
         controller.stop()
 
