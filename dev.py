@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older one shall read this
     sys.exit("dev.py: Python 3.10 or later is needed: start dev.py with one")
 
-from lab import build, here, jobs, msvc, sim, steps
+from lab import build, here, jobs, msvc, sim, steps, suites
 from lab import simulate as simulate_
 from lab.jobs import Job
 from lab.steps import LAB, ROOT, Failure, exclusive, say
@@ -79,6 +79,11 @@ def make_parser():
         action="store_true",
         help=f"{here.default_lane()} alone, and without the tests that are marked slow",
     )
+    add(
+        *("frameworks", frameworks, "[--python LANE] [PYTEST ARGUMENT…]"),
+        "run the programs of examples/ with the frameworks and clients that they are for",
+        one_lane,
+    )
     verb = add(
         *(
             "sim",
@@ -105,6 +110,16 @@ def make_parser():
         "--mutants", action="store_true", help="break the engine; each must be caught"
     )
     verb.add_argument("--scale", action="store_true", help="the figures of docs/SCALING.md")
+    verb = add(
+        *("conformance", conformance, "[--python LANE] [--suite NAME] [--loop NAME] [MODULE…]"),
+        "run other people's tests of asyncio on Python's loop and on ours: all modules, or these",
+        one_lane,
+    )
+    default = next(iter(suites.SUITES))
+    help = f"whose: else {default}"
+    verb.add_argument("--suite", choices=suites.SUITES, default=default, help=help)
+    verb.add_argument("--loop", choices=("stock", "iocpx"), help="else both, side by side")
+    verb.add_argument("modules", nargs="*", metavar="MODULE", help="as test_events")
     usage = "[--python LANE] [--compiler NAME] [ARG…]"
     add("bench", bench, usage, "run the echo benchmark", one_lane, compiler=True)
     usage = "[--python LANE | --all] [--compiler NAME]"
@@ -119,13 +134,13 @@ def make_parser():
 def split(words):
     """dev.py's own words, and those after them that go as they are to the program that it runs.
 
-    `run` and `bench`: from the first word that is no option of the verb. `test`: every word that
-    is none. A -- ends the verb's own in any case.
+    `run` and `bench`: from the first word that is no option of the verb. `test` and `frameworks`:
+    every word that is none. A -- ends the verb's own in any case.
     """
     verb, rest = words[:1], words[1:]
-    if verb not in (["run"], ["bench"], ["test"]):
+    if verb not in (["run"], ["bench"], ["test"], ["frameworks"]):
         return words, []
-    valued = ("--python",) if verb == ["run"] else ("--python", "--compiler")
+    valued = ("--python",) if verb in (["run"], ["frameworks"]) else ("--python", "--compiler")
     own, passed = verb, []
     while rest:
         if rest[0] in valued:
@@ -136,7 +151,7 @@ def split(words):
             own, rest = own + rest[:1], rest[1:]
         elif rest[0] == "--":
             return own, passed + rest[1:]
-        elif verb == ["test"]:
+        elif verb in (["test"], ["frameworks"]):
             passed, rest = passed + rest[:1], rest[1:]
         else:
             return own, rest
@@ -190,6 +205,21 @@ def bench(options):
     return here.bench(lane, builder(options).library(lane), ceiling, options.arguments)
 
 
+def conformance(options):
+    lane = options.python or here.default_lane()
+    with exclusive():
+        here.setup([lane])
+        if options.loop != "stock":
+            build.build(lane)
+        tests = suites.folder(options.suite, lane)
+    words = ["--python", lane, "--library", build.library(lane)]
+    words += ["--suite", options.suite, "--tests", tests]
+    words += ["--loop", options.loop] if options.loop else []
+    # rich is there.
+    argv = [here.host_python(), "-m", "lab.conformance", *words, *options.modules]
+    return subprocess.run(argv, cwd=ROOT).returncode
+
+
 def simulate(options):
     if options.seed is not None and options.seed < 0:
         raise Failure(f"--seed must be 0 or more, got {options.seed}")
@@ -226,10 +256,13 @@ def test(options):
         pytest = [here.host_python(), "-m", "pytest", *pytest_options("host"), *some, "tests/host"]
         todo.append(Job("host", pytest, host_environment()))
         todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"]))
+        if not options.fast and here.default_lane() in lanes:
+            todo.append(frameworks_job(here.default_lane()))
     for lane in lanes:
         name = builder(options).folder(lane).name
         argv, env = here.command(lane, builder(options).library(lane), alone=True)
         argv += ["-m", "pytest", *pytest_options(name), "--ignore=tests/host"]
+        argv += [] if options.arguments else ["--ignore=tests/frameworks"]
         argv += options.arguments or some
         todo.append(Job(name, argv, env))
     results = {}
@@ -237,14 +270,43 @@ def test(options):
         jobs.together(todo, lambda job: results.update({job.name: result(job)}))
     else:
         (job,) = todo
-        # Without a console, as in continuous integration: tests that behave otherwise with one
-        # would fail there only.
-        job.status = here.call(job.argv, job.env, console=False)
+        alone(job)
         results[job.name] = result(job)
     say("====")
     for job in todo:
         say(f"{job.name}: {results[job.name][1]}")
     return not all(passed for passed, _ in results.values())
+
+
+def alone(job):
+    """Run a job with this process's streams."""
+    # Without a console, as in continuous integration: tests that behave otherwise with one would
+    # fail there only.
+    job.status = here.call(job.argv, job.env, console=False)
+
+
+def frameworks(options):
+    lane = options.python or here.default_lane()
+    prepare([lane])
+    os.chdir(ROOT)
+    job = frameworks_job(lane)
+    job.argv += options.arguments
+    alone(job)
+    passed, text = result(job)
+    say(f"==== {job.name}: {text}")
+    return not passed
+
+
+def frameworks_job(lane):
+    """pytest on tests/frameworks, for which their packages are fetched when first asked for."""
+    with exclusive():
+        folder = here.frameworks(lane)
+    name = f"frameworks-{lane}"
+    argv, env = here.command(lane, build.library(lane), alone=True)
+    env["PYTHONPATH"] += ";" + here.name(folder)
+    # anyio's plug-in of pytest would take part in every test.
+    argv += ["-m", "pytest", "-p", "no:anyio", *pytest_options(name)]
+    return Job(name, [*argv, "-o", "testpaths=tests/frameworks"], env)
 
 
 def result(job):

@@ -3,6 +3,13 @@
 A slot of the pool is posted again before its client becomes a connection, so no outcome of
 a client costs a slot.  Called by the workers (completions) and the keeper (growing,
 shrinking, silent clients, listening); calls `_open` for what it accepted.
+
+A listener that several processes have, or several engines, is on the port of whoever came first,
+since a file object belongs to one port for good.  The others accept by events: AcceptEx whose
+hEvent has its low bit set sends no packet to any port.  All of an engine have one event, on
+which the keeper posts the packet of each that is over to the engine's own port, and a worker goes
+on from there.  Each keeps `initial_accepts` of them waiting, the first one too: Windows takes
+them in the order of their posts, so that all have their share.
 """
 
 from libc.stdint cimport uint64_t
@@ -108,6 +115,8 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
         return WSAGetLastError()
     count(service, worker, N_SOCKETS_OPENED, 1)
     memset(&acceptor.op.overlapped, 0, sizeof(OVERLAPPED))
+    if listener.shared:
+        acceptor.op.overlapped.hEvent = <HANDLE>(<ULONG_PTR>engine.accept_event | 1)
     # The lock keeps the listening handle from being closed, and its value from
     # being reused, between the look at `closing` and the call.
     AcquireSRWLockExclusive(&listener.lock)
@@ -116,6 +125,7 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
     else:
         acceptor.sock = sock
         acceptor.pending = True
+        acceptor.told = False
         InterlockedExchangeAdd64(&service.accepts_pending, 1)
         count_op(engine, worker, E_OPS_POSTED, 1)
         error = ERROR_IO_PENDING
@@ -126,6 +136,9 @@ cdef int acceptor_call(worker_t *worker, acceptor_t *acceptor) noexcept nogil:
                 listener.sock, sock, output, data_bytes, ACCEPT_ADDRESS_BYTES,
                 ACCEPT_ADDRESS_BYTES, &nbytes, &acceptor.op.overlapped):
             error = WSAGetLastError()
+        if listener.shared:
+            # The call has reset the event, which may have told of another one.
+            SetEvent(engine.accept_event)
         if error != ERROR_IO_PENDING:
             acceptor.pending = False
             acceptor.sock = INVALID_SOCKET
@@ -169,7 +182,7 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     cdef bint silent
     AcquireSRWLockExclusive(&listener.lock)
     acceptor.pending = False
-    sock = acceptor.sock    # INVALID_SOCKET: by listener_abandon
+    sock = acceptor.sock    # INVALID_SOCKET: by listener_cancel
     acceptor.sock = INVALID_SOCKET
     closing = listener.closing
     expected = closing or acceptor.cancelled
@@ -215,7 +228,8 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     memcpy(local_copy, local, min(<size_t>local_bytes, sizeof(local_copy)))
     memcpy(remote_copy, remote, min(<size_t>remote_bytes, sizeof(remote_copy)))
     if data != NULL:
-        data.size = nbytes
+        # Not the packet's, which is the keeper's where the listener is shared.
+        data.size = acceptor.op.overlapped.InternalHigh
         acceptor.data = NULL
     # The slot, which may be given up, and the connection, which may be over at once, could be the
     # last that keep the service.
@@ -223,7 +237,7 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
     error = conn_open(service, worker, &listener.provider, sock, STATE_OPEN, local_copy,
-                      remote_copy, data)
+                      remote_copy, data, NULL, NULL, False)
     if error == 0:
         count(service, worker, N_ACCEPTS, 1)
         live_drop(service)
@@ -251,11 +265,19 @@ cdef int listener_prepare(listener_t *listener) noexcept nogil:
         return error
     if listen(listener.sock, backlog if backlog <= 200 else SOMAXCONN_HINT(backlog)) != 0:
         return WSAGetLastError()
-    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port,
-                              engine_key(listener.engine), 0) == NULL:
-        return <int>GetLastError()
+    # Before the port: so whoever comes to share it finds FD_ACCEPT selected, not about to be.
     if WSAEventSelect(listener.sock, listener.engine.accept_event, FD_ACCEPT) == SOCKET_ERROR:
         return WSAGetLastError()
+    if CreateIoCompletionPort(<HANDLE>listener.sock, listener.engine.port,
+                              engine_key(listener.engine), 0) != NULL:
+        return 0
+    error = <int>GetLastError()
+    # FD_ACCEPT is the socket's, not the process's: from here on nobody has it, and nobody's pool
+    # grows at the others' expense.
+    WSAEventSelect(listener.sock, NULL, 0)
+    if error != ERROR_INVALID_PARAMETER:
+        return error
+    listener.shared = True
     return 0
 
 
@@ -292,22 +314,27 @@ cdef int service_listen(service_t *service, SOCKET sock, int family) noexcept no
 
 
 cdef bint listener_begin(listener_t *listener) noexcept nogil:
-    """Fill the pool of a listener that has none yet.  False: out of memory for even one slot,
-    and it is to be tried again, since what posts nothing is told of nothing."""
+    """Fill the pool of a listener that has none yet.  False: out of memory for even one slot, or
+    of a shared one for any, and it is to be tried again, since what posts nothing is told of
+    nothing, and what is shared not even of a pool that ran dry."""
     cdef WSANETWORKEVENTS events
-    cdef bint empty
+    cdef int initial = listener.service.config.initial_accepts
+    cdef int least = initial if listener.shared else 1
+    cdef int missing
     cdef int _attempt
     for _attempt in range(2):
         AcquireSRWLockExclusive(&listener.lock)
-        empty = listener.n_acceptors == 0 and not listener.closing
+        missing = 0
+        if listener.n_acceptors < least and not listener.closing:
+            missing = initial - listener.n_acceptors
         ReleaseSRWLockExclusive(&listener.lock)
-        if not empty:
+        if missing == 0:
             return True
         if _attempt == 0:
-            listener_grow(listener, listener.service.config.initial_accepts)
+            listener_grow(listener, missing)
             # Who came before has met the pool by now: that there was none is no reason to grow.
             AcquireSRWLockExclusive(&listener.lock)
-            if not listener.closing:
+            if not listener.closing and not listener.shared:
                 WSAEnumNetworkEvents(listener.sock, NULL, &events)
             ReleaseSRWLockExclusive(&listener.lock)
     return False
@@ -344,20 +371,38 @@ cdef void listener_grow(listener_t *listener, int by) noexcept nogil:
         accept_post(NULL, acceptor)
 
 
-cdef void listener_abandon(listener_t *listener) noexcept nogil:
-    """End what CancelIoEx could not.  Precondition: listener.lock held, closing.
-
-    Whoever has the listening socket closes it now, which ends an AcceptEx without a client;
-    one that has its client and waits for first data ends with its accept socket.
-    """
+cdef void listener_cancel(listener_t *listener) noexcept nogil:
     cdef acceptor_t *acceptor
     cdef link_t *link = listener.acceptors.next
     while link != &listener.acceptors:
         acceptor = <acceptor_t *>link.owner
         link = link.next
-        if acceptor.pending and acceptor.data != NULL:
+        # One by one: another engine of this process may have the same socket.
+        if (acceptor.pending
+                and not CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)
+                and GetLastError() != ERROR_NOT_FOUND):
+            # It ends with its socket, or with the listener, which its owner closes now.
             drop_socket(listener.service, NULL, acceptor.sock)
             acceptor.sock = INVALID_SOCKET
+
+
+cdef bint listener_tell(listener_t *listener) noexcept nogil:
+    cdef engine_t *engine = listener.engine
+    cdef bint all_told = True
+    cdef acceptor_t *acceptor
+    cdef link_t *link
+    AcquireSRWLockExclusive(&listener.lock)
+    link = listener.acceptors.next
+    while link != &listener.acceptors:
+        acceptor = <acceptor_t *>link.owner
+        link = link.next
+        if (acceptor.pending and not acceptor.told
+                and HasOverlappedIoCompleted(&acceptor.op.overlapped)):
+            acceptor.told = PostQueuedCompletionStatus(engine.port, 0, engine_key(engine),
+                                                       &acceptor.op.overlapped)
+            all_told = all_told and acceptor.told
+    ReleaseSRWLockExclusive(&listener.lock)
+    return all_told
 
 
 cdef void listener_crowded(listener_t *listener) noexcept nogil:
@@ -373,28 +418,36 @@ cdef void listener_crowded(listener_t *listener) noexcept nogil:
     cdef int before = listener.n_acceptors
     ReleaseSRWLockExclusive(&listener.lock)
     if crowded:
-        listener_grow(listener, ACCEPT_GROWTH)
-        AcquireSRWLockExclusive(&listener.lock)
-        count(listener.service, NULL, N_ACCEPTS_GROWN, max(listener.n_acceptors - before, 0))
-        ReleaseSRWLockExclusive(&listener.lock)
+        listener_grow_more(listener, ACCEPT_GROWTH, before)
+
+
+cdef void listener_grow_more(listener_t *listener, int by, int before) noexcept nogil:
+    listener_grow(listener, by)
+    AcquireSRWLockExclusive(&listener.lock)
+    count(listener.service, NULL, N_ACCEPTS_GROWN, max(listener.n_acceptors - before, 0))
+    ReleaseSRWLockExclusive(&listener.lock)
 
 
 cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
-    """Drop clients that have been silent too long; shrink a pool that was not needed."""
+    """Drop clients that have been silent too long; have as many slots as ever wait for clients;
+    shrink a pool that was not needed."""
     cdef service_t *service = listener.service
+    cdef int initial = service.config.initial_accepts
     cdef link_t *link
     cdef acceptor_t *acceptor
     cdef DWORD seconds
     cdef int length
+    cdef int waiting = 0        # slots without a client
     cdef int surplus = 0
+    cdef int before
+    cdef bint closing
     AcquireSRWLockExclusive(&listener.lock)
-    if shrink and not listener.closing:
-        if not listener.crowded:
-            listener.target = service.config.initial_accepts
-            surplus = listener.n_acceptors - listener.target
+    if shrink:
+        shrink = not listener.crowded
         listener.crowded = False
+    closing = listener.closing
     link = listener.acceptors.next
-    while link != &listener.acceptors and not listener.closing:
+    while link != &listener.acceptors and not closing:
         acceptor = <acceptor_t *>link.owner
         link = link.next
         if not acceptor.pending:
@@ -403,8 +456,9 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
         seconds = <DWORD>-1     # as for a socket that nobody has connected to
         getsockopt(acceptor.sock, SOL_SOCKET, SO_CONNECT_TIME, <char *>&seconds, &length)
         if seconds == <DWORD>-1:
-            if surplus > 0:
-                surplus -= 1
+            waiting += 1
+            if shrink and waiting > initial:
+                surplus += 1
                 acceptor.cancelled = True
                 CancelIoEx(<HANDLE>listener.sock, &acceptor.op.overlapped)
         elif (service.config.accept_receive
@@ -415,4 +469,11 @@ cdef void listener_look_after(listener_t *listener, bint shrink) noexcept nogil:
             # is over is none to cancel.
             acceptor.cancelled = True
             acceptor.silent = True
+    before = listener.n_acceptors
+    if shrink:
+        listener.target = before - surplus
     ReleaseSRWLockExclusive(&listener.lock)
+    if service.config.accept_receive and waiting < initial and not closing:
+        # Silent clients have the others.  FD_ACCEPT would tell when there is none left, but not
+        # where the listener is shared.
+        listener_grow_more(listener, initial - waiting, before)

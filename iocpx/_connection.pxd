@@ -4,7 +4,7 @@ from iocpx._delivery cimport lost_t
 from iocpx._runtime cimport Runtime
 from iocpx._state cimport buf_t, queue_t
 from iocpx._timers cimport TimerHandle, Timers
-from iocpx._types cimport ADDRESS_BYTES, conn_t
+from iocpx._types cimport ADDRESS_BYTES, conn_t, worker_t
 
 
 cdef class Connection:
@@ -50,3 +50,10 @@ cdef class Connection:
 cdef void release_spent(buf_t *spent) noexcept
 # TypeError if `result`, of a call of `name`, is what only an `async def` returns.
 cdef int refuse_coroutine(str name, result) except -1
+# What was received, as bytes: the object that it was received into, or a copy.
+cdef bytes take_bytes(buf_t *buf)
+# Has the next receive fill a bytes object of that size, where that is worth it.
+cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept
+# Queues a write, or puts it into `parts` where that is not NULL.  The result is write_result's.
+cdef int queue_bytes(worker_t *worker, conn_t *conn, queue_t *parts, const char *data,
+                     size_t nbytes, void *owner) noexcept nogil

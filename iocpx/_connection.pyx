@@ -19,7 +19,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport NEVER, conn_ref, now_ms
-from iocpx._delivery cimport conn_is_reading_on, lost_t
+from iocpx._delivery cimport conn_is_reading_on, conn_offer, lost_t
 from iocpx._engine cimport engine_on_worker
 from iocpx._requests cimport (
     WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY, WRITE_SPENT, conn_abort,
@@ -40,6 +40,7 @@ import asyncio
 import collections.abc
 import socket
 import sys
+import sysconfig
 import threading
 
 from iocpx._addresses import address_text
@@ -50,6 +51,10 @@ cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's default
 
 MAX_BYTES = sys.maxsize
+
+# Of the build, whether the GIL is on or not: an object that one thread has made and another
+# one lets go of keeps its memory until the first runs Python again.
+cdef bint frees_late = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 cdef bytes take_bytes(buf_t *buf):
@@ -202,7 +207,7 @@ cdef class Connection:
         if conn != NULL:
             # One that is closing may be beyond a reset: then none happens, and none is counted.
             closing = conn_is_closing(conn)
-            conn_abort(conn, ABORT_CALLBACK)
+            conn_abort(NULL, conn, ABORT_CALLBACK)
             conn_unref(conn)
         self._runtime.report(
             f"{name}() raised, the connection was closing already" if closing
@@ -380,7 +385,7 @@ cdef class Connection:
             finally:
                 # Also if one raised, as a released memoryview does: those before it go.
                 if parts.head != NULL:
-                    result = conn_write_parts(conn, &parts)
+                    result = conn_write_parts(NULL, conn, &parts)
             self._after_write(conn, result)
         finally:
             conn_unref(conn)
@@ -396,7 +401,7 @@ cdef class Connection:
                 # What the caller may change behind our back is copied at once.
                 PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
                 if view.len > 0:
-                    result = queue_bytes(conn, parts, <char *>view.buf, view.len, NULL)
+                    result = queue_bytes(NULL, conn, parts, <char *>view.buf, view.len, NULL)
                 PyBuffer_Release(&view)
                 if result & WRITE_NO_MEMORY:
                     raise MemoryError
@@ -404,7 +409,7 @@ cdef class Connection:
         if PyBytes_GET_SIZE(data) == 0:
             return 0
         Py_INCREF(data)                 # dropped here, or by deliver once it is sent
-        result = queue_bytes(conn, parts, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
+        result = queue_bytes(NULL, conn, parts, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
                              <PyObject *>data)
         if not result & WRITE_KEPT:
             Py_DECREF(data)
@@ -458,7 +463,7 @@ cdef class Connection:
     cdef _flush(self, conn_t *conn):
         cdef bint pause
         with nogil:
-            pause = conn_flush(conn)
+            pause = conn_flush(NULL, conn)
         if pause:
             self._tell_marks("pause_writing")
 
@@ -473,7 +478,7 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             with nogil:
-                conn_write_eof(conn)
+                conn_write_eof(NULL, conn)
                 conn_unref(conn)
 
     def close(self):
@@ -486,7 +491,7 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             with nogil:
-                conn_close(conn)
+                conn_close(NULL, conn)
                 conn_unref(conn)
 
     def abort(self):
@@ -495,7 +500,7 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             with nogil:
-                conn_abort(conn, ABORT_APPLICATION)
+                conn_abort(NULL, conn, ABORT_APPLICATION)
                 conn_unref(conn)
 
     def is_closing(self):
@@ -521,7 +526,7 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             with nogil:
-                conn_pause_reading(conn, paused)
+                conn_pause_reading(NULL, conn, paused)
                 conn_unref(conn)
 
     def is_reading(self):
@@ -553,7 +558,7 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             with nogil:
-                conn_set_marks(conn, high_bytes, low_bytes)
+                conn_set_marks(NULL, conn, high_bytes, low_bytes)
                 conn_unref(conn)
 
     def get_write_buffer_limits(self):
@@ -693,7 +698,7 @@ cdef class Connection:
             if borrowed is not None:
                 borrowed.detach()
             with nogil:
-                conn_return_handle(conn)
+                conn_return_handle(NULL, conn)
                 conn_unref(conn)
 
 
@@ -705,6 +710,23 @@ cdef void release_spent(buf_t *spent) noexcept:
         spent = buf.next
         Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue or offer_bytes
         buf_free(buf)
+
+
+cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept:
+    """Have the next receive fill a bytes object, for data_received as it is.
+
+    Only now that the one before has been delivered: if the protocol has let go of it, its
+    memory, still in the processor's cache, is used again.
+    """
+    if frees_late:
+        return
+    try:
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>nbytes)
+    except MemoryError:
+        return      # the receive takes a buffer of the engine's
+    Py_INCREF(data)                     # dropped by take_bytes or deliver
+    if not conn_offer(conn, <void *>data, PyBytes_AS_STRING(data), nbytes):
+        Py_DECREF(data)
 
 
 cdef str limit_text(lost_t *lost, service_config_t *config):
@@ -730,8 +752,8 @@ cdef int check_data(data) except -1:
     return 0
 
 
-cdef int queue_bytes(conn_t *conn, queue_t *parts, const char *data, size_t nbytes,
-                     void *owner) noexcept nogil:
+cdef int queue_bytes(worker_t *worker, conn_t *conn, queue_t *parts, const char *data,
+                     size_t nbytes, void *owner) noexcept nogil:
     if parts == NULL:
-        return conn_write(conn, data, nbytes, owner)
+        return conn_write(worker, conn, data, nbytes, owner)
     return conn_gather(conn, parts, data, nbytes, owner)

@@ -4,25 +4,22 @@
 that a worker found ready, whatever the number of their events.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 # Under another name: a cimported one is none that Python could import from here.
 from iocpx._connection cimport Connection as ConnectionObject
-from iocpx._connection cimport refuse_coroutine, release_spent
+from iocpx._connection cimport offer_bytes, refuse_coroutine, release_spent
 from iocpx._delivery cimport (
-    conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
+    conn_give_buffer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
     lost_t, news_t,
 )
 from iocpx._requests cimport conn_abort, conn_close
 from iocpx._sched cimport worker_delivered, worker_next
 from iocpx._types cimport *
 from iocpx._engines cimport set_deliver
-from iocpx._runtime cimport Runtime
+from iocpx._runtime cimport Runtime, set_tell
 from iocpx._state cimport buf_free, buf_t
-
-import sysconfig
 
 from iocpx._connection import Connection
 from iocpx._engines import Engine
@@ -31,19 +28,19 @@ from iocpx._timers import TimerHandle
 
 __all__ = ["Connection", "Engine", "Server", "TimerHandle"]
 
-# Of the build, whether the GIL is on or not: an object that one thread has made and another
-# one lets go of keeps its memory until the first runs Python again.
-cdef bint frees_late = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-
 
 cdef void deliver_batch(worker_t *worker) noexcept nogil:
     cdef conn_t *conn
     with gil:
         conn = worker_next(worker)
         while conn != NULL:
-            deliver(<Runtime>conn.service.config.handler.context, conn)
+            conn.service.config.handler.tell(conn.service.config.handler.context, conn)
             worker_delivered(worker, conn)
             conn = worker_next(worker)
+
+
+cdef void tell_server(void *context, conn_t *conn) noexcept:
+    deliver(<Runtime>context, conn)
 
 
 cdef void deliver(Runtime runtime, conn_t *conn) noexcept:
@@ -108,12 +105,12 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         connection._feed(conn, buf)
         conn_give_buffer(conn, buf)
         buf = conn_take_data(conn, &wanted)
-    if wanted > COPY_BYTES and not frees_late and connection._takes_bytes():
+    if wanted > COPY_BYTES and connection._takes_bytes():
         offer_bytes(conn, wanted)
     if news.timers:
         connection._run_timers(conn)
     if conn_take_eof(conn) and not connection._keeps_open():
-        conn_close(conn)
+        conn_close(NULL, conn)
     if conn_take_lost(conn, &lost):
         connection._lost(conn, &lost)
         conn.user = NULL
@@ -136,25 +133,11 @@ cdef void make_connection(Runtime runtime, conn_t *conn, context) noexcept:
         if connection is not None:
             connection._detach()
         runtime.report(f"protocol_factory {fault}, the connection is reset", exc, None, None)
-        conn_abort(conn, ABORT_CALLBACK)
+        conn_abort(NULL, conn, ABORT_CALLBACK)
         return
     Py_INCREF(connection)               # for conn.user
     conn.user = <PyObject *>connection
 
 
-cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept:
-    """Have the next receive fill a bytes object, for data_received as it is.
-
-    Only now that the one before has been delivered: if the protocol has let go of it, its
-    memory, still in the processor's cache, is used again.
-    """
-    try:
-        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>nbytes)
-    except MemoryError:
-        return      # the receive takes a buffer of the engine's
-    Py_INCREF(data)                     # dropped by take_bytes or deliver
-    if not conn_offer(conn, <void *>data, PyBytes_AS_STRING(data), nbytes):
-        Py_DECREF(data)
-
-
 set_deliver(deliver_batch)
+set_tell(tell_server)

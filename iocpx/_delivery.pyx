@@ -38,8 +38,8 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
     conn.untraced = 0
     if conn.due & DUE_MADE:
         conn.due &= ~<int>DUE_MADE
-        # Over before it began: nobody hears of it.
-        if conn.due & DUE_LOST:
+        # Over before it began: nobody hears of it, but for who has made it.
+        if conn.due & DUE_LOST and conn.user == NULL:
             conn_tell_lost(conn)
         else:
             news.made = True

@@ -133,6 +133,7 @@ cdef engine_t *engine_create(const engine_config_t *config, HANDLE port,
     InitializeSRWLock(&engine.pool_lock)
     engine.keeper_due_ms = NEVER
     engine.listen_due_ms = NEVER
+    engine.told_due_ms = NEVER
     engine.help_due_ms = NEVER
     op_init(&engine.help, on_help, engine)
     op_init(&engine.stop, on_stop, engine)

@@ -8,13 +8,14 @@ import asyncio
 import signal
 import sys
 import threading
+import weakref
 from asyncio import events
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-# These two for freezers, which cannot look into compiled modules: see _imports.
-from iocpx import _handles, _scheduling  # noqa: F401
-from iocpx._loop import LoopCore
+# What only compiled modules import, for freezers, which cannot look into them: see _imports.
+from iocpx import _endpoint, _handles, _scheduling, _transport_socket  # noqa: F401
+from iocpx._tcp_loop import TcpLoop
 
 _T = TypeVar("_T")
 
@@ -31,7 +32,7 @@ class _Proactor(asyncio.IocpProactor):
         self._loop._look(timeout)
 
 
-class EventLoop(LoopCore, asyncio.ProactorEventLoop):
+class EventLoop(TcpLoop):
     """asyncio.ProactorEventLoop on iocpx: what the loop of a Windows program can do, and that
     loop to every isinstance().
 
@@ -45,6 +46,9 @@ class EventLoop(LoopCore, asyncio.ProactorEventLoop):
         wakeup_fd = _swap_wakeup_fd(-1)
         proactor = _Proactor()
         self._attach(proactor)
+        self._listening = {}
+        # By the descriptors of theirs that the program knows.
+        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         super().__init__(proactor)
         _swap_wakeup_fd(wakeup_fd)
 
@@ -104,6 +108,73 @@ class EventLoop(LoopCore, asyncio.ProactorEventLoop):
         wakeup_fd = _swap_wakeup_fd(-1)
         super().close()
         _swap_wakeup_fd(wakeup_fd)
+
+    # What ProactorEventLoop lacks.
+
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., object], *args: Any
+    ) -> None:
+        """Call callback(*args) in each iteration in which the socket can be read: data, a
+        connection to accept, an end or an error is there.  asyncio.AbstractEventLoop.add_reader().
+
+        fd is a socket, its descriptor (an int), or whatever has a fileno(); any kind of socket,
+        and as many as there are.  What was added for it before is replaced.  Remove it before the
+        socket is closed; if not, nothing more is called.  Raises ValueError for what has no
+        descriptor, OSError for what is no socket, RuntimeError for the socket of an open
+        transport and on a closed loop.
+        """
+        self._add_watch(False, fd, callback, args)
+
+    def remove_reader(self, fd: Any) -> bool:
+        """No longer call what add_reader() was given for it; False: nothing was.
+        asyncio.AbstractEventLoop.remove_reader()."""
+        return self._remove_watch(False, fd)
+
+    def add_writer(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., object], *args: Any
+    ) -> None:
+        """Call callback(*args) in each iteration in which the socket can be written: there is room,
+        it has just been connected, or an error is there.  asyncio.AbstractEventLoop.add_writer();
+        otherwise as add_reader()."""
+        self._add_watch(True, fd, callback, args)
+
+    def remove_writer(self, fd: Any) -> bool:
+        """No longer call what add_writer() was given for it; False: nothing was.
+        asyncio.AbstractEventLoop.remove_writer()."""
+        return self._remove_watch(True, fd)
+
+    def _add_watch(
+        self, writing: bool, fileobj: Any, callback: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        fd = self._descriptor(fileobj)
+        self._check_closed()
+        if fd < 0:
+            raise ValueError(f"Invalid file descriptor: {fd}")
+        self._watch(writing, fd, fileobj, callback, args)
+
+    def _remove_watch(self, writing: bool, fileobj: Any) -> bool:
+        fd = self._descriptor(fileobj)
+        if self.is_closed():
+            return False
+        if fd < 0:
+            # A socket that was closed first is known by itself.
+            known = self._watched(writing, fileobj)
+            if known is None:
+                raise ValueError(f"Invalid file descriptor: {fd}")
+            fd = known
+        return self._unwatch(writing, fd)
+
+    def _descriptor(self, fileobj: Any) -> int:
+        fd = fileobj
+        if not isinstance(fd, int):
+            try:
+                fd = int(fd.fileno())
+            except (AttributeError, TypeError, ValueError):
+                raise ValueError(f"Invalid file object: {fileobj!r}") from None
+        transport = self._transports.get(fd)
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fileobj!r} is used by transport {transport!r}")
+        return fd
 
     # The socket pair is there for signals alone: Python writes into it when one comes, and the
     # loop's wait ends.  A call of another thread posts a packet instead.

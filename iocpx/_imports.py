@@ -52,6 +52,7 @@ from iocpx import (
     _send,
     _server,
     _service,
+    _socket_polls,
     _state,
     _threads,
     _timers,

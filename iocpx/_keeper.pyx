@@ -7,7 +7,7 @@ Never enters Python.  Called by the layer above; calls `_accept`, `_conn` and `_
 from libc.stdint cimport uint64_t
 
 from iocpx._accept cimport (
-    accept_post, listener_begin, listener_crowded, listener_look_after, SHRINK_MS,
+    accept_post, listener_begin, listener_crowded, listener_look_after, listener_tell, SHRINK_MS,
 )
 from iocpx._base cimport (
     conn_arm, conn_disarm_timer, conn_drop_spare, conn_ref, NEVER, now_ms, packet_post,
@@ -162,16 +162,23 @@ cdef void keeper_listeners(service_t *service, uint64_t now) noexcept nogil:
         listener = listener.next
 
 
-cdef void keeper_crowded(engine_t *engine) noexcept nogil:
-    """FD_ACCEPT has come, of any listener."""
+cdef void keeper_accept_event(engine_t *engine, uint64_t now) noexcept nogil:
+    """FD_ACCEPT has come, or an AcceptEx without a packet is over, of any listener."""
     cdef service_t *service = keeper_services(engine)
     cdef listener_t *listener
+    cdef bint all_told = True
     while service != NULL:
         listener = service_listeners(service)
         while listener != NULL:
-            listener_crowded(listener)
+            if listener.shared:
+                all_told = listener_tell(listener) and all_told
+            else:
+                listener_crowded(listener)
             listener = listener.next
         service = service.next
+    AcquireSRWLockExclusive(&engine.lock)
+    engine.told_due_ms = NEVER if all_told else now + RETRY_MS
+    ReleaseSRWLockExclusive(&engine.lock)
 
 
 cdef void keeper_begin(engine_t *engine, uint64_t now) noexcept nogil:
@@ -309,7 +316,8 @@ cdef bint keeper_end_service(engine_t *engine, bint dead, keeper_news_t *news) n
         # For the next one, or for the engine's own end.
         SetEvent(engine.keeper_event)
         # The last that is done with it: whoever waits for that may free it.
-        SetEvent(service.stopped_event)
+        if service.stopped_event != NULL:
+            SetEvent(service.stopped_event)
     ReleaseSRWLockExclusive(&engine.lock)
     return service != NULL
 
@@ -341,7 +349,7 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
     cdef DWORD woken
     cdef bint finished
     AcquireSRWLockExclusive(&engine.lock)
-    due = min(engine.help_due_ms, engine.listen_due_ms)
+    due = min(min(engine.help_due_ms, engine.listen_due_ms), engine.told_due_ms)
     service = engine.services
     while service != NULL:
         due = min(due, service_due(service))
@@ -353,6 +361,7 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
     if engine.unposted != NULL or engine.holds == 0 or engine.workers_running == 0:
         due = min(due, now + RETRY_MS)
     engine.keeper_due_ms = due
+    cdef uint64_t told_due = engine.told_due_ms
     ReleaseSRWLockExclusive(&engine.lock)
 
     events[0] = engine.keeper_event
@@ -365,10 +374,10 @@ cdef bint keeper_step(engine_t *engine) noexcept nogil:
     if woken == WAIT_FAILED:
         # For lack of memory; without the pause the keeper would spin until there is some.
         WaitForSingleObject(engine.stopped_event, RETRY_MS)
-    elif woken == WAIT_OBJECT_0 + 1:
-        keeper_crowded(engine)
-
     now = now_ms()
+    # Where the wait failed nobody has looked at the event, and whoever has a client waits for it.
+    if woken == WAIT_FAILED or woken == WAIT_OBJECT_0 + 1 or told_due <= now:
+        keeper_accept_event(engine, now)
     keeper_help(engine, now)
     keeper_begin(engine, now)
     keeper_retry(engine, now)

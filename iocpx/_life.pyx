@@ -66,7 +66,10 @@ cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) 
         conn.error = error
         conn.error_sending = sending
     conn.state = conn_next_state(conn.state, EVENT_ABORT)
-    linger_zero(conn.sock)
+    # asyncio's abort() drops what is not with the kernel yet, but resets nothing: the peer gets
+    # what was sent, and then its end.
+    if not (conn.service.config.like_asyncio and reason == ABORT_APPLICATION):
+        linger_zero(conn.sock)
     conn_cancel(conn)
 
 
@@ -94,6 +97,9 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
     if conn.state != STATE_OPEN and conn.state != STATE_FLUSHING:
         return
     if conn.sending or conn.outbox.head != NULL:
+        return
+    # Who is paused may have more, once he is told that he may go on (conn_flushes_on).
+    if conn.service.config.like_asyncio and conn.pause_told and not conn.lost_told:
         return
     # Where the peer has ended its side, closesocket does the same: nothing is left unread that
     # would make a reset of it, and nobody else has the socket.

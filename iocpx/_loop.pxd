@@ -1,4 +1,5 @@
 from iocpx._scheduling cimport Scheduler
+from iocpx._socket_polls cimport SocketPolls
 from iocpx._winsock cimport DWORD, HANDLE, OVERLAPPED, OVERLAPPED_ENTRY
 
 cdef enum:
@@ -12,6 +13,7 @@ cdef class LoopCore(Scheduler):
     cdef dict cache
     cdef list unregistered
     cdef object stopped_serving
+    cdef SocketPolls polls              # None: no socket was watched yet
     # The packets of the last look; those from next_entry on are not dispatched yet, since what
     # came before them raised.
     cdef OVERLAPPED_ENTRY entries[BATCH]
@@ -20,7 +22,7 @@ cdef class LoopCore(Scheduler):
     # Operations of the proactor's that bring nothing which a program waits for.
     cdef public Py_ssize_t _own_operations
 
-    # A packet of the proactor's, or of nobody.
+    # A packet of the proactor's, of a poll's, or of nobody.
     cdef int dispatch(self, DWORD nbytes, size_t key, size_t address) except -1
     cdef int wait_at_port(self, DWORD timeout_ms) except -1
     cdef int refuse(self, DWORD nbytes, size_t key, size_t address) except -1

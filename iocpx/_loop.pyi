@@ -1,6 +1,6 @@
 import asyncio
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 class LoopCore:
@@ -13,6 +13,17 @@ class LoopCore:
     def _attach(self, proactor: asyncio.IocpProactor) -> None: ...
     def _look(self, timeout: float | None) -> None: ...
     def _run_until_stopped(self) -> None: ...
+    def _watch(
+        self,
+        writing: bool,
+        fd: int,
+        fileobj: Any,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> None: ...
+    def _unwatch(self, writing: bool, fd: int) -> bool: ...
+    def _watched(self, writing: bool, fileobj: Any) -> int | None: ...
+    def _end_polls(self) -> None: ...
 
     # What the other base of EventLoop has, asyncio.ProactorEventLoop, and its stubs do not tell.
     _proactor: Any

@@ -9,7 +9,9 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport ceil
 
+from iocpx._handles cimport Handle
 from iocpx._scheduling cimport Scheduler
+from iocpx._socket_polls cimport SocketPolls
 from iocpx._winsock cimport (
     BOOL, CloseHandle, DWORD, GetLastError, GetQueuedCompletionStatusEx, HANDLE, INFINITE,
     INVALID_HANDLE_VALUE, PostQueuedCompletionStatus, ULONG, WAIT_TIMEOUT,
@@ -39,8 +41,38 @@ cdef class LoopCore(Scheduler):
             raise ValueError("timeout too big")
         self.look(<DWORD>timeout_ms)
 
+    # What add_reader() and its kin do once the descriptor is known.
+
+    def _watch(self, bint writing, fd, fileobj, callback, args):
+        """Call it as long as the socket can be read, or written; in place of what was watched."""
+        cdef Handle handle = self.make_handle(callback, args, None)
+        if self.polls is None:
+            self.polls = SocketPolls(<size_t>self.port)
+        self.polls.add(writing, fd, fileobj, handle)
+        self.look_due = True
+
+    def _unwatch(self, bint writing, fd):
+        """Whether there was something."""
+        return self.polls is not None and self.polls.remove(writing, fd)
+
+    def _watched(self, bint writing, fileobj):
+        """The descriptor by which the object is watched, or None."""
+        return None if self.polls is None else self.polls.find(writing, fileobj)
+
+    def _end_polls(self):
+        """The loop must not run, and its proactor's port is still open."""
+        if self.polls is None:
+            return
+        self.polls.remove_all()
+        while self.polls.n_posted > 0:
+            self.look(INFINITE)
+        self.polls = None
+
     cdef Py_ssize_t pending(self) noexcept:
-        return len(self.cache) - self._own_operations
+        cdef Py_ssize_t n = len(self.cache) - self._own_operations
+        if self.polls is not None:
+            n += self.polls.n_posted
+        return n
 
     cdef void wake(self) noexcept:
         with cython.critical_section(self):
@@ -53,6 +85,8 @@ cdef class LoopCore(Scheduler):
         cdef int found = 0
         cdef OVERLAPPED_ENTRY *entry
         if self.next_entry == self.n_entries:
+            if self.polls is not None and self.polls.due:
+                self.polls.post_due()
             self.wait_at_port(timeout_ms)
         # Before any of these callbacks: there what a signal handler raises would be in the way.
         PyErr_CheckSignals()
@@ -67,6 +101,8 @@ cdef class LoopCore(Scheduler):
             for ov in self.unregistered:
                 self.cache.pop(ov.address, None)
             self.unregistered.clear()
+        if self.polls is not None and self.polls.due:
+            self.look_due = True
         return found
 
     cdef int wait_at_port(self, DWORD timeout_ms) except -1:
@@ -112,7 +148,13 @@ cdef class LoopCore(Scheduler):
         return 0
 
     cdef int refuse(self, DWORD nbytes, size_t key, size_t address) except -1:
-        """A packet that nobody waits for."""
+        """A packet that is none of the proactor's."""
+        cdef Handle handle
+        if self.polls is not None and key == self.polls.key():
+            handle = self.polls.complete(address)
+            if handle is not None:
+                self.ready.push(handle)
+            return 0
         if self._debug:
             self.call_exception_handler({
                 "message": "GetQueuedCompletionStatus() returned an unexpected event",

@@ -29,4 +29,4 @@ cdef void deliver_echo(conn_t *conn) noexcept nogil:
         conn_tell_lost(conn)
     ReleaseSRWLockExclusive(&conn.lock)
     if over:
-        conn_close(conn)
+        conn_close(NULL, conn)

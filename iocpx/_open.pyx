@@ -39,7 +39,8 @@ cdef conn_t *conn_new(service_t *service) noexcept nogil:
 
 
 cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provider, SOCKET sock,
-                   int state, const char *local, const char *remote, buf_t *data) noexcept nogil:
+                   int state, const char *local, const char *remote, buf_t *data,
+                   void *user, conn_t **opened, bint joined) noexcept nogil:
     """Make a connection of a socket and schedule it."""
     cdef engine_t *engine = service.engine
     cdef conn_t *conn
@@ -54,7 +55,8 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
     conn = conn_new(service)
     if conn == NULL:
         return WSAENOBUFS
-    if CreateIoCompletionPort(<HANDLE>sock, engine.port, engine_key(engine), 0) == NULL:
+    if not joined and CreateIoCompletionPort(<HANDLE>sock, engine.port, engine_key(engine),
+                                             0) == NULL:
         error = <int>GetLastError()
         free(conn)
         return error
@@ -71,6 +73,7 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
     conn.engine = engine
     conn.provider = provider
     conn.sock = sock
+    conn.user = user
     conn.refs = 2       # the open handle, and this function's
     conn.link.owner = conn
     conn.closing.link.owner = conn
@@ -138,7 +141,10 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
             conn_arm(conn, &service.idling, &conn.idling)
         conn_arm(conn, &service.quiet, &conn.quiet)
     conn_leave(worker, conn)
-    conn_unref(conn)
+    if opened != NULL:
+        opened[0] = conn
+    else:
+        conn_unref(conn)
     return 0
 
 
@@ -163,7 +169,7 @@ cdef int service_connect(service_t *service, int family, const char *remote) noe
         error = WSAGetLastError()
     if error == 0:
         error = conn_open(service, NULL, provider, sock, STATE_CONNECTING, any_address, remote,
-                          NULL)
+                          NULL, NULL, NULL, False)
     if error != 0:
         drop_socket(service, NULL, sock)
     return error

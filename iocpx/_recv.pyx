@@ -8,10 +8,11 @@ from libc.string cimport memset
 from iocpx._base cimport (
     conn_keep_buffer, conn_ref, count, count_op, now_ms, recv_capacity, take_buffer, trace,
 )
-from iocpx._life cimport conn_active, conn_end_of_stream, conn_fail, op_pended
+from iocpx._life cimport conn_active, conn_cancel, conn_end_of_stream, conn_fail, op_pended
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport (
-    buf_t, queue_push, STATE_DRAINING, STATE_OPEN, window_add, window_drop,
+    buf_t, conn_next_state, EVENT_DEADLINE, queue_push, STATE_DRAINING, STATE_OPEN, window_add,
+    window_drop,
 )
 from iocpx._types cimport *
 from iocpx._winsock cimport *
@@ -114,6 +115,9 @@ cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
         conn_active(conn)
         if conn.state == STATE_DRAINING:
             conn.progress_ms = now_ms()
+            if conn.service.config.like_asyncio:
+                conn.state = conn_next_state(conn.state, EVENT_DEADLINE)
+                conn_cancel(conn)
         recv_fit(conn, recv.nbytes, buf.capacity)
         if not conn.deaf:
             buf.data = buf.base

@@ -13,13 +13,14 @@ from iocpx._base cimport (
 from iocpx._conn cimport conn_advance, conn_close_due, conn_mark
 from iocpx._life cimport conn_fail
 from iocpx._sched cimport conn_leave, conn_unref
+from iocpx._send cimport send_post
 from iocpx._state cimport (
     buf_t, buf_wrap, conn_next_state, EVENT_CLOSE, link_t, list_append, list_remove,
-    queue_extend, queue_move, queue_push, queue_t, STATE_CONNECTING, STATE_OPEN, timer_arm,
-    timer_disarm,
+    queue_extend, queue_move, queue_push, queue_t, STATE_CONNECTING, STATE_FLUSHING, STATE_OPEN,
+    timer_arm, timer_disarm,
 )
 from iocpx._types cimport *
-from iocpx._wants cimport conn_limit_counts
+from iocpx._wants cimport conn_limit_counts, conn_may_send
 from iocpx._winsock cimport *
 
 cdef enum:
@@ -27,12 +28,12 @@ cdef enum:
     PATIENCE = 4            # high marks that a callback may write before they are sent
 
 
-cdef void conn_request_done(conn_t *conn) noexcept nogil:
+cdef void conn_request_done(worker_t *worker, conn_t *conn) noexcept nogil:
     """Releases conn.lock and sees to it that a changed state has its effect."""
     if conn_on_executor(conn):
         ReleaseSRWLockExclusive(&conn.lock)
     else:
-        conn_advance(NULL, conn, False)
+        conn_advance(worker, conn, False)
 
 
 cdef bint conn_in_callback(conn_t *conn) noexcept nogil:
@@ -40,11 +41,18 @@ cdef bint conn_in_callback(conn_t *conn) noexcept nogil:
     return conn.delivering and conn_on_executor(conn)
 
 
+cdef bint conn_flushes_on(conn_t *conn) noexcept nogil:
+    """Closing, does it take more?  asyncio's transports do as long as they have something to send:
+    what a TLS layer holds back while it is paused comes after its close().
+    Precondition: conn.lock held."""
+    return conn.service.config.like_asyncio and conn.state == STATE_FLUSHING and not conn.shut
+
+
 cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
     """0, or what speaks against one more write.  Precondition: conn.lock held."""
     cdef service_config_t *config = &conn.service.config
     cdef bint over = False
-    if conn.state != STATE_OPEN or conn.write_eof:
+    if (conn.state != STATE_OPEN or conn.write_eof) and not conn_flushes_on(conn):
         return WRITE_CLOSED
     # An empty queue takes a write of any size: its memory is the caller's already.  What a
     # callback writes counts from the end of its turn: until then nobody has tried to send it.
@@ -61,7 +69,7 @@ cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
     return 0
 
 
-cdef int conn_written(conn_t *conn, size_t nbytes) noexcept nogil:
+cdef int conn_written(worker_t *worker, conn_t *conn, size_t nbytes) noexcept nogil:
     """Count a write that was queued.  What has to follow it: write_result's.
     Precondition: conn.lock held."""
     cdef int result = WRITE_SPENT if conn.spent.head != NULL else 0
@@ -70,6 +78,9 @@ cdef int conn_written(conn_t *conn, size_t nbytes) noexcept nogil:
         conn.turn_writes += 1
     elif conn_limit_counts(conn):
         conn.over_bytes += nbytes
+    if worker != NULL:
+        # Its next step sends, but above the mark pause_writing() is called by the write itself.
+        return result | (WRITE_FLUSH if conn.outbox.nbytes > conn.marks.high else 0)
     # The executor sends when the callback is over, unless it writes so much that it has to
     # learn whether the peer takes it.
     if not conn_on_executor(conn) or (
@@ -111,7 +122,8 @@ cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbyt
     return 0
 
 
-cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil:
+cdef int conn_write(worker_t *worker, conn_t *conn, const char *data, size_t nbytes,
+                    void *owner) noexcept nogil:
     cdef int result
     AcquireSRWLockExclusive(&conn.lock)
     result = conn_may_write(conn, nbytes)
@@ -120,12 +132,15 @@ cdef int conn_write(conn_t *conn, const char *data, size_t nbytes, void *owner) 
         if not result & WRITE_NO_MEMORY:
             conn.outbox.tail.writes += 1
             conn.outbox.writes += 1
-            result |= conn_written(conn, nbytes)
-    ReleaseSRWLockExclusive(&conn.lock)
+            result |= conn_written(worker, conn, nbytes)
+    if worker != NULL:
+        conn_leave(worker, conn)
+    else:
+        ReleaseSRWLockExclusive(&conn.lock)
     return result
 
 
-cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil:
+cdef int conn_write_parts(worker_t *worker, conn_t *conn, queue_t *parts) noexcept nogil:
     cdef int result
     cdef size_t nbytes = parts.nbytes
     AcquireSRWLockExclusive(&conn.lock)
@@ -134,20 +149,25 @@ cdef int conn_write_parts(conn_t *conn, queue_t *parts) noexcept nogil:
         parts.tail.writes += 1
         parts.writes += 1
         queue_move(parts, &conn.outbox)
-        result = conn_written(conn, nbytes)
+        result = conn_written(worker, conn, nbytes)
     else:
         conn_drop_queue(conn, parts)
-    conn_leave(NULL, conn)
+    conn_leave(worker, conn)
     return result
 
 
-cdef bint conn_flush(conn_t *conn) noexcept nogil:
+cdef bint conn_flush(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef bint pause = False
     AcquireSRWLockExclusive(&conn.lock)
-    conn_advance(NULL, conn, False)
+    # As much as the kernel takes at once: asyncio's loop gives it all in one call, and what is
+    # paused in spite of that has to be able to wait.
+    while worker != NULL and conn.outbox.nbytes > conn.marks.high and conn_may_send(conn):
+        if not send_post(worker, conn, True):
+            break
+    conn_advance(worker, conn, False)
     AcquireSRWLockExclusive(&conn.lock)
-    # Elsewhere the pause comes as news, in its turn.
-    if conn_in_callback(conn) and conn.marks.above and not conn.pause_told:
+    # Elsewhere the pause comes as news, in its turn: but for a loop, whose one thread this is.
+    if (worker != NULL or conn_in_callback(conn)) and conn.marks.above and not conn.pause_told:
         conn.pause_told = True
         conn.passed = False
         pause = True
@@ -155,13 +175,13 @@ cdef bint conn_flush(conn_t *conn) noexcept nogil:
     return pause
 
 
-cdef void conn_write_eof(conn_t *conn) noexcept nogil:
+cdef void conn_write_eof(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn.write_eof = True
-    conn_request_done(conn)
+    conn_request_done(worker, conn)
 
 
-cdef void conn_close(conn_t *conn) noexcept nogil:
+cdef void conn_close(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     if conn.state == STATE_OPEN:
         conn.state = conn_next_state(conn.state, EVENT_CLOSE)
@@ -174,7 +194,7 @@ cdef void conn_close(conn_t *conn) noexcept nogil:
     elif conn.state == STATE_CONNECTING:
         conn_fail(conn, ABORT_STOP if service_is_stopping(conn.service) else ABORT_APPLICATION, 0,
                   False)
-    conn_request_done(conn)
+    conn_request_done(worker, conn)
 
 
 cdef bint service_is_stopping(service_t *service) noexcept nogil:
@@ -184,12 +204,12 @@ cdef bint service_is_stopping(service_t *service) noexcept nogil:
     return stopping
 
 
-cdef void conn_abort(conn_t *conn, abort_reason reason) noexcept nogil:
+cdef void conn_abort(worker_t *worker, conn_t *conn, abort_reason reason) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn.deaf = True
     conn_drop_queue(conn, &conn.inbox)
     conn_fail(conn, reason, 0, False)
-    conn_request_done(conn)
+    conn_request_done(worker, conn)
 
 
 cdef bint conn_is_closing(conn_t *conn) noexcept nogil:
@@ -199,13 +219,13 @@ cdef bint conn_is_closing(conn_t *conn) noexcept nogil:
     return closing
 
 
-cdef void conn_pause_reading(conn_t *conn, bint paused) noexcept nogil:
+cdef void conn_pause_reading(worker_t *worker, conn_t *conn, bint paused) noexcept nogil:
     # A receive that is pending stays so: cancelling it could lose what it carries.
     AcquireSRWLockExclusive(&conn.lock)
     if paused and not conn.read_paused:
         count(conn.service, NULL, N_READ_PAUSES, 1)
     conn.read_paused = paused
-    conn_leave(NULL, conn)
+    conn_leave(worker, conn)
 
 
 cdef bint conn_is_reading(conn_t *conn) noexcept nogil:
@@ -236,18 +256,28 @@ cdef SOCKET conn_borrow_handle(conn_t *conn) noexcept nogil:
     return sock
 
 
-cdef void conn_return_handle(conn_t *conn) noexcept nogil:
+cdef SOCKET conn_lend_handle(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef SOCKET sock = conn.sock
+    if sock != INVALID_SOCKET:
+        conn.pending += 1
+    ReleaseSRWLockExclusive(&conn.lock)
+    return sock
+
+
+cdef void conn_return_handle(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn.pending -= 1
-    conn_request_done(conn)
+    conn_request_done(worker, conn)
 
 
-cdef void conn_set_marks(conn_t *conn, size_t high_bytes, size_t low_bytes) noexcept nogil:
+cdef void conn_set_marks(worker_t *worker, conn_t *conn, size_t high_bytes,
+                         size_t low_bytes) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn.marks.high = high_bytes
     conn.marks.low = low_bytes
-    conn_mark(NULL, conn)
-    conn_leave(NULL, conn)
+    conn_mark(worker, conn)
+    conn_leave(worker, conn)
 
 
 cdef void conn_get_marks(conn_t *conn, size_t *high_bytes, size_t *low_bytes) noexcept nogil:
@@ -338,9 +368,9 @@ cdef void service_for_each(service_t *service, each_action action) noexcept nogi
         conn_ref(conn)
         ReleaseSRWLockExclusive(&engine.lock)
         if action == EACH_CLOSE:
-            conn_close(conn)
+            conn_close(NULL, conn)
         elif action == EACH_ABORT:
-            conn_abort(conn, ABORT_APPLICATION)
+            conn_abort(NULL, conn, ABORT_APPLICATION)
         else:
             conn_close_due(conn, True)
         conn_unref(conn)

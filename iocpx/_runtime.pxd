@@ -1,5 +1,5 @@
 from iocpx._engines cimport EngineRun
-from iocpx._types cimport conn_t, service_config_t, service_t
+from iocpx._types cimport conn_t, service_config_t, service_t, tell_fn
 from iocpx._winsock cimport HANDLE
 
 
@@ -36,5 +36,7 @@ cdef class Runtime:
     cdef void _note_exit(self, exc) noexcept
 
 
+# What every service of a server made from now on tells its protocols by.
+cdef void set_tell(tell_fn tell) noexcept
 # A sockaddr as the socket module shows it.
 cdef object address_tuple(const unsigned char *addr)

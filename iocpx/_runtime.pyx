@@ -54,9 +54,17 @@ cdef enum:
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
     EXIT_PATIENCE_MS = 5000         # … and callbacks
 
-cdef int ERROR_INVALID_PARAMETER = 87
 cdef int ERROR_OPERATION_ABORTED = 995
 cdef int WSAEOPNOTSUPP = 10045
+
+
+# Tells protocols of a server's connections; set by _core.
+cdef tell_fn tell_of_servers = NULL
+
+
+cdef void set_tell(tell_fn tell) noexcept:
+    global tell_of_servers
+    tell_of_servers = tell
 
 
 cdef object address_tuple(const unsigned char *addr):
@@ -132,6 +140,7 @@ cdef class Runtime:
         memset(&self.config, 0, sizeof(self.config))
         if factory is Echo:
             self.config.handler.deliver = deliver_echo
+        self.config.handler.tell = tell_of_servers
         self.config.handler.context = <PyObject *>self  # borrowed: _running and connections have us
         self.config.backlog = numbers["backlog"]
         self.config.initial_accepts = numbers["initial_accepts"]
@@ -179,7 +188,7 @@ cdef class Runtime:
                 PyErr_CheckSignals()
             if self._raised is None:
                 # Before the first listen(): a socket of the caller's that has joined our port
-                # could never join another one, so that the start could not be tried again.
+                # could never join another one, and would be served without one from then on.
                 for error in self._skipped:
                     logger.warning("an address is left out: %s", error)
                 if not self._closed:
@@ -334,11 +343,6 @@ cdef class Runtime:
                 error = service_listen(self.service, handle, family)
         if error == ERROR_OPERATION_ABORTED:
             return          # close() was faster
-        if error == ERROR_INVALID_PARAMETER:
-            raise os_error(error, "listen: the socket is on another completion port already; "
-                           "one listening socket cannot serve two servers or processes at a time "
-                           "(to hand it over, socket.share() it before start(), and start one)",
-                           address_text(sock.getsockname()))
         if error == WSAEOPNOTSUPP:
             raise os_error(error, "listen: the socket's provider lacks what a completion port "
                            "needs (`netsh winsock show catalog` lists the layered ones, such as "

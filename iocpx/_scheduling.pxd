@@ -79,6 +79,8 @@ cdef class Scheduler(HandleOwner):
     # In look(), around the call that waits: what is to be waited for now, in milliseconds.
     cdef DWORD begin_wait(self, DWORD timeout_ms) noexcept
     cdef void end_wait(self) noexcept
+    # A handle that is not called before somebody pushes it into `ready`.
+    cdef Handle make_handle(self, callback, tuple args, context)
     # call_soon() without its checks.  The loop's thread.
     cdef Handle add_soon(self, callback, tuple args, context)
     cdef TimerHandle add_timer(self, double when_s, double key_s, callback, tuple args, context)

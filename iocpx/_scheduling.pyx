@@ -436,7 +436,7 @@ cdef class Scheduler(HandleOwner):
 
     # -- what is to be called ------------------------------------------------------------------
 
-    cdef Handle add_soon(self, callback, tuple args, context):
+    cdef Handle make_handle(self, callback, tuple args, context):
         cdef Handle handle = Handle.__new__(Handle)
         handle._loop = self
         handle._callback = callback
@@ -444,6 +444,10 @@ cdef class Scheduler(HandleOwner):
         handle._context = PyContext_CopyCurrent() if context is None else context
         if self._debug:
             handle.trace()
+        return handle
+
+    cdef Handle add_soon(self, callback, tuple args, context):
+        cdef Handle handle = self.make_handle(callback, args, context)
         self.ready.push(handle)
         return handle
 

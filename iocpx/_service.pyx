@@ -8,7 +8,7 @@ on.  Called by the layer above; calls `_accept` and `_requests`.
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
-from iocpx._accept cimport listener_abandon, SHRINK_MS
+from iocpx._accept cimport listener_cancel, SHRINK_MS, SILENT_MS
 from iocpx._base cimport keeper_wants, live_drop, NEVER, now_ms
 from iocpx._requests cimport service_close_clients
 from iocpx._state cimport deadlines_init, list_init
@@ -40,7 +40,7 @@ cdef service_t *service_create(engine_t *engine, const service_config_t *config,
     # Silent clients are looked for several times per timeout, so that none stays
     # much longer; a pool that never grows need not shrink.
     if config.accept_receive:
-        service.accept_period_ms = min(config.accept_timeout_ms // 8 + 1, <uint64_t>SHRINK_MS)
+        service.accept_period_ms = min(config.accept_timeout_ms // 8 + 1, <uint64_t>SILENT_MS)
     elif config.max_accepts > config.initial_accepts:
         service.accept_period_ms = SHRINK_MS
     service.accept_due_ms = now_ms() + service.accept_period_ms
@@ -78,19 +78,15 @@ cdef void service_free(service_t *service) noexcept nogil:
     free(service)
 
 
-cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
+cdef void service_retire(service_t *service) noexcept nogil:
     cdef engine_t *engine = service.engine
     cdef listener_t *listener
     cdef bint first
-    cdef uint64_t due = now_ms() + timeout_ms + 1
     AcquireSRWLockExclusive(&engine.lock)
     first = not service.stopping
     if first:
         service.stopping = True
         engine.serving -= 1
-    if not service.over and due < service.stop_due_ms:
-        service.stop_due_ms = due
-        keeper_wants(engine, due)
     listener = service.listeners
     ReleaseSRWLockExclusive(&engine.lock)
     # Every caller, not only the first: each may close the listening sockets after it.
@@ -98,9 +94,7 @@ cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
         AcquireSRWLockExclusive(&listener.lock)
         if not listener.closing:
             listener.closing = True
-            if (not CancelIoEx(<HANDLE>listener.sock, NULL)
-                    and GetLastError() != ERROR_NOT_FOUND):
-                listener_abandon(listener)
+            listener_cancel(listener)
         ReleaseSRWLockExclusive(&listener.lock)
         listener = listener.next
     if not first:
@@ -111,8 +105,23 @@ cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
         engine.starved_due_ms = 0
         keeper_wants(engine, 0)
     ReleaseSRWLockExclusive(&engine.lock)
-    service_close_clients(service, False)
     live_drop(service)
+
+
+cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
+    cdef engine_t *engine = service.engine
+    cdef uint64_t due = now_ms() + timeout_ms + 1
+    cdef bint first
+    AcquireSRWLockExclusive(&engine.lock)
+    first = not service.closing_clients
+    service.closing_clients = True
+    if not service.over and due < service.stop_due_ms:
+        service.stop_due_ms = due
+        keeper_wants(engine, due)
+    ReleaseSRWLockExclusive(&engine.lock)
+    service_retire(service)
+    if first:
+        service_close_clients(service, False)
 
 
 cdef LONG64 service_count(service_t *service, int counter) noexcept nogil:

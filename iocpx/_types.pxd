@@ -218,6 +218,7 @@ ctypedef struct listener_t:
     bint crowded                # FD_ACCEPT came since the last look at shrinking
     # Constant:
     int family
+    bint shared                 # it is on another port; its AcceptEx tell by engine.accept_event
     provider_t provider
 
 ctypedef struct acceptor_t:
@@ -226,6 +227,7 @@ ctypedef struct acceptor_t:
     link_t link                 # in listener.acceptors; listener.lock
     acceptor_t *next_starved    # in engine.starved; engine.lock
     bint pending                # listener.lock
+    bint told                   # of a shared listener: it is over, and its packet posted; likewise
     bint cancelled              # by us, for shrinking or…
     bint silent                 # …because its client has said nothing for too long; listener.lock
     int failures                # in a row; its completion's
@@ -262,10 +264,14 @@ ctypedef void (*deliver_batch_fn)(worker_t *worker) noexcept nogil
 # Called by a worker, no lock held, for one connection that it has: takes all its news.
 ctypedef void (*deliver_fn)(conn_t *conn) noexcept nogil
 
+# Called by deliver_batch, GIL held, no lock held, for one connection: takes all its news.
+ctypedef void (*tell_fn)(void *context, conn_t *conn) noexcept
+
 # What a service's connections are told by.
 ctypedef struct handler_t:
-    deliver_fn deliver          # never enters Python; NULL: Python's, the engine's deliver_batch
-    void *context               # borrowed: what it finds its way by; Python's is the Runtime
+    deliver_fn deliver          # never enters Python; NULL: the engine's deliver_batch calls…
+    tell_fn tell                # … this
+    void *context               # borrowed: what it finds its way by; Python's: Runtime, Endpoint
 
 ctypedef struct engine_config_t:
     int workers
@@ -287,6 +293,10 @@ ctypedef struct service_config_t:
     int max_sends               # 0: unlimited
     size_t max_write_buffer     # bytes; 0: unlimited
     bint trace
+    # Receives also while what is to be sent is above its high mark; resets a peer that sends on
+    # after the end of both, in place of discarding that until it ends; an abort() of the
+    # application's resets nothing.
+    bint like_asyncio
     size_t high_water_bytes
     size_t low_water_bytes
     uint64_t close_timeout_ms
@@ -308,7 +318,8 @@ ctypedef struct service_t:
     LONG64 accepts_pending
     SRWLOCK pass_lock           # held while the connections are gone through one by one
     # All below: engine.lock.
-    bint stopping               # nothing new; connections are closing
+    bint stopping               # nothing new…
+    bint closing_clients        # … and connections are closing
     bint over                   # nothing is left; the keeper takes it out
     LONG64 last_number
     listener_t *listeners       # owned; only ever grows, at its head
@@ -333,7 +344,8 @@ ctypedef struct engine_t:
     HANDLE port                 # owned, unless…
     bint borrows_port           # … it is somebody else's, who steps the one worker (engine_poll)
     HANDLE keeper_event         # owned: something for the keeper, auto-reset
-    HANDLE accept_event         # owned: FD_ACCEPT on a listener, auto-reset
+    # Owned, auto-reset: FD_ACCEPT on a listener, or an AcceptEx on a shared one that is over.
+    HANDLE accept_event
     HANDLE stopped_event        # owned: keeper and workers are done, manual-reset
     # On a cache line of their own: the fields before them are read all the time, and never change.
     char[64] padding
@@ -357,6 +369,7 @@ ctypedef struct engine_t:
     uint64_t trouble_due_ms     # when the next may be told
     uint64_t keeper_due_ms      # when the keeper looks next by itself
     uint64_t listen_due_ms      # when it fills the accept pools that have nothing yet
+    uint64_t told_due_ms        # when packets for AcceptEx that are over are posted once more
     uint64_t help_due_ms        # when to see whether a worker is stuck in a callback
     bint help_posted            # `help` is in the port
     op_t help

@@ -39,7 +39,8 @@ cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
     if conn.state == STATE_OPEN:
         # Not while the handler is behind: what it was given waits, or its replies leave more
         # slowly than requests come.
-        if conn.due & DUE_MADE or conn.inbox.head != NULL or conn.marks.above:
+        if conn.due & DUE_MADE or conn.inbox.head != NULL or (
+                conn.marks.above and not conn.service.config.like_asyncio):
             return False
         # Where it has paused one stays posted, or it would not learn that the peer is gone.
         return conn.window.n < (1 if conn.idle or conn.read_paused else conn.window.size)

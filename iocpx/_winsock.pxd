@@ -40,13 +40,13 @@ cdef extern from * nogil:
     # -- overlapped I/O and the completion port ------------------------------
     ctypedef struct OVERLAPPED:
         # NTSTATUS of the operation, from when its packet has been dequeued on; before that
-        # it does not tell whether the operation is over.  The copy in OVERLAPPED_ENTRY is
-        # documented as reserved, so this one is read.
+        # it does not tell whether the operation is over, unless no packet comes (hEvent).  The
+        # copy in OVERLAPPED_ENTRY is documented as reserved, so this one is read.
         ULONG_PTR Internal
         ULONG_PTR InternalHigh
         DWORD Offset
         DWORD OffsetHigh
-        HANDLE hEvent
+        HANDLE hEvent           # with its low bit set: the operation sends no packet to any port
 
     ctypedef struct OVERLAPPED_ENTRY:
         ULONG_PTR lpCompletionKey
@@ -67,6 +67,11 @@ cdef extern from * nogil:
                                     OVERLAPPED *lpOverlapped)
     BOOL SetFileCompletionNotificationModes(HANDLE FileHandle, UCHAR Flags)
     BOOL CancelIoEx(HANDLE hFile, OVERLAPPED *lpOverlapped)
+    BOOL DeviceIoControl(HANDLE hDevice, DWORD dwIoControlCode, void *lpInBuffer,
+                         DWORD nInBufferSize, void *lpOutBuffer, DWORD nOutBufferSize,
+                         DWORD *lpBytesReturned, OVERLAPPED *lpOverlapped)
+    # Whether it is over, by its OVERLAPPED alone: for one that is told by an event.
+    BOOL HasOverlappedIoCompleted(const OVERLAPPED *lpOverlapped)
     UCHAR FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
     UCHAR FILE_SKIP_SET_EVENT_ON_HANDLE
 
@@ -168,6 +173,7 @@ cdef extern from * nogil:
     int SD_BOTH
     int SOL_SOCKET
     int SO_LINGER
+    int SO_TYPE
     int SO_UPDATE_ACCEPT_CONTEXT
     int SO_UPDATE_CONNECT_CONTEXT
     int SO_PROTOCOL_INFOW
@@ -175,6 +181,8 @@ cdef extern from * nogil:
     int TCP_NODELAY
     DWORD SIO_KEEPALIVE_VALS
     DWORD SIO_GET_EXTENSION_FUNCTION_POINTER
+    # The handle below all layered providers.
+    DWORD SIO_BASE_HANDLE
     int ERROR_IO_PENDING "WSA_IO_PENDING"
     int WSAETIMEDOUT
     int WSAECONNABORTED
@@ -190,6 +198,8 @@ cdef extern from * nogil:
     int ERROR_CONNECTION_ABORTED
     int ERROR_OPERATION_ABORTED
     int ERROR_NOT_FOUND
+    int ERROR_INVALID_PARAMETER
+    int ERROR_INVALID_HANDLE
 
     # Extension functions have no import library entry; WSAIoctl returns their
     # addresses, which hold for every socket of the same provider.

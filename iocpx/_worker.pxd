@@ -18,3 +18,14 @@ cdef void engine_forgo_worker(engine_t *engine) noexcept nogil
 # The packets of the keeper: done_fn.
 cdef void on_help(void *by, op_t *op, DWORD nbytes) noexcept nogil
 cdef void on_stop(void *by, op_t *op, DWORD nbytes) noexcept nogil
+# For whoever polls, on its thread, between two polls.
+# Serves the connections that its requests have left with something to do.  True: handlers were
+# told something.
+cdef bint engine_serve(engine_t *engine) noexcept nogil
+# Likewise, as far as no handler has to be told anything.
+cdef void engine_flush(engine_t *engine) noexcept nogil
+# A packet of ours that has come under somebody else's key (conn_open, joined).  engine_serve
+# follows.
+cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nogil
+# Is anything left to be served, so that the next poll should come soon?
+cdef bint engine_has_more(engine_t *engine) noexcept nogil

@@ -206,6 +206,10 @@ cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     if worker.ending:
         return -1
     InterlockedExchange(&worker.thread_id, <LONG>GetCurrentThreadId())
+    # What its thread has asked for since the last poll.  A callback of those may have asked for
+    # something else than packets, so nobody waits then.
+    if engine_serve(engine):
+        timeout_ms = 0
     n = worker_step(worker, timeout_ms, foreign,
                     <ULONG>min(max_foreign, <int>PACKETS_PER_WAIT))
     InterlockedExchange(&worker.thread_id, 0)
@@ -219,6 +223,29 @@ cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
         worker_ended(engine)
     ReleaseSRWLockExclusive(&engine.lock)
     return n
+
+
+cdef bint engine_serve(engine_t *engine) noexcept nogil:
+    cdef worker_t *worker = &engine.workers[0]
+    cdef LONG64 before = worker.tally.n[<int>E_GIL_ACQUISITIONS]
+    if worker_has_any(worker):
+        worker_serve_all(worker)
+    return worker.tally.n[<int>E_GIL_ACQUISITIONS] != before
+
+
+cdef void engine_flush(engine_t *engine) noexcept nogil:
+    worker_serve_work(&engine.workers[0])
+
+
+cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = &engine.workers[0]
+    count_op(engine, worker, E_PACKETS, 1)
+    count_op(engine, worker, E_OPS_COMPLETED, 1)
+    op.done(worker, op, nbytes)
+
+
+cdef bint engine_has_more(engine_t *engine) noexcept nogil:
+    return worker_has_any(&engine.workers[0]) or engine_has_waiting(engine)
 
 
 cdef void worker_ended(engine_t *engine) noexcept nogil:

@@ -1,6 +1,6 @@
 """The developer's lab: a Windows Python, wherever one is, and iocpx built for it.
 
-Standard library only.
+Standard library only, but for conformance.py's table.
 
 steps.py    the steps of the set-up, each done once and announced; the lab's folder
 fetch.py    files from the package index and from Debian, each verified
@@ -12,6 +12,9 @@ build.py    building, and the wheels and the source distribution
 msvc.py     the same with Microsoft's compiler, on Linux
 sim.py      the engine on a simulated kernel, built for this machine
 simulate.py what is done with it
+suites.py   other people's tests of asyncio: where they come from
+conformance.py  those on Python's loop and on ours; run_module.py runs a module of them on the
+                lane's Python, conformance_expected.py lists what fails, and why
 
 linux.py and windows.py offer the same functions; `here` is the one that fits this machine.
 """

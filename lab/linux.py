@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from . import fetch, wine
 from .steps import (
+    FRAMEWORKS,
     LAB,
     REQUIREMENTS,
     ROOT,
@@ -45,11 +46,15 @@ LANE_PACKAGES = [
     "pytest-timeout",
     *("hypothesis", "sortedcontainers"),
     *("rich", "markdown-it-py", "mdurl"),
+    *("uvicorn", "click", "h11", "httptools", "typing_extensions"),
+    *("aiohttp", "aiohappyeyeballs", "aiosignal", "attrs", "frozenlist", "idna"),
+    *("multidict", "propcache", "yarl"),
+    "rsloop",
 ]
 
 
 # With what it depends on.
-ZUVLOOP = ("zuvloop", "opentelemetry-api", "typing_extensions")
+ZUVLOOP = ("zuvloop", "opentelemetry-api")
 
 
 @dataclass(frozen=True)
@@ -386,6 +391,40 @@ def make_executable(lane, folder):
     for left_over in (source, folder / "python.pdb"):
         left_over.unlink(missing_ok=True)
     (folder / "python.exe.manifest").write_text(MANIFEST)
+
+
+def suite(name):
+    """The folder to import the lane's `test` package from, CPython's own tests."""
+    version = LANES[name].headers
+    folder = LAB / "suites" / ("cpython-" + version)
+    # The first has the tests, the second what they share.
+    packages = [f"libpython{version}-testsuite", f"libpython{version}-stdlib"]
+    step(
+        f"CPython's tests {version}",
+        [packages, HEADERS[version]],
+        lambda: fetch_suite(version, packages, folder),
+        folder,
+    )
+    return folder
+
+
+def fetch_suite(version, packages, folder):
+    unpacked = unpack_binary(version, packages)
+    fresh_folder(folder)
+    shutil.copytree(unpacked / "usr" / "lib" / ("python" + version) / "test", folder / "test")
+    shutil.rmtree(unpacked)
+
+
+def frameworks(name):
+    """The folder to import from what tests/frameworks has on the loop, for the lane."""
+    folder = LAB / "frameworks" / name
+    step(
+        f"lane {name}: frameworks",
+        [FRAMEWORKS.read_text(), LANES[name].tag],
+        lambda: install_packages(LANES[name], folder, ["-r", FRAMEWORKS]),
+        folder,
+    )
+    return folder
 
 
 def install_packages(lane, target, packages):

@@ -17,6 +17,8 @@ LOOPS = ROOT / "lab" / "requirements-loops.txt"
 # where the lane's other packages are, as no other test shall find it.
 SURROUNDINGS = ROOT / "lab" / "requirements-surroundings.txt"
 SURROUNDINGS_FOLDER = LAB / "surroundings"
+# What tests/frameworks has on the iocpx loop.
+FRAMEWORKS = ROOT / "lab" / "requirements-frameworks.txt"
 
 
 # Where `say` writes: None is sys.stdout. Verbs whose output is another program's use sys.stderr.

@@ -14,6 +14,7 @@ import sysconfig
 from pathlib import Path
 
 from .steps import (
+    FRAMEWORKS,
     LAB,
     LOOPS,
     REQUIREMENTS,
@@ -79,11 +80,12 @@ def make_venv():
     pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run([*pip, pin("pip")], hint=hint)
     run([*pip, "-r", REQUIREMENTS], hint=hint)
-    for loop in ("winloop", "blazio", "zuvloop", "cadeloop"):
+    loops = ("winloop", "blazio", "zuvloop", "cadeloop", "rsloop")
+    for package in (*loops, "uvicorn", "httptools", "aiohttp"):
         try:
-            run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(loop)])
+            run([*pip, "--only-binary=:all:", "-c", LOOPS, pin(package)])
         except Failure:
-            say(f"[no {loop} for this Python: the benchmark goes without] ", end="")
+            say(f"[no {package} for this Python: the benchmark goes without] ", end="")
 
 
 def install_surroundings():
@@ -93,6 +95,36 @@ def install_surroundings():
         run([*pip, "--only-binary=:all:", "--target", SURROUNDINGS_FOLDER, "-r", SURROUNDINGS])
     except Failure:
         say("[not all of it is for this Python: its tests are left out] ", end="")
+
+
+def frameworks(name):
+    """The folder to import from what tests/frameworks has on the loop."""
+    folder = LAB / "frameworks" / name
+    inputs = [FRAMEWORKS.read_text(), sys.version]
+    step(f"frameworks for {name}", inputs, lambda: install_frameworks(folder), folder)
+    return folder
+
+
+def install_frameworks(folder):
+    fresh_folder(folder)
+    pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+    lines = FRAMEWORKS.read_text().splitlines()
+    for package in (line for line in lines if not line.startswith("#")):
+        try:
+            run([*pip, "--only-binary=:all:", "--target", folder, package])
+        except Failure:
+            say(f"[no {package} for this Python: its tests are left out] ", end="")
+
+
+def suite(name):
+    """The folder to import the lane's `test` package from, CPython's own tests."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    if not (folder / "test" / "test_asyncio").is_dir():
+        raise Failure(
+            'this Python has no tests: add "Python test suite" in its installer (Modify, Optional'
+            " Features), then run this again"
+        )
+    return folder
 
 
 def suffix(name):

@@ -1,7 +1,6 @@
 """Which addresses a server listens on, and what it says where it cannot."""
 
 import logging
-import re
 import socket
 import threading
 
@@ -239,15 +238,3 @@ def test_a_host_with_no_address_of_ours_is_named(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
     with pytest.raises(socket.gaierror, match=r"no IPv4 or IPv6 address \(host 'nowhere'\)"):
         iocpx.Server(Echoing, "nowhere").start()
-
-
-def test_a_listener_of_another_server_is_refused_with_what_can_be_done(serve):
-    served = serve(Echoing)
-    with served.server.sockets[0].dup() as same:
-        with pytest.raises(OSError, match="completion port already") as caught:
-            iocpx.Server(Echoing, sock=same).start()
-        assert same.fileno() != -1
-    # Whoever has shared it is not told to do just that.
-    assert re.search(r"cannot serve two servers or processes at a time", str(caught.value))
-    assert re.search(r"socket\.share\(\) it before start\(\), and start one", str(caught.value))
-    served.assert_serving()

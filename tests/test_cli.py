@@ -1,6 +1,7 @@
 """`python -m iocpx`: each command as a user runs it, in a process of its own."""
 
 import ctypes
+import importlib.util
 import os
 import re
 import socket
@@ -33,14 +34,14 @@ runpy.run_module("iocpx", run_name="__main__")
 """
 
 
-def command(*arguments):
+def command(*arguments, limit_s=2 * WAIT_S):
     """Run one command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "iocpx", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=2 * WAIT_S,
+        timeout=limit_s,
     )
 
 
@@ -80,6 +81,24 @@ def set_event(name):
 def test_version():
     run = command("--version")
     assert (run.returncode, run.stdout, run.stderr) == (0, f"iocpx {iocpx.__version__}\n", "")
+
+
+def test_the_benchmark_is_imported_by_its_command_alone():
+    script = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print([n for n in sys.modules if n.startswith('iocpx.bench')]))\n"
+        "runpy.run_module('iocpx', run_name='__main__')\n"
+    )
+    for arguments in (["--version"], ["--help"]):
+        run = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=2 * WAIT_S,
+        )
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.splitlines()[-1] == "[]"
 
 
 def test_info_tells_what_is_installed():
@@ -280,3 +299,36 @@ def test_bench_measures_iocpx_and_asyncio():
         if name != "asyncio":
             calls_per_message = float(row.split()[-2])
             assert calls_per_message > 1, row  # a receive and a send, about
+
+
+@pytest.mark.slow("starts eight processes, one after the other")
+def test_bench_measures_loops():
+    few = ("--rounds", "1", "--seconds", "0.05", "--arrangement", "free")
+    load = ("scheduling", "echo-64", "uvicorn", "aiohttp-out")
+    words = ("bench", "--loops", *few, "--only", "iocpx", "--workload", *load)
+    run = command(*words, limit_s=3 * WAIT_S)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert "scheduling, free" in lines
+    for title in (
+        "call_soon, one after the other",
+        "call_soon, many at once",
+        "call_later, fired",
+        "call_later, cancelled",
+        "sleep(0)",
+        "gather of empty tasks",
+        "future set by call_soon, awaited",
+        "asyncio.Queue(1) hand-over",
+        "call_soon_threadsafe",
+        "geometric mean",
+    ):
+        (rate,) = re.findall(rf"^{re.escape(title)} +([\d.,]+)$", run.stdout, re.MULTILINE)
+        assert float(rate.replace(",", "")) > 0
+    tables = ["50 connections, 64 B, depth 1, free"]
+    # Where these are not installed, it says so.
+    if importlib.util.find_spec("uvicorn") and importlib.util.find_spec("httptools"):
+        tables.append("uvicorn, 50 connections, answers")
+    if importlib.util.find_spec("aiohttp"):
+        tables.append("aiohttp, 8 connections, answers")
+    for table in tables:
+        assert any(line.startswith(table) for line in lines), run.stdout

@@ -46,7 +46,7 @@ ROOMS = {
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
     "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _send"),
-    "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _conn"),
+    "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _send _conn"),
     "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
     "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _provider _conn"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _provider _open"),
@@ -93,19 +93,40 @@ ROOMS = {
     ),
     "_handles": Room("iocpx/_handles.*", "cpython stdlib"),
     "_scheduling": Room("iocpx/_scheduling.*", "_handles _winsock libc cpython stdlib"),
-    "_loop": Room("iocpx/_loop.*", "_scheduling _winsock libc cpython stdlib"),
-    "_event_loop": Room("iocpx/_event_loop.*", "_loop _scheduling _handles stdlib"),
+    "_socket_polls": Room("iocpx/_socket_polls.*", "_handles _winsock _errors libc cpython"),
+    "_loop": Room(
+        "iocpx/_loop.*", "_scheduling _handles _socket_polls _winsock libc cpython stdlib"
+    ),
+    "_endpoint": Room(
+        "iocpx/_endpoint.*",
+        "_engines _service _accept _types _addresses _errors libc cpython stdlib",
+    ),
+    "_engine_loop": Room(
+        "iocpx/_engine_loop.*",
+        "_loop _scheduling _endpoint _engines _engine _worker _sched _base _op _types _winsock"
+        " libc cpython stdlib",
+    ),
+    "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
+    "_transport": Room(
+        "iocpx/_transport.*",
+        "_engine_loop _scheduling _endpoint _transport_socket _connection _runtime _open _delivery"
+        " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
+    ),
+    "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
+    "_event_loop": Room("iocpx/_event_loop.*", "_endpoint _transport_socket _tcp_loop _scheduling _handles stdlib"),
     "_policy": Room("iocpx/_policy.*", "_event_loop stdlib"),
     "iocpx": Room(
         "iocpx/__init__.*", "_core _errors _event_loop _imports _policy native stdlib"
     ),
     "bench": Room("iocpx/bench/*", "iocpx native stdlib other"),
     "__main__": Room("iocpx/__main__.*", "iocpx native bench stdlib"),
-    "lab": Room("lab/*", "stdlib pip"),
+    "lab": Room("lab/*", "conformance stdlib pip"),
+    # Of the lab, but runs in the lab's own environment, which has what draws tables.
+    "conformance": Room("lab/conformance.py", "lab stdlib other"),
     "dev": Room("dev.py", "lab stdlib"),
 }
 # Names for freezers all that lies below the package's face.
-ABOVE_IMPORTS = {"iocpx", "_event_loop", "_policy", "bench", "__main__", "lab", "dev"}
+ABOVE_IMPORTS = {"iocpx", "_event_loop", "_tcp_loop", "_policy", "bench", "__main__", "lab", "conformance", "dev"}
 ROOMS["_imports"] = Room("iocpx/_imports.*", " ".join([*(set(ROOMS) - ABOVE_IMPORTS), "stdlib"]))
 
 # What does not lie in a room: "other" is whatever has to be installed.

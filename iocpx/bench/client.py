@@ -1,9 +1,10 @@
 """The load: clients that check every byte, in a process of their own.
 
-    python -m iocpx.bench.client --port N [--kind echo|churn|in|out] [--connections N] …
+    python -m iocpx.bench.client --port N [--kind echo|churn|in|out|get|post] [--connections N] …
 
 It uses the standard library only: it never runs in the process of a server, and on Linux it runs
-natively while the server runs on a Windows Python. The kinds: echo.py, churn.py, stream.py.
+natively while the server runs on a Windows Python. The kinds: echo.py, churn.py, stream.py,
+http_load.py.
 
 Dialogue, one JSON object per line: with --idle it first opens so many connections, echoes a message
 on each, prints {"idle": count} and waits for a line on stdin; they stay open to the end. After an
@@ -23,10 +24,11 @@ import time
 
 from .churn import Churn
 from .echo import Echo
+from .http_load import Get, Post
 from .sockets import STALL_S, Failed, Wrong, connect, drop
 from .stream import In, Out
 
-KINDS = {"echo": Echo, "churn": Churn, "in": In, "out": Out}
+KINDS = {"echo": Echo, "churn": Churn, "in": In, "out": Out, "get": Get, "post": Post}
 # Connections opened before their messages are sent: below every server's backlog.
 IDLE_AT_A_TIME = 50
 

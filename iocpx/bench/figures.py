@@ -11,18 +11,18 @@ class Figures:
     """What one round told about one server under one workload. None: there is no such figure."""
 
     rate: float  # in the workload's unit
-    mb_per_s: float  # of payload, one way
-    p50_us: float | None
-    p99_us: float | None
-    p999_us: float | None
-    fairness: float | None  # messages of the least-served connection by the mean
     cpu_us: float  # of the server's process, per message
     user_us: float
     system_us: float
-    calls: float | None  # of the operating system, per message, where the server counts them
-    idle_bytes: float | None  # private memory of the server's process, per idle connection
-    client_busy: float  # share of one CPU
-    others_busy: float  # what programs that are no part of the benchmark used, likewise
+    others_busy: float  # what programs that are no part of the benchmark used, by one CPU's time
+    client_busy: float = 0.0  # likewise the client
+    mb_per_s: float | None = None  # of payload, one way
+    p50_us: float | None = None
+    p99_us: float | None = None
+    p999_us: float | None = None
+    fairness: float | None = None  # messages of the least-served connection by the mean
+    calls: float | None = None  # of the operating system, per message, where the server counts them
+    idle_bytes: float | None = None  # private memory of the server's process, per idle connection
 
 
 @dataclass
@@ -54,8 +54,9 @@ def compare(rows):
     asyncio, ceiling = rows.get("asyncio"), rows.get(CEILING)
     for row in rows.values():
         rate = row.median("rate")
-        if asyncio:
+        # A rate of 0: the machine had no time for it.
+        if asyncio and asyncio.median("rate"):
             row.of_asyncio = rate / asyncio.median("rate")
-        if ceiling:
+        if ceiling and ceiling.median("rate"):
             row.of_ceiling = rate / ceiling.median("rate")
             row.overhead_us = row.median("cpu_us") - ceiling.median("cpu_us")

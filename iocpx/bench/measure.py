@@ -1,4 +1,4 @@
-"""One server under test, and one run of the client against it."""
+"""One server under test, and one run of the client against it, or of scheduling in it."""
 
 import sys
 import time
@@ -170,6 +170,29 @@ def measure(name, server, workload, seconds, client_cpus, helper):
         calls=None if calls is None else calls / messages,
         idle_bytes=idle_bytes,
         client_busy=result["client_busy"],
+        others_busy=others_s / elapsed_s,
+    )
+
+
+def schedule(server, workload, seconds, helper):
+    """One row of scheduling in a process that is up: its Figures.
+
+    helper: as for `measure`.
+    """
+    own = [pid for pid in (server.pid, helper) if pid]
+    cpu_before, others_before_s, began = server.cpu(), cpu_time.others_s(own), time.monotonic()
+    server.say(f"run {workload.row} {seconds}")
+    result = server.answer(seconds + CLIENT_GRACE_S)
+    elapsed_s = time.monotonic() - began
+    others_s = cpu_time.others_s(own) - others_before_s
+    cpu_s, user, system = (after - before for before, after in zip(cpu_before, server.cpu()))
+    cpu_us = cpu_s * 1e6 / result["operations"]
+    user_us = cpu_us * user / ((user + system) or 1)
+    return Figures(
+        rate=result["rate"],
+        cpu_us=cpu_us,
+        user_us=user_us,
+        system_us=cpu_us - user_us,
         others_busy=others_s / elapsed_s,
     )
 

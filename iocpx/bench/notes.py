@@ -1,6 +1,7 @@
 """What is said about a run in words: above the first measurement, and below the tables."""
 
 from . import results
+from .loops import OURS
 from .servers import CEILING
 
 
@@ -12,11 +13,19 @@ def introduction(bench, about):
         *([f"servers: {about['servers']}"] if about["servers"] else []),
         f"client: {about['client']}, checks every byte of every reply",
         f"{rounds} of {bench.seconds:g} s for each server and workload, medians shown",
-        f"threads: {bench.workers} in iocpx and the ceiling, 1 in the asyncio loops, one per "
-        "connection in threads",
+        threads(bench),
         *bench.changes,
         *(f"{name}: {results.ARRANGEMENTS[name]}" for name in bench.arrangements),
     ]
+
+
+def threads(bench):
+    if bench.loops:
+        return f"threads: 1 in each loop, {bench.workers} in the ceiling"
+    return (
+        f"threads: {bench.workers} in iocpx and the ceiling, 1 in the asyncio loops, one per "
+        "connection in threads"
+    )
 
 
 def closing_notes(bench):
@@ -24,11 +33,11 @@ def closing_notes(bench):
         "spread: the rate of the fastest round by that of the slowest. p50, p99, p99.9: from "
         "the send of a message to its complete reply; of a connection, from its start to its end. "
         "fair: messages of the least-served connection by the mean. CPU: user and system time of "
-        "the server's process, per message (connection, block of 64 KiB); above: that minus the "
-        "ceiling's. calls: of the operating system, per message, as the server counts them: looks "
-        "at the port and operations on sockets. memory: private memory of the server's process, "
-        "per idle connection. of asyncio, of ceiling: the rate by theirs. docs/BENCHMARK.md tells "
-        "more."
+        "the server's process, per message (connection, request, block of 64 KiB); above: that "
+        "minus the ceiling's. calls: of the operating system, per message, as the server counts "
+        "them: looks at the port and operations on sockets. memory: private memory of the server's "
+        "process, per idle connection. of asyncio, of ceiling: the rate by theirs. "
+        "docs/BENCHMARK.md tells more."
     ]
     if CEILING in bench.facts:
         notes.append(
@@ -40,6 +49,11 @@ def closing_notes(bench):
         notes.append(
             "Under Wine a system call costs several times what it does on Windows, and Wine's own "
             "server process does part of the work; its CPU time is not in these figures."
+        )
+    if any(workload.row for _, workload in bench.rows):
+        notes.append(
+            f"{OURS} by best: the rate of {OURS}'s loop by that of the best other in the row; of "
+            "the geometric mean, by the best other's mean."
         )
     rows = [(*key, row) for key, rows in bench.rows.items() for row in rows.values()]
     if any(row.spread() > 2 for _, _, row in rows):

@@ -5,10 +5,22 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from . import cpus, results, servers
-from .workloads import FREE, PINNED, QUICK, WORKLOADS, Workload, possible
+from . import cpus, loops, results, servers
+from .workloads import (
+    FREE,
+    GROUPS,
+    LOOP_QUICK,
+    LOOP_WORKLOADS,
+    PINNED,
+    QUICK,
+    WORKLOADS,
+    Workload,
+    possible,
+)
 
-SERVERS = [*servers.SERVERS, servers.CEILING]
+LOOPS = [*loops.LOOPS, servers.CEILING]
+SERVERS = [name for name in servers.SERVERS if name not in (loops.OURS, loops.WITHOUT_SOCKETS)]
+SERVERS.append(servers.CEILING)
 # In --quick: those of which the question is asked first.
 QUICK_SERVERS = [
     name
@@ -35,12 +47,17 @@ def parse(argv):
         "winloop, blazio, zuvloop and cadeloop. Every byte is checked; the exit status is 1 if "
         "one was wrong or a server failed.",
     )
+    parser.add_argument(
+        "--loops",
+        action="store_true",
+        help="event loops instead of servers: scheduling, echo, and HTTP with uvicorn and aiohttp",
+    )
     number = positive(int)
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument(
         "--quick",
         action="store_true",
-        help="a few workloads and servers, in about a minute: the default",
+        help="a few workloads, and servers, in about a minute: the default",
     )
     extent.add_argument(
         "--full",
@@ -48,7 +65,10 @@ def parse(argv):
         help="every workload, server and arrangement, and a check of the project's targets",
     )
     parser.add_argument(
-        "--workload", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS)
+        "--workload",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(WORKLOADS)}; with --loops {', '.join((*GROUPS, *LOOP_WORKLOADS))}",
     )
     parser.add_argument(
         "--seconds",
@@ -70,8 +90,7 @@ def parse(argv):
     parser.add_argument(
         "--workers",
         type=number,
-        default=servers.DEFAULT_WORKERS,
-        help="threads of iocpx and the ceiling (default 2)",
+        help="threads of iocpx and the ceiling (default 2; with --loops 1, as a loop has)",
     )
     parser.add_argument(
         "--arrangement",
@@ -82,9 +101,8 @@ def parse(argv):
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=SERVERS,
         metavar="NAME",
-        help=", ".join(SERVERS),
+        help=f"{', '.join(SERVERS)}; with --loops {', '.join(LOOPS)}",
     )
     parser.add_argument(
         "--server-python",
@@ -107,7 +125,7 @@ def parse(argv):
     )
     parser.add_argument(
         "--markdown",
-        type=markdown_file,
+        type=writable,
         metavar="FILE",
         help="the chart's table: a new file, or one with a table made so, which it replaces",
     )
@@ -120,7 +138,11 @@ def parse(argv):
         parser.error(f"--arrangement {args.arrangement} needs two CPUs, and there is one here")
     args.seconds = args.seconds or (0.5 if args.full else 0.3)
     args.rounds = args.rounds or (5 if args.full else 3)
-    args.servers = SERVERS if args.full or args.workload else QUICK_SERVERS
+    args.workers = args.workers or (1 if args.loops else servers.DEFAULT_WORKERS)
+    choose_servers(args, parser)
+    table = args.markdown
+    if table and table.exists() and not results.has_table(table, args.loops):
+        parser.error(f"--markdown: {table} exists, and this benchmark's table is not in it")
     if args.plot:
         if args.plot.suffix not in (".png", ".svg"):
             parser.error(f"--plot: the file's name must end in .png or .svg, got {args.plot.name}")
@@ -128,6 +150,25 @@ def parse(argv):
             parser.error("--plot needs matplotlib: pip install iocpx[bench]")
     choose_workloads(args, parser)
     return args
+
+
+def among(parser, option, names, choices):
+    """Refuse a name that is none of the choices, as argparse does where these never change."""
+    for name in names or ():
+        if name not in choices:
+            parser.error(
+                f"argument {option}: invalid choice: {name!r} (choose from {', '.join(choices)})"
+            )
+
+
+def choose_servers(args, parser):
+    """Set args.servers, the names of those to be measured, in the order in which they are shown."""
+    every = LOOPS if args.loops else SERVERS
+    among(parser, "--only", args.only, every)
+    if args.only:
+        args.servers = [name for name in every if name in args.only]
+    else:
+        args.servers = every if args.loops or args.full or args.workload else QUICK_SERVERS
 
 
 def choose_workloads(args, parser):
@@ -139,8 +180,15 @@ def choose_workloads(args, parser):
         own = Workload(args.connections or 50, args.size or 64, args.depth or 1)
         args.workloads = {"own": own}
         return
-    found, changes = possible()
-    names = args.workload or (WORKLOADS if args.full else QUICK)
+    if args.loops:
+        found, changes, groups, quick = LOOP_WORKLOADS, [], GROUPS, LOOP_QUICK
+        every = found
+    else:
+        found, changes = possible()
+        every, groups, quick = WORKLOADS, {}, QUICK
+    among(parser, "--workload", args.workload, (*groups, *every))
+    names = args.workload or (every if args.full else quick)
+    names = [each for name in names for each in groups.get(name, (name,))]
     args.workloads = {name: found[name] for name in names if name in found}
     args.changes = [change for change in changes if change.partition(":")[0] in names]
 
@@ -150,11 +198,4 @@ def writable(text):
     path = Path(text)
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
-    return path
-
-
-def markdown_file(text):
-    path = writable(text)
-    if path.exists() and not results.has_table(path):
-        raise argparse.ArgumentTypeError(f"{path} exists, and this benchmark's table is not in it")
     return path

@@ -1,4 +1,4 @@
-"""The bytes that streaming sends: known to both sides, and checked by the one that receives.
+"""The bytes that streaming and HTTP send: known to both sides, checked by the one that receives.
 
 All connections send the same endless repetition, each from a place of its own, which the first
 HEADER_BYTES that the client sends tell. It repeats after an odd number of blocks, so that a block
@@ -27,6 +27,11 @@ def blocks(start):
     """A period of it, as the blocks that are sent in turn."""
     ends = range(start, start + PERIOD, BLOCK_BYTES)
     return [PATTERN[at : at + BLOCK_BYTES] for at in ends]
+
+
+def body(size):
+    """Of a request or an answer of HTTP."""
+    return (PATTERN * (size // len(PATTERN) + 1))[:size]
 
 
 class Different(Exception):

@@ -4,6 +4,8 @@ import contextlib
 import sys
 import textwrap
 
+from . import scheduling_table
+
 # Two lines of heading, and how a row's figure is shown. A table stays within 100 columns.
 COLUMNS = (
     ("", "server", lambda row: row.server),
@@ -51,6 +53,11 @@ def lines(workload, rows):
     return [list(line) for line in zip(*table)]
 
 
+def without_scheduling(rows_of):
+    """The rows that have a table each."""
+    return {key: rows for key, rows in rows_of.items() if not key[1].row}
+
+
 TARGET_HEADING = ("target", "wanted", "measured", "")
 
 
@@ -74,7 +81,12 @@ class PlainReport:
         self.line(f"{label}: {rate}")
 
     def tables(self, rows_of):
-        for (arrangement, workload), rows in rows_of.items():
+        scheduling = scheduling_table.of_scheduling(rows_of)
+        if scheduling:
+            self.line("")
+            self.line(scheduling_table.title(rows_of))
+            self._table(scheduling_table.lines(scheduling))
+        for (arrangement, workload), rows in without_scheduling(rows_of).items():
             self.line("")
             self.line(f"{workload}, {arrangement}")
             self._table(lines(workload, rows))
@@ -132,7 +144,11 @@ class RichReport:
         self._progress.advance(self._task)
 
     def tables(self, rows_of):
-        for (arrangement, workload), rows in rows_of.items():
+        scheduling = scheduling_table.of_scheduling(rows_of)
+        if scheduling:
+            heading, *shown = scheduling_table.lines(scheduling)
+            self._table(scheduling_table.title(rows_of), heading, shown, None)
+        for (arrangement, workload), rows in without_scheduling(rows_of).items():
             upper, lower, *shown = lines(workload, rows)
             headings = ["\n".join(heading) for heading in zip(upper, lower)]
             self._table(f"{workload}, {arrangement}", headings, shown, "iocpx")

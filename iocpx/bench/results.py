@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from . import servers
+from . import loop_summary, servers
 from .report import COLUMNS
 from .workloads import FREE, PINNED
 
@@ -17,6 +17,8 @@ ARRANGEMENTS = {
 }
 # Between these two lines stands the table in a file that has them.
 MARKS = ("<!-- made by `iocpx bench --markdown`: begin -->", "<!-- end -->")
+# And the one of the loops.
+LOOP_MARKS = ("<!-- made by `iocpx bench --loops --markdown`: begin -->", "<!-- end -->")
 # Of a README's table, by their headings; and the rate, whose heading is its unit.
 README_COLUMNS = ("server", "p50 ms", "p99 ms", "CPU µs/msg", "above ceiling", "of asyncio")
 
@@ -96,32 +98,66 @@ def foot(about):
     return f"{about['date']}. {about['machine']}. {about['servers']}."
 
 
+def marks(loops):
+    return LOOP_MARKS if loops else MARKS
+
+
 def write_markdown(path, bench, about):
+    begin, end = marks(bench.loops)
+    lines = loop_lines(bench) if bench.loops else server_lines(bench)
+    table = "\n".join([begin, *lines, "", foot(about), end])
+    before, after = around_table(path, bench.loops) if path.exists() else ("", "\n")
+    path.write_text(before + table + after, encoding="utf-8")
+
+
+def server_lines(bench):
     (arrangement, workload), rows = headline(bench)
     columns = [
         (f"{upper} {lower}".strip() if lower != "unit" else workload.unit, show)
         for upper, lower, show in COLUMNS
     ]
     columns = [column for column in columns if column[0] in (*README_COLUMNS, workload.unit)]
-    lines = [
+    return [
         f"{workload}, {arrangement} ({ARRANGEMENTS[arrangement]}):",
         "",
-        "| " + " | ".join(heading for heading, _ in columns) + " |",
-        "|---|" + "---:|" * (len(columns) - 1),
-        *("| " + " | ".join(show(row) for _, show in columns) + " |" for row in rows.values()),
-        "",
-        foot(about),
+        *markdown_table(
+            [heading for heading, _ in columns],
+            [[show(row) for _, show in columns] for row in rows.values()],
+        ),
     ]
-    table = "\n".join([MARKS[0], *lines, MARKS[1]])
-    before, after = around_table(path) if path.exists() else ("", "\n")
-    path.write_text(before + table + after, encoding="utf-8")
 
 
-def has_table(path):
+def loop_lines(bench):
+    columns = loop_summary.summary(bench)
+    arrangement = bench.arrangements[0]
+    return [
+        f"{loop_summary.WHAT} Here {arrangement} ({ARRANGEMENTS[arrangement]}):",
+        "",
+        *markdown_table(
+            ["loop", *(column.heading for column, _ in columns)],
+            [
+                [name, *(column.shown(values.get(name)) for column, values in columns)]
+                for name in loop_summary.names_of(columns)
+            ],
+        ),
+    ]
+
+
+def markdown_table(headings, rows):
+    return [
+        "| " + " | ".join(headings) + " |",
+        "|---|" + "---:|" * (len(headings) - 1),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def has_table(path, loops):
+    begin, end = marks(loops)
     text = path.read_text(encoding="utf-8")
-    return MARKS[0] in text and MARKS[1] in text.partition(MARKS[0])[2]
+    return begin in text and end in text.partition(begin)[2]
 
 
-def around_table(path):
-    before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
-    return before, rest.partition(MARKS[1])[2]
+def around_table(path, loops):
+    begin, end = marks(loops)
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    return before, rest.partition(end)[2]

@@ -15,12 +15,13 @@ import sys
 
 from . import cpus, results, servers, targets
 from .figures import Row, compare
-from .measure import Server, measure
+from .loop_targets import LOOP_TARGETS
+from .measure import Server, measure, schedule
 from .notes import closing_notes, introduction
-from .options import SERVERS, parse
+from .options import parse
 from .process import Failure
 from .report import make_report
-from .servers import CEILING
+from .servers import CEILING, CEILING_ROLES
 from .workloads import BOTH, FREE_THREADED, PINNED
 
 # A thread for each of thousands of connections is no contest.
@@ -37,7 +38,8 @@ class Bench:
     def __init__(self, args, report):
         self.report = report
         self.wanted = args.only
-        self.names = [name for name in SERVERS if name in (args.only or args.servers)]
+        self.loops = args.loops
+        self.names = list(args.servers)
         self.workers = args.workers
         self.rounds = args.rounds
         self.seconds = args.seconds
@@ -76,7 +78,9 @@ class Bench:
                     self.report.line(f"left out: {name} ({reason})")
                 continue
             try:
-                with self.server(name) as server:
+                # In any role that it has.
+                role = "echo" if name == CEILING else next(iter(servers.SERVERS[name][1]))
+                with self.server(name, role) as server:
                     facts = server.facts
             except Failure as failure:
                 self.failures[name] = str(failure)
@@ -89,9 +93,14 @@ class Bench:
                         f"not installed for the servers' Python ({facts['missing']})"
                     )
                 else:
-                    self.report.line(f"left out: {name} (not installed for the servers' Python)")
+                    self.leave_out(name, facts)
                 continue
             self.facts[name] = facts
+
+    def leave_out(self, title, facts):
+        self.report.line(
+            f"left out: {title} (not installed for the servers' Python: {facts['missing']})"
+        )
 
     def plan(self):
         """Make self.rows for what there is to measure."""
@@ -109,7 +118,7 @@ class Bench:
 
     def serves(self, name, workload):
         """Whether the server takes part in the workload."""
-        roles = ("echo",) if name == CEILING else servers.SERVERS[name][1]
+        roles = CEILING_ROLES if name == CEILING else servers.SERVERS[name][1]
         return (
             workload.role in roles
             and (name, workload.role) not in self.given_up
@@ -145,6 +154,7 @@ class Bench:
                 for number in range(1, self.rounds + 1):
                     for name in list(self.names):
                         self.run_server(arrangement, number, name)
+        self.rows = {key: rows for key, rows in self.rows.items() if rows}
         for rows in self.rows.values():
             compare(rows)
 
@@ -161,12 +171,22 @@ class Bench:
                 continue
             try:
                 with self.server(name, role, workers) as server:
+                    if "missing" in server.facts:
+                        # Of the role, as the server has been started in another.
+                        self.given_up.add((name, role))
+                        self.leave_out(f"{name} as {role}", server.facts)
+                        continue
+                    self.facts[name]["versions"].update(server.facts["versions"])
                     for workload in workloads:
                         label = f"{arrangement}, round {number}/{self.rounds}  {name}: {workload}"
                         self.report.begin(label)
-                        figures = measure(
-                            name, server, workload, self.seconds, self.client_cpus(), self.pin_too
-                        )
+                        if workload.row:
+                            figures = schedule(server, workload, self.seconds, self.pin_too)
+                        else:
+                            figures = measure(
+                                *(name, server, workload, self.seconds),
+                                *(self.client_cpus(), self.pin_too),
+                            )
                         row = self.rows[arrangement, workload].setdefault(name, Row(name))
                         row.rounds.append(figures)
                         self.report.done(label, f"{figures.rate:,.0f} {workload.unit}")
@@ -193,11 +213,14 @@ def main(argv=None):
                 report.paragraph(paragraph)
             with report.progress(bench.steps()):
                 bench.run()
+            # Now all versions are known.
+            about = results.about(bench)
             report.tables(bench.rows)
             for note in closing_notes(bench):
                 report.paragraph(note)
             # Of workloads that were chosen, those that they tell about.
-            checked = [line for line in targets.check(bench) if args.full or line[2]]
+            wanted = LOOP_TARGETS if args.loops else targets.TARGETS
+            checked = [line for line in targets.check(bench, wanted) if args.full or line[2]]
             if checked and (args.full or args.workload):
                 report.targets(checked)
             write_files(args, bench, about)

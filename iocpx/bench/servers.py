@@ -1,13 +1,16 @@
 """The servers that are compared, each in a process of its own.
 
-    python -m iocpx.bench.servers NAME [--role echo|sink|source|compute] [--workers N]
+    python -m iocpx.bench.servers NAME [--role ROLE] [--workers N]
 
-They echo; or they only take, and check, what streams in; or only send; or compute, then echo.
+They echo; or they only take, and check, what streams in; or only send; or compute, then echo. An
+event loop also echoes with asyncio's streams, answers HTTP, or serves nobody: its scheduling is
+measured.
 
 Prints one JSON object per line: first {"port": …, "versions": {…}, …}, or
 {"missing": reason} when the server's package is not installed for this Python.
 Then, for each line "cpu" on stdin, {"user_s": …, "system_s": …}: what this process
-has used so far; for "stats" {"stats": {…}}: what the server counts, if it does. At
+has used so far; for "stats" {"stats": {…}}: what the server counts, if it does; for
+"run ROW SECONDS", where scheduling is measured, {"rate": …, "operations": …}. At
 the end of stdin it stops in order and prints {"totals": …}.
 
 benchmarks/ceiling.c, a server in C, speaks the same.
@@ -25,6 +28,7 @@ import socket
 import sys
 import threading
 
+from . import http_servers, loops, scheduling
 from .pattern import HEADER, VERDICT, Check, Different, blocks
 
 HOST = "127.0.0.1"
@@ -226,71 +230,83 @@ def wine_version():
     return get().decode()
 
 
-def serve_commands(port, facts, stats=dict):
+def serve_commands(port, facts, stats=dict, run=None):
     """Say where we are and answer stdin until its end."""
     tell(port=port, pid=os.getpid(), **platform_facts(), **facts)
     for line in sys.stdin:
-        if line.strip() == "cpu":
+        command, *words = line.split()
+        if command == "cpu":
             times = os.times()
             tell(user_s=times.user, system_s=times.system)
-        elif line.strip() == "stats":
+        elif command == "stats":
             tell(stats=stats())
+        elif command == "run":
+            tell(**run(*words))
 
 
-def run_loop(loop, facts, handler):
-    """Any asyncio loop: it has the main thread, as usual; stdin has another.
+@contextlib.asynccontextmanager
+async def listening(loop, handler):
+    """A server on an event loop; gives its port. handler: a protocol class, a coroutine function of
+    asyncio's streams, or the name of a server of HTTP."""
+    if isinstance(handler, str):
+        async with getattr(http_servers, handler)(HOST, BACKLOG) as port:
+            yield port
+        return
+    if inspect.iscoroutinefunction(handler):
+        server = await asyncio.start_server(handler, HOST, 0, backlog=BACKLOG)
+    else:
+        server = await loop.create_server(handler, HOST, 0, backlog=BACKLOG)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
 
-    handler: a protocol class, or a coroutine function of asyncio's streams.
-    """
+
+def serve_on_loop(loop, facts, handler):
+    """The loop has the main thread, as usual; stdin has another."""
 
     async def serve():
         finished = asyncio.Event()
-        if inspect.iscoroutinefunction(handler):
-            server = await asyncio.start_server(handler, HOST, 0, backlog=BACKLOG)
-        else:
-            server = await loop.create_server(handler, HOST, 0, backlog=BACKLOG)
-        port = server.sockets[0].getsockname()[1]
 
-        def commands():
+        def commands(port):
             try:
                 serve_commands(port, facts)
             finally:
                 loop.call_soon_threadsafe(finished.set)
 
-        thread = threading.Thread(target=commands)
-        thread.start()
-        await finished.wait()
-        server.close()
+        async with listening(loop, handler) as port:
+            thread = threading.Thread(target=commands, args=(port,))
+            thread.start()
+            await finished.wait()
         thread.join()
 
+    loop.run_until_complete(serve())
+
+
+def schedule_on_loop(loop, facts):
+    """Here stdin has the main thread: the loop runs for each row alone."""
+
+    def run(row, seconds):
+        return scheduling.measure(loop, row, float(seconds))
+
+    serve_commands(None, facts, run=run)
+
+
+def run_loop(name, handler, workers):
+    """Any asyncio loop."""
+    if name == "asyncio-streams":
+        name = "asyncio"
+    loop = loops.maker(name)()
+    asyncio.set_event_loop(loop)
+    facts = loops.facts(name, loop)
     try:
-        loop.run_until_complete(serve())
+        if handler is scheduling:
+            schedule_on_loop(loop, facts)
+        else:
+            if isinstance(handler, str):
+                facts["versions"].update(http_servers.versions(handler))
+            serve_on_loop(loop, facts, handler)
     finally:
         loop.close()
     tell(totals={})
-
-
-def run_asyncio(name, handler, workers):
-    # The system's own default: Proactor on Windows.
-    loop = asyncio.new_event_loop()
-    run_loop(loop, {"versions": {}, "loop": type(loop).__name__}, handler)
-
-
-def run_other_loop(name, handler, workers):
-    module = __import__(name)
-    loop = module.new_event_loop()
-    asyncio.set_event_loop(loop)
-    facts = {"versions": {name: package_version(name)}, "loop": type(loop).__name__}
-    run_loop(loop, facts, handler)
-
-
-def package_version(name):
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "of unknown version"
 
 
 def run_iocpx(name, handler, workers):
@@ -339,39 +355,48 @@ def run_threads(name, handler, workers):
 PROTOCOLS = {"echo": Echo, "sink": Sink, "source": Source}
 STREAMS = {"echo": echo_stream, "sink": sink_stream, "source": source_stream}
 SOCKETS = {"echo": echo_socket, "sink": sink_socket, "source": source_socket}
-# Those may be absent: comparing with them is a service, not a need.
-OTHER_LOOPS = ("winloop", "blazio", "zuvloop", "cadeloop")
+ON_LOOPS = {
+    **PROTOCOLS,
+    "streams": echo_stream,
+    "uvicorn": "uvicorn",
+    "aiohttp": "aiohttp",
+    "scheduling": scheduling,
+}
 # How each is run, and what it runs in which role.
 SERVERS = {
     "iocpx-native": (run_iocpx_native, {"echo": "Echo"}),
     "iocpx-protocol": (run_iocpx, {**PROTOCOLS, "compute": Compute}),
     "iocpx-buffered": (run_iocpx, {"echo": BufferedEcho, "sink": BufferedSink}),
-    "asyncio": (run_asyncio, PROTOCOLS),
-    "asyncio-streams": (run_asyncio, STREAMS),
-    **dict.fromkeys(OTHER_LOOPS, (run_other_loop, PROTOCOLS)),
+    "asyncio": (run_loop, ON_LOOPS),
+    "asyncio-streams": (run_loop, STREAMS),
+    **dict.fromkeys(loops.LOOPS, (run_loop, ON_LOOPS)),
     "threads": (run_threads, SOCKETS),
+    loops.WITHOUT_SOCKETS: (run_loop, {"scheduling": scheduling}),
 }
-# benchmarks/ceiling.c
+# benchmarks/ceiling.c, whose echo is measured against streams' too.
 CEILING = "ceiling"
+CEILING_ROLES = ("echo", "streams")
 
 
 def main():
-    parser = argparse.ArgumentParser(description="One echo server, driven through stdin.")
+    parser = argparse.ArgumentParser(description="One server, driven through stdin.")
     parser.add_argument("name", choices=SERVERS)
     parser.add_argument("--role", default="echo")
     parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS)
     args = parser.parse_args()
     # Ctrl+C reaches the whole terminal; the process that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if args.name in OTHER_LOOPS:
-        try:
-            __import__(args.name)
-        except ImportError as error:
-            tell(missing=str(error))
-            return
     run, handlers = SERVERS[args.name]
     if args.role not in handlers:
         parser.error(f"{args.name} does not serve as {args.role}")
+    try:
+        if args.name in loops.LOOPS:
+            loops.maker(args.name)
+        if args.role in http_servers.PACKAGES:
+            http_servers.versions(args.role)
+    except (ImportError, AttributeError) as error:
+        tell(missing=str(error))
+        return
     run(args.name, handlers[args.role], args.workers)
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from .servers import CEILING, OTHER_LOOPS
+from .loops import OTHER_LOOPS
+from .servers import CEILING
 from .workloads import FREE, PINNED
 
 NATIVE, PROTOCOL, ASYNCIO, WINLOOP, BLAZIO = (
@@ -27,6 +28,7 @@ class Measured:
     """Medians by the names of workload, arrangement and server; LookupError where there is none."""
 
     def __init__(self, bench):
+        self.bench = bench
         names = {workload: name for name, workload in bench.workloads.items()}
         self.rows = {
             (names[workload], arrangement): rows
@@ -39,19 +41,31 @@ class Measured:
             raise LookupError(figure)
         return value
 
-    def best(self, servers, *where):
-        found = []
+    def names(self, arrangement=PINNED):
+        """The workloads that were measured so."""
+        return [name for name, its in self.rows if its == arrangement]
+
+    def among(self, servers, *where):
+        """Those that have such a figure: by name."""
+        found = {}
         for server in servers:
             try:
-                found.append(self(server, *where))
+                found[server] = self(server, *where)
             except LookupError:
                 continue
         if not found:
             raise LookupError(servers)
-        return max(found)
+        return found
 
-    def overhead(self, server):
-        return self(server, "cpu_us") - self(CEILING, "cpu_us")
+    def best(self, servers, *where):
+        return max(self.among(servers, *where).values())
+
+    def least(self, servers, *where):
+        return min(self.among(servers, *where).values())
+
+    def overhead(self, server, arrangement=PINNED):
+        where = "cpu_us", "echo-64", arrangement
+        return self(server, *where) - self(CEILING, *where)
 
     def least_fairness(self):
         values = [
@@ -150,12 +164,12 @@ TARGETS = (
 )
 
 
-def check(bench):
+def check(bench, targets=TARGETS):
     """A line for each target: what it is about, what is wanted, what was measured, and whether it
     is met; the last two are empty where it was not measured."""
     measured = Measured(bench)
     lines = []
-    for target in TARGETS:
+    for target in targets:
         wanted = f"{target.relation} {target.limit:.3g}"
         try:
             value = target.measure(measured)

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, replace
 
+from . import scheduling
 from .sockets import SELECT_LIMIT
 
 PINNED, FREE = "pinned", "free"
@@ -24,17 +25,25 @@ class Workload:
     once: bool = False  # in the first arrangement only, where it tells all that it can
     unit: str = "msg/s"
     times: int = 1  # so many times as long as others, for each connection to have its share
+    row: str | None = None  # of scheduling, where nobody connects
 
     def __str__(self):
+        if self.row:
+            return scheduling.ROWS[self.row].title
         busy = f"{self.connections:,} connection{'' if self.connections == 1 else 's'}"
         kib, rest = divmod(self.size_bytes, 1024)
-        size = f"{self.size_bytes} B" if rest else f"{kib} KiB"
+        size = f"{self.size_bytes} B" if rest else f"{kib:,} KiB"
         if self.kind == "churn":
             return f"connect, echo {size}, close: {self.connections} at a time"
         if self.kind in ("in", "out"):
             way = "to" if self.kind == "in" else "from"
             return f"streaming {way} the server, {busy}, {size} writes"
+        if self.kind in ("get", "post"):
+            way = "answers" if self.kind == "get" else "bodies to it"
+            return f"{self.role}, {busy}, {way} of {size}"
         text = f"{busy}, {size}, depth {self.depth}"
+        if self.role == "streams":
+            text = f"asyncio's streams, {text}"
         if self.idle:
             text = f"{self.idle:,} idle connections and {text}"
         if self.role == "compute":
@@ -61,6 +70,32 @@ WORKLOADS = {
 QUICK = ("echo-64", "depth-16", "churn", "stream-out")
 # For these the servers' Python must have no GIL.
 FREE_THREADED = ("compute-1", "compute-2")
+
+
+HTTP = {"unit": "requests/s"}
+LARGE_BYTES = 1 << 20
+# Of event loops, by --loops.
+SCHEDULING = {
+    name: Workload(0, 0, role="scheduling", once=True, unit="op/s", row=name)
+    for name in scheduling.ROWS
+}
+LOOP_WORKLOADS = {
+    **SCHEDULING,
+    "echo-64": WORKLOADS["echo-64"],
+    "streams-64": Workload(50, 64, role="streams"),
+    "echo-1m": Workload(8, LARGE_BYTES, once=True),
+    "churn": WORKLOADS["churn"],
+    "idle-2k": IDLE,
+    "uvicorn": Workload(50, 13, kind="get", role="uvicorn", **HTTP),
+    "uvicorn-in": Workload(8, LARGE_BYTES, kind="post", role="uvicorn", once=True, **HTTP),
+    "uvicorn-out": Workload(8, LARGE_BYTES, kind="get", role="uvicorn", once=True, **HTTP),
+    "aiohttp": Workload(50, 13, kind="get", role="aiohttp", **HTTP),
+    "aiohttp-in": Workload(8, LARGE_BYTES, kind="post", role="aiohttp", once=True, **HTTP),
+    "aiohttp-out": Workload(8, LARGE_BYTES, kind="get", role="aiohttp", once=True, **HTTP),
+}
+LOOP_QUICK = (*SCHEDULING, "echo-64", "uvicorn")
+# One name for several.
+GROUPS = {"scheduling": tuple(SCHEDULING)}
 
 
 def possible():

@@ -97,3 +97,15 @@ def test_the_table_of_states_is_the_one_of_the_sources():
     ]
     assert rows[0] == ["state", *events]
     assert [[re.sub(r"^stays$", row[0], cell) for cell in row] for row in rows[2:]] == wanted
+
+
+def test_every_example_is_in_the_readme_and_in_a_test():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    there = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert set(re.findall(r"\(examples/(\w+\.py)\)", readme)) == there
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in (TESTS / "frameworks").glob("test_*.py")
+    )
+    # An application is started by its server, which knows it by its module's name.
+    named = {name for name in there if f'"{name}"' in tests or f'"{name[:-3]}:app"' in tests}
+    assert named == there

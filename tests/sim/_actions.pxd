@@ -13,8 +13,14 @@ cdef void release(buf_t *spent) noexcept nogil
 cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts) noexcept nogil
 cdef void pause_reading(int client, conn_t *conn, bint paused) noexcept nogil
 cdef bint is_paused(int client) noexcept nogil
+cdef void set_marks(int client, conn_t *conn) noexcept nogil
+cdef void write_eof(int client, conn_t *conn) noexcept nogil
+# What follows a write that says so; only with a loop's connection, or in its own callbacks.
+cdef void flush(int client, conn_t *conn) noexcept nogil
 cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil
 # Somebody else than the connection's own callbacks writes to it.
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil
+# … although it is paused, as long as the limit lets him.
+cdef void flood(int client, conn_t *conn) noexcept nogil
 # One connection's callback writes to another connection, or aborts it.
 cdef void meddle_with_another(int me, int client, bint writes) noexcept nogil

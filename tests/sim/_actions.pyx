@@ -5,17 +5,21 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from _kernel cimport *
-from _run cimport mark, marked, protocol_t, protocols, MEDDLED_WRITE
+from _run cimport mark, marked, protocol_t, protocols, worker_of, MEDDLED_WRITE
 from iocpx._base cimport conn_ref
 from iocpx._requests cimport (
-    conn_abort, conn_close, conn_flush, conn_gather, conn_pause_reading, conn_take_spent,
-    conn_write, conn_write_parts, WRITE_CLOSED, WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY,
-    WRITE_SPENT,
+    conn_abort, conn_close, conn_flush, conn_gather, conn_pause_reading, conn_set_marks, conn_take_spent,
+    conn_write, conn_write_eof, conn_write_parts, WRITE_CLOSED, WRITE_FLUSH, WRITE_KEPT,
+    WRITE_NO_MEMORY, WRITE_SPENT,
 )
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_free, queue_t
 from iocpx._types cimport *
 from iocpx._winsock cimport AcquireSRWLockExclusive, ReleaseSRWLockExclusive
+
+
+cdef enum:
+    FLOOD = 20000           # bytes: far more than any limit there is
 
 
 cdef conn_t *borrow(int client) noexcept nogil:
@@ -54,7 +58,7 @@ cdef int put(int client, conn_t *conn, queue_t *parts, size_t nbytes, bint keep)
     for i in range(nbytes):
         data[i] = <char>sim_byte(client, at + i)
     if parts == NULL:
-        result = conn_write(conn, data, nbytes, owner)
+        result = conn_write(worker_of(conn), conn, data, nbytes, owner)
     else:
         result = conn_gather(conn, parts, data, nbytes, owner)
     if not result & WRITE_KEPT:
@@ -68,6 +72,8 @@ cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts
     cdef int result = WRITE_NO_MEMORY
     cdef size_t left = nbytes
     cdef size_t part
+    if protocol.eof_written:
+        return WRITE_CLOSED
     memset(&parts, 0, sizeof(parts))
     AcquireSRWLockExclusive(&protocol.lock)
     if in_parts:
@@ -78,7 +84,7 @@ cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts
             left -= part
         nbytes = parts.nbytes
         if nbytes > 0:
-            result = conn_write_parts(conn, &parts)
+            result = conn_write_parts(worker_of(conn), conn, &parts)
     else:
         result = put(client, conn, NULL, nbytes, keep)
     if not result & (WRITE_CLOSED | WRITE_NO_MEMORY):
@@ -93,7 +99,7 @@ cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts
 cdef void pause_reading(int client, conn_t *conn, bint paused) noexcept nogil:
     AcquireSRWLockExclusive(&protocols[client].lock)
     protocols[client].reading_paused = paused
-    conn_pause_reading(conn, paused)
+    conn_pause_reading(worker_of(conn), conn, paused)
     ReleaseSRWLockExclusive(&protocols[client].lock)
 
 
@@ -108,15 +114,86 @@ cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil:
     sim_note("abort" if abort else "close", client, 0)
     mark(&protocols[client].closed, True)
     if abort:
-        conn_abort(conn, ABORT_APPLICATION)
+        conn_abort(worker_of(conn), conn, ABORT_APPLICATION)
     else:
-        conn_close(conn)
+        conn_close(worker_of(conn), conn)
+
+
+cdef void write_eof(int client, conn_t *conn) noexcept nogil:
+    sim_note("write_eof", client, 0)
+    protocols[client].eof_written = conn.service.config.like_asyncio
+    conn_write_eof(worker_of(conn), conn)
+
+
+cdef void flush(int client, conn_t *conn) noexcept nogil:
+    cdef bint untold
+    if conn_flush(worker_of(conn), conn):
+        sim_note("pause_writing", client, 1)
+        if marked(&protocols[client].paused):
+            sim_fail("client %d: pause_writing twice", client)
+        mark(&protocols[client].paused, True)
+    if worker_of(conn) != NULL:
+        AcquireSRWLockExclusive(&conn.lock)
+        untold = conn.outbox.nbytes > conn.marks.high and not conn.pause_told
+        ReleaseSRWLockExclusive(&conn.lock)
+        if untold:
+            sim_fail("client %d: a write is above the mark, and pause_writing does not come with it",
+                     client)
+
+
+cdef void set_marks(int client, conn_t *conn) noexcept nogil:
+    # While somebody writes in spite of a pause it shall not end by this.
+    AcquireSRWLockExclusive(&protocols[client].lock)
+    conn_set_marks(worker_of(conn), conn, sim_random(2000), 0)
+    ReleaseSRWLockExclusive(&protocols[client].lock)
+    if worker_of(conn) != NULL:
+        flush(client, conn)
 
 
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil:
     cdef size_t nbytes = 1 + sim_random(MEDDLED_WRITE)
-    if write(client, conn, nbytes, False, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
+    cdef int result = write(client, conn, nbytes, False, sim_random(4) == 0)
+    if not result & WRITE_FLUSH:
+        return
+    if worker_of(conn) != NULL:
+        flush(client, conn)
+    elif conn_flush(NULL, conn):
         sim_fail("client %d: pause_writing outside of its callbacks", client)
+
+
+cdef void flood(int client, conn_t *conn) noexcept nogil:
+    """As a thread does that cares for no pause: the limit is there for it."""
+    cdef protocol_t *protocol = &protocols[client]
+    cdef size_t before
+    cdef size_t after
+    cdef size_t nbytes
+    cdef size_t flooded = 0
+    cdef int result = 0
+    # Held all the time, so that nobody else writes.
+    AcquireSRWLockExclusive(&protocol.lock)
+    AcquireSRWLockExclusive(&conn.lock)
+    before = conn.outbox.nbytes if conn.limit_told else 0
+    ReleaseSRWLockExclusive(&conn.lock)
+    while before > 0 and flooded < FLOOD and not result & WRITE_CLOSED:
+        nbytes = 1 + sim_random(FLOOD // 8)
+        result = put(client, conn, NULL, nbytes, False)
+        if result & WRITE_NO_MEMORY:
+            break
+        if not result & WRITE_CLOSED:
+            protocol.written += nbytes
+            flooded += nbytes
+    AcquireSRWLockExclusive(&conn.lock)
+    after = conn.outbox.nbytes
+    ReleaseSRWLockExclusive(&conn.lock)
+    # Where nothing has left it was paused all the time.
+    if before > 0 and after == before + flooded and (
+            flooded > conn.service.config.max_write_buffer):
+        sim_fail("client %d: %zu bytes more are queued while it is paused, and the limit is %zu",
+                 client, flooded, conn.service.config.max_write_buffer)
+    ReleaseSRWLockExclusive(&protocol.lock)
+    sim_note("writes in spite of a pause", client, <long long>flooded)
+    release(conn_take_spent(conn))
+    conn_flush(NULL, conn)
 
 
 cdef void meddle_with_another(int me, int client, bint writes) noexcept nogil:

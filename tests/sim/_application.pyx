@@ -2,9 +2,10 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from _actions cimport borrow, close_conn, is_paused, meddle_write, pause_reading
+from _actions cimport borrow, close_conn, flood, is_paused, meddle_write, pause_reading
 from _checks cimport check_probe, check_refusal, check_service, check_stopping, served_before
 from _kernel cimport *
+from _loop_thread cimport loop_wake
 from _run cimport (
     disturbed, mark, marked, one_of, protocols, served_of, served_t, server, services, the,
 )
@@ -18,13 +19,17 @@ from iocpx._requests cimport (
 )
 from iocpx._open cimport service_connect
 from iocpx._sched cimport conn_unref
-from iocpx._service cimport service_create, service_free, service_stop
+from iocpx._service cimport service_create, service_free, service_retire, service_stop
 from iocpx._types cimport *
 from iocpx._worker cimport engine_forgo_worker
 from iocpx._winsock cimport (
     ERROR_OPERATION_ABORTED, INFINITE, INVALID_SOCKET, SOCKET, WAIT_OBJECT_0, WSAENOBUFS,
     CloseHandle, closesocket, CreateEventW, GetLastError, WaitForSingleObject,
 )
+
+
+cdef enum:
+    RETIRED_MS = 600000     # longer than any connection lasts whose client ends
 
 
 # -- with its connections ------------------------------------------------------------
@@ -49,6 +54,8 @@ cdef void meddle(int client) noexcept nogil:
         return
     if what < 4 and not marked(&protocols[client].paused):
         meddle_write(client, conn)
+    elif what < 4 and the.polled and conn.service.config.max_write_buffer != 0:
+        flood(client, conn)
     elif what < 9:
         resume(client)
     elif what < 12:
@@ -58,7 +65,7 @@ cdef void meddle(int client) noexcept nogil:
         if sock != INVALID_SOCKET:
             sim_lend_socket(sock)
             sim_point()
-            conn_return_handle(conn)
+            conn_return_handle(NULL, conn)
     elif what == 14:
         # As a thread does that cannot be told of a pause.
         if conn_wait_writable(conn, sim_random(200)) == WAIT_WRITABLE:
@@ -143,10 +150,15 @@ cdef void serve(served_t *served) noexcept nogil:
     cdef uint32_t rounds = sim_random(one_of(4, 12, 12, 60))
     cdef uint32_t _round
     cdef int client
+    cdef int i
     for client in range(the.sim.clients):
         if the.called[client] and served_of(client) == served:
             sim_sleep(one_of(0, 0, 1, sim_random(30)))
             call(served, client)
+        if the.opened[client] and served_of(client) == served:
+            sim_sleep(one_of(0, 0, 1, sim_random(30)))
+            mark(&protocols[client].wanted, True)
+            loop_wake()
     for _round in range(rounds):
         sim_sleep(one_of(0, 0, 1, sim_random(30)))
         if the.calm:
@@ -155,13 +167,22 @@ cdef void serve(served_t *served) noexcept nogil:
             sim_note("close or abort all", served - services, 0)
             served_before(served)
             service_close_clients(served.service, sim_random(2))
+        elif served.config.like_asyncio:
+            loop_wake()
         elif not served.echo:
             client = <int>sim_random(<uint32_t>the.sim.clients - the.probe)
             if served_of(client) == served:
                 meddle(client)
+    if served.shared_later:
+        for i in range(served.listeners):
+            sim_share(served.sockets[i])
     # Often all there is to do is done by then.
     sim_sleep(served.linger_ms)
-    if not served.echo and not the.calm:
+    if served.config.like_asyncio:
+        mark(&server.resumes[served - services], True)
+        loop_wake()
+        sim_sleep(served.linger_ms)
+    elif not served.echo and not the.calm:
         for client in range(the.sim.clients):
             if served_of(client) == served:
                 resume(client)
@@ -218,12 +239,24 @@ cdef void share(served_t *served, service_t *service) noexcept nogil:
             sim_sleep(1)
 
 
+cdef void retire(served_t *served) noexcept nogil:
+    """It accepts no more, and may end without being stopped."""
+    sim_note("retire", served - services, 0)
+    mark(&served.retired, True)
+    service_retire(served.service)
+    close_listeners(served)
+    WaitForSingleObject(served.stopped_event, one_of(0, 50, 3000, RETIRED_MS))
+
+
 cdef void stop(served_t *served, uint64_t timeout_ms) noexcept nogil:
+    if served.retires:
+        retire(served)
     ask_to_stop(served, served.service, timeout_ms)
     if the.together and served == &services[0]:
         stop_others()
     # As the layer above does it: at once.
-    close_listeners(served)
+    if not served.retires:
+        close_listeners(served)
     if sim_random(4) == 0:
         service_stop(served.service, 0)
     while WaitForSingleObject(served.stopped_event, INFINITE) != WAIT_OBJECT_0:

@@ -10,12 +10,13 @@ from iocpx._base cimport service_connections
 from iocpx._engine cimport engine_count, engine_pools, engine_wait_stopped, pools_t
 from iocpx._service cimport service_count, service_figures, service_figures_t
 from iocpx._state cimport (
-    STATE_ABORTING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, link_t,
+    STATE_ABORTING, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, link_t,
 )
 from iocpx._types cimport *
+from iocpx._worker cimport engine_has_more
 from iocpx._winsock cimport (
-    AcquireSRWLockExclusive, InterlockedExchangeAdd, LONG64, ReleaseSRWLockExclusive, WSAENOBUFS,
-    WSAETIMEDOUT,
+    AcquireSRWLockExclusive, HasOverlappedIoCompleted, InterlockedExchangeAdd, LONG64,
+    ReleaseSRWLockExclusive, WSAENOBUFS, WSAETIMEDOUT,
 )
 
 
@@ -73,6 +74,17 @@ cdef void check_lost(int client, int error, bint paused) noexcept nogil:
         sim_fail("client %d: connection_lost(None), although an operation failed", client)
 
 
+cdef void check_loop_lost(int client, const lost_t *lost) noexcept nogil:
+    cdef protocol_t *protocol = &protocols[client]
+    cdef sim_client_t facts
+    sim_client(client, &facts)
+    if lost.reason == -1 and facts.given != protocol.written:
+        sim_fail("client %d: closed, and %zu of %zu bytes were sent", client, facts.given,
+                 protocol.written)
+    if not protocol.made:
+        sim_fail("client %d: connection_lost without connection_made", client)
+
+
 # -- when nothing can happen ---------------------------------------------------------
 
 
@@ -83,8 +95,11 @@ cdef void check_idle() noexcept nogil:
     cdef link_t *link
     if server.engine == NULL:
         return
+    if server.looping and server.tasks > 0 and not disturbed():
+        sim_fail("the loop was woken, and sleeps on")
     service = server.engine.services
     while service != NULL:
+        check_idle_retired(service)
         if service.live == 0 and not disturbed():
             sim_fail("nothing is left of a service, and nobody takes it out")
         listener = service.listeners
@@ -98,11 +113,54 @@ cdef void check_idle() noexcept nogil:
         service = service.next
 
 
+cdef void check_idle_retired(service_t *service) noexcept nogil:
+    cdef listener_t *listener = service.listeners
+    cdef bint empty = service.stopping and not disturbed() and (
+        service_count(service, N_CONNECTIONS_MADE) == service_count(service, N_CONNECTIONS_RETIRED))
+    while listener != NULL:
+        empty = empty and listener.acceptors.next == &listener.acceptors
+        listener = listener.next
+    if empty:
+        sim_fail("nothing is left of a service that accepts no more, and it does not end")
+
+
+cdef void check_idle_loop_conn(conn_t *conn, int client) noexcept nogil:
+    cdef protocol_t *protocol = &protocols[client]
+    cdef sim_client_t facts
+    if not conn.lost_told and ((conn.marks.above or conn.passed) != conn.pause_told
+                               or conn.pause_told != protocol.paused):
+        sim_fail("client %d: pause_writing or resume_writing is due, and not told", client)
+    if (conn.state == STATE_OPEN and conn.window.n == 0 and not conn.eof_seen
+            and conn.inbox.head == NULL):
+        sim_fail("client %d: no receive is posted, because it is paused", client)
+    sim_client(client, &facts)
+    if conn.state == STATE_DRAINING and protocol.draining and facts.taken > protocol.taken:
+        sim_fail("client %d: it sends on after both ends, and is not reset", client)
+
+
+cdef void check_spared() noexcept nogil:
+    cdef engine_t *engine = server.engine
+    AcquireSRWLockExclusive(&engine.run_lock)
+    cdef conn_t *before = engine.run_queue.head
+    ReleaseSRWLockExclusive(&engine.run_lock)
+    cdef bint more = engine_has_more(engine)
+    AcquireSRWLockExclusive(&engine.run_lock)
+    cdef conn_t *after = engine.run_queue.head
+    ReleaseSRWLockExclusive(&engine.run_lock)
+    if not more and before != NULL and before == after:
+        sim_fail("a connection waits for its turn, and the loop is not told")
+
+
 cdef void check_idle_listener(listener_t *listener) noexcept nogil:
     cdef link_t *link = listener.acceptors.next
+    cdef acceptor_t *acceptor
     while link != &listener.acceptors:
-        if (<acceptor_t *>link.owner).failures != 0 and not disturbed():
+        acceptor = <acceptor_t *>link.owner
+        if acceptor.failures != 0 and not disturbed():
             sim_fail("a client has gone, and that counts as a failure of the system")
+        if (listener.shared and acceptor.pending and not acceptor.told
+                and HasOverlappedIoCompleted(&acceptor.op.overlapped) and not disturbed()):
+            sim_fail("an AcceptEx is over, and nobody is told")
         link = link.next
 
 
@@ -129,6 +187,10 @@ cdef void check_idle_conn(conn_t *conn) noexcept nogil:
     if (conn.state == STATE_OPEN and conn.window.n == 0 and not conn.eof_seen
             and conn.inbox.head == NULL and not conn.marks.above):
         sim_fail("client %d: no receive is posted", client_of(conn))
+    if conn.service.closing_clients and conn.state == STATE_OPEN:
+        sim_fail("client %d: its service stops, and it is open", client_of(conn))
+    if config.like_asyncio:
+        check_idle_loop_conn(conn, client_of(conn))
     # A keeper that stands still before it waits, waits that much longer.
     if not conn.lost_told and the.sim.stalls == 0:
         wakes_check(&protocols[client_of(conn)].wakes, client_of(conn))
@@ -154,7 +216,9 @@ cdef void served_before(served_t *served) noexcept nogil:
             continue
         protocol = &protocols[client]
         sim_client(client, &facts)
-        if facts.cut and not marked(&protocol.closed) and not disturbed() and lenient(served):
+        # Who was not taken yet when it accepted no more was reset by that.
+        if (facts.cut and not marked(&protocol.closed) and not disturbed() and lenient(served)
+                and (protocol.made or not marked(&served.retired))):
             sim_fail("client %d was reset, and nobody asked for that", client)
         sim_atomic(True)
         # A client that could not be taken for lack of resources sees an end as well, and so
@@ -194,7 +258,7 @@ cdef void check_client(int client) noexcept nogil:
         if protocol.served and facts.received != facts.sent:
             sim_fail("client %d got %zu of %zu bytes back", client, facts.received, facts.sent)
         return
-    if protocol.made and not protocol.lost:
+    if (protocol.made or protocol.opened) and not protocol.lost:
         sim_fail("client %d: connection_lost never came", client)
     # What a closing connection still receives is discarded; until then nothing is lost.
     if protocol.eof and protocol.received != protocol.due and not facts.reset:

@@ -1,7 +1,8 @@
 """The engine's threads: see _engine_threads.pxd."""
 
 from _kernel cimport *
-from _run cimport disturbed, mark, marked, one_of, served_t, server, services
+from _loop_thread cimport loop_between, loop_takes
+from _run cimport disturbed, mark, marked, one_of, served_t, server, services, the
 from iocpx._keeper cimport engine_run_keeper, keeper_news_t
 from iocpx._types cimport PACKETS_PER_WAIT
 from iocpx._worker cimport engine_poll, engine_run_worker
@@ -40,6 +41,7 @@ cdef void poller_main(void *argument) noexcept nogil:
     cdef OVERLAPPED_ENTRY[PACKETS_PER_WAIT] foreign
     cdef int most
     cdef int n = 0
+    mark(&server.looping, the.looped)
     while n >= 0:
         most = 1 + <int>sim_random(<int>PACKETS_PER_WAIT)
         n = engine_poll(server.engine, one_of(0, 1, 50, INFINITE), foreign, most)
@@ -48,17 +50,30 @@ cdef void poller_main(void *argument) noexcept nogil:
         if n > most:
             sim_fail("%d foreign packets, where there is room for %d", n, most)
         take(foreign, n)
-        if sim_random(4) == 0:
+        if the.looped and n >= 0:
+            loop_between()
+        elif sim_random(4) == 0:
             sim_busy(sim_random(30))
-    while not marked(&server.alone):
+    mark(&server.looping, False)
+    while not marked(&server.alone) or (the.looped and not all_gone()):
         sim_sleep(1)
     take_the_rest()
+
+
+cdef bint all_gone() noexcept nogil:
+    """Who wakes the loop are the threads of the services."""
+    cdef int i
+    for i in range(the.services):
+        if not marked(&services[i].gone):
+            return False
+    return True
 
 
 cdef void take(OVERLAPPED_ENTRY *foreign, int n) noexcept nogil:
     cdef int i
     for i in range(n):
-        sim_foreign_came(&foreign[i])
+        if not loop_takes(&foreign[i]):
+            sim_foreign_came(&foreign[i])
 
 
 cdef void take_the_rest() noexcept nogil:

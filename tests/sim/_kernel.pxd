@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from iocpx._winsock cimport HANDLE, OVERLAPPED_ENTRY, SOCKET
+from iocpx._winsock cimport HANDLE, OVERLAPPED_ENTRY, SOCKET, ULONG_PTR
 
 cdef extern from "kernel.h" nogil:
     ctypedef struct sim_profile_t:
@@ -53,6 +53,8 @@ cdef extern from "kernel.h" nogil:
     void sim_send_to(int client, SOCKET listener)
     void sim_let_in(int client)
     void sim_call(int client)
+    SOCKET sim_connected(int client, ULONG_PTR key)
+    int SIM_SERVER
     void sim_address(int client, char *address)
     void sim_feed(int client, size_t nbytes)
     void sim_spawn(const char *name, void (*body)(void *) noexcept nogil, void *argument)
@@ -62,9 +64,10 @@ cdef extern from "kernel.h" nogil:
     void (*sim_on_idle)() noexcept
     void sim_end()
     SOCKET sim_bind(int family)
+    void sim_share(SOCKET s)
     int sim_backlog(SOCKET s)
     void sim_lend_socket(SOCKET s)
-    void sim_post_foreign(HANDLE port)
+    bint sim_post_foreign(HANDLE port)
     void sim_foreign_came(const OVERLAPPED_ENTRY *entry)
     int sim_unattached()
     void sim_client(int client, sim_client_t *out)

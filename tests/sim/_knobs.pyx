@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from _kernel cimport *
 from _run cimport (
-    one_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS,
+    one_of, served_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS,
 )
 from _scripted cimport deliver_scripted
 from iocpx._native cimport deliver_echo
@@ -50,13 +50,15 @@ cdef enum knob:
     K_CALLED
     K_LINGER
     K_STOP
+    K_SHARED
+    K_LOOPED
     N_KNOBS
 
 KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
          "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
          "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
          "max_connections", "reads", "buffer", "idle", "limits", "trace", "called", "linger",
-         "stop"]
+         "stop", "shared", "looped"]
 cdef long[N_KNOBS] knobs
 
 
@@ -123,9 +125,42 @@ cdef void configure() noexcept nogil:
     if the.probe:
         the.goes_to[sim.clients - 1] = <int>(probed - services)
         the.called[sim.clients - 1] = False
+    # Last, so that without it all is drawn as ever.
+    if the.polled and turned(K_LOOPED, sim_random(2)):
+        draw_loop()
+
+
+cdef void draw_loop() noexcept nogil:
+    """The worker is a loop's; most services are of the kind that a loop has."""
+    cdef int client
+    cdef int i
+    the.looped = True
+    # What is queued goes out as far as the kernel takes it, while the loop does other things.
+    the.sim.inline_limit = 0
+    for i in range(the.services):
+        if services[i].echo and not turned(K_ECHO, sim_random(2)):
+            services[i].echo = False
+            services[i].config.handler.deliver = NULL
+        if not services[i].echo and sim_random(4) != 0:
+            draw_endpoint(&services[i])
+    for client in range(the.sim.clients - the.probe):
+        the.opened[client] = served_of(client).config.like_asyncio and sim_random(3) == 0
+        the.called[client] = the.called[client] and not the.opened[client]
+
+
+cdef void draw_endpoint(served_t *served) noexcept nogil:
+    served.config.like_asyncio = True
+    served.config.initial_reads = 1
+    served.config.accept_receive = False
+    served.config.trace = False
+    # asyncio's transports have no limit but their marks.
+    served.config.max_sends = 0
+    served.config.max_write_buffer = 0
+    served.retires = sim_random(2)
 
 
 cdef void draw_service(served_t *served, int number) noexcept nogil:
+    cdef int shared
     cdef service_config_t *config = &served.config
     if number == 0:
         served.echo = turned(K_ECHO, sim_random(2))
@@ -164,6 +199,9 @@ cdef void draw_service(served_t *served, int number) noexcept nogil:
     served.follows = number == 2 and sim_random(4) != 0
     served.linger_ms = <unsigned int>turned(K_LINGER, one_of(0, 50, 3000, 20000))
     served.stop_ms = <unsigned int>turned(K_STOP, one_of(0, 10, 500, 5000))
+    shared = <int>turned(K_SHARED, one_of(0, 0, 1, 2))
+    served.shared_before = shared == 1
+    served.shared_later = shared == 2
 
 
 cdef void draw_probe() noexcept nogil:

@@ -7,7 +7,9 @@ from libc.stdint cimport uint32_t
 
 from _kernel cimport sim_config_t
 from _wakes cimport wakes_t
-from iocpx._types cimport conn_t, engine_config_t, engine_t, service_config_t, service_t
+from iocpx._types cimport (
+    conn_t, engine_config_t, engine_t, service_config_t, service_t, worker_t,
+)
 from iocpx._winsock cimport HANDLE, LONG64, SOCKET, SRWLOCK
 
 cdef enum:
@@ -39,6 +41,12 @@ ctypedef struct protocol_t:
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
     wakes_t wakes
+    # Of a loop's connections, touched by its thread alone:
+    bint wanted             # the loop shall open it; atomic
+    bint opened             # it has
+    bint eof_written        # its protocol may write no more
+    bint draining           # when connection_lost came the peer's end was awaited…
+    size_t taken            # … and so many bytes of it had come
 
 # One run, apart from its seed, and apart from its services.
 ctypedef struct run_t:
@@ -48,6 +56,8 @@ ctypedef struct run_t:
     int[MAX_CLIENTS] goes_to    # the service of each client
     bint[MAX_CLIENTS] called    # does that connect to it, instead of waiting for it?
     bint polled             # the port is the application's, and one thread of it steps the worker
+    bint looped             # … as a loop does, whose services are like_asyncio, most of them
+    bint[MAX_CLIENTS] opened    # somebody else connects to it, and the loop has its connection
     int unborn              # workers whose thread never comes to be
     bint probe              # a last client comes when faults are over, and must be served
     bint calm               # the application's threads do not meddle
@@ -62,15 +72,19 @@ ctypedef struct served_t:
     service_config_t config     # its handler's context is this struct
     bint echo                   # the native handler, instead of the protocol
     int listeners
+    bint shared_before          # another process has them already…
+    bint shared_later           # … or gets them while it serves
     unsigned int joins_ms       # how long it waits before it begins…
     bint follows                # … and for the end of the first service, too
     unsigned int linger_ms      # how long it waits before it stops
     unsigned int stop_ms
+    bint retires                # before it stops it accepts no more
     # What becomes of it:
     SOCKET[2] sockets
     HANDLE stopped_event
     service_t *service          # NULL: it could not be made, or is freed
     bint refused                # the engine was about to end
+    bint retired                # atomic
     bint started
     int start_error
     LONG64 accept_errors        # in all
@@ -86,6 +100,9 @@ ctypedef struct server_t:
     int error               # … and why
     HANDLE port             # the application's; NULL: the engine has its own
     bint alone              # nobody else posts to it any more; atomic
+    bint looping            # a loop polls it; atomic
+    int tasks               # that others have given the loop, each with a packet to wake it; atomic
+    bint[MAX_SERVICES] resumes  # it shall resume reading, of a service's; atomic
 
 cdef protocol_t[MAX_CLIENTS] protocols
 cdef run_t the
@@ -99,6 +116,8 @@ cdef bint marked(const bint *flag) noexcept nogil
 # The client behind a connection.
 cdef int client_of(conn_t *conn) noexcept nogil
 cdef served_t *served_of(int client) noexcept nogil
+# The loop's, if it is one's connection, where all requests come from the loop's thread; or NULL.
+cdef worker_t *worker_of(conn_t *conn) noexcept nogil
 # Does its protocol just answer?
 cdef bint calm(int client) noexcept nogil
 # Has a call failed that was made to?

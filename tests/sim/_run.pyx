@@ -1,7 +1,7 @@
 """What a run is made of: see _run.pxd."""
 
 from _kernel cimport *
-from iocpx._types cimport ADDRESS_BYTES
+from iocpx._types cimport ADDRESS_BYTES, worker_t
 
 
 cdef uint32_t one_of(uint32_t a, uint32_t b, uint32_t c, uint32_t d) noexcept nogil:
@@ -40,6 +40,10 @@ cdef int client_of(conn_t *conn) noexcept nogil:
 
 cdef served_t *served_of(int client) noexcept nogil:
     return &services[the.goes_to[client]]
+
+
+cdef worker_t *worker_of(conn_t *conn) noexcept nogil:
+    return &conn.engine.workers[0] if conn.service.config.like_asyncio else NULL
 
 
 cdef bint calm(int client) noexcept nogil:

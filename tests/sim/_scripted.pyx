@@ -4,22 +4,23 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from _actions cimport (
-    close_conn, is_paused, meddle_with_another, pause_reading, release, write,
+    close_conn, flush, is_paused, meddle_with_another, pause_reading, release, set_marks, write,
+    write_eof,
 )
-from _checks cimport check_bounds, check_bytes, check_lost
+from _checks cimport check_bounds, check_bytes, check_loop_lost, check_lost
 from _kernel cimport *
-from _run cimport calm, client_of, mark, marked, protocol_t, protocols, the
+from _run cimport (
+    calm, client_of, disturbed, mark, marked, protocol_t, protocols, the, worker_of,
+)
 from _wakes cimport wakes_before, wakes_cancel, wakes_set, wakes_told
 from iocpx._base cimport conn_ref
 from iocpx._delivery cimport (
     conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
     lost_t, news_t,
 )
-from iocpx._requests cimport (
-    conn_flush, conn_set_marks, conn_tell_sent, conn_write_eof, WRITE_FLUSH,
-)
+from iocpx._requests cimport conn_tell_sent, WRITE_FLUSH
 from iocpx._sched cimport conn_unref, worker_delivered, worker_next
-from iocpx._state cimport buf_free, buf_t
+from iocpx._state cimport buf_free, buf_t, STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
 from iocpx._types cimport *
 from iocpx._winsock cimport AcquireSRWLockExclusive, ReleaseSRWLockExclusive
 
@@ -36,11 +37,28 @@ cdef void answer(int client, size_t nbytes) noexcept nogil:
         return
     protocol.turn_written += nbytes
     protocol.turn_most = max(protocol.turn_most, protocol.turn_written)
-    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH and conn_flush(conn):
-        sim_note("pause_writing", client, 1)
-        if marked(&protocol.paused):
-            sim_fail("client %d: pause_writing twice", client)
-        mark(&protocol.paused, True)
+    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH:
+        flush(client, conn)
+
+
+cdef bint takes_more(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint more = conn.state == STATE_OPEN or conn.state == STATE_FLUSHING
+    ReleaseSRWLockExclusive(&conn.lock)
+    return more
+
+
+cdef void go_on(int client) noexcept nogil:
+    """A loop's protocol may write again: what it has held back comes now, although it has closed
+    the connection meanwhile."""
+    cdef protocol_t *protocol = &protocols[client]
+    cdef conn_t *conn = protocol.conn
+    cdef size_t before = protocol.written
+    if sim_random(2) or protocol.eof_written or not takes_more(conn):
+        return
+    answer(client, 1 + sim_random(900))
+    if protocol.written == before and takes_more(conn) and not disturbed():
+        sim_fail("client %d: what it has held back while it was paused is refused", client)
 
 
 cdef void offer(conn_t *conn, size_t nbytes) noexcept nogil:
@@ -65,10 +83,9 @@ cdef void react(int client) noexcept nogil:
     elif what < 63:
         close_conn(client, conn, what == 62)
     elif what < 65:
-        sim_note("write_eof", client, 0)
-        conn_write_eof(conn)
+        write_eof(client, conn)
     elif what < 67:
-        conn_set_marks(conn, sim_random(2000), 0)
+        set_marks(client, conn)
     elif what < 72 or (the.fatal and what >= 90):
         meddle_with_another(client, <int>sim_random(<uint32_t>(the.sim.clients - the.probe)),
                             what < 72)
@@ -104,6 +121,9 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_fail("a callback is called with a lock")
     AcquireSRWLockExclusive(&conn.lock)
     check_bounds(conn)
+    # Whoever closes it from here on, from another thread, has not waited for that.
+    if worker_of(conn) != NULL and conn.pause_told and conn.shut and not conn.lost_told:
+        sim_fail("client %d: its end was sent before resume_writing", client)
     ReleaseSRWLockExclusive(&conn.lock)
     before = wakes_before(&protocol.wakes)
     conn_take_news(conn, &news)
@@ -118,9 +138,10 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             sim_fail("client %d: connection_made twice", client)
         sim_note("connection_made", client, 0)
         protocol.made = True
-        conn_ref(conn)
-        protocol.tells = sim_random(2)
-        conn_tell_sent(conn, protocol.tells)
+        if not protocol.opened:
+            conn_ref(conn)
+            protocol.tells = sim_random(2)
+            conn_tell_sent(conn, protocol.tells)
         sim_atomic(True)
         protocol.conn = conn
         sim_atomic(False)
@@ -147,6 +168,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         if not marked(&protocol.paused):
             sim_fail("client %d: resume_writing without pause_writing", client)
         mark(&protocol.paused, False)
+        if worker_of(conn) != NULL:
+            go_on(client)
     protocol.sent += news.sent
     sim_point()
     buf = conn_take_data(conn, &wanted)
@@ -192,6 +215,13 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         protocol.lost = True
         protocol.error = lost.error
         check_lost(client, lost.error, paused)
+        if worker_of(conn) != NULL:
+            check_loop_lost(client, &lost)
+            AcquireSRWLockExclusive(&conn.lock)
+            protocol.draining = conn.state == STATE_DRAINING
+            ReleaseSRWLockExclusive(&conn.lock)
+            sim_client(client, &facts)
+            protocol.taken = facts.taken
         sim_atomic(True)
         protocol.conn = NULL
         sim_atomic(False)

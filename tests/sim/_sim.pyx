@@ -2,13 +2,13 @@
 of it.
 
 A run has an engine with a keeper and one to three workers, each on the engine's own thread
-function, or with a port of the application's, whose thread steps the one worker; one to three
+function, or with a port of the application's, whose thread steps the one worker, as a loop does in a share of them; one to three
 services; clients with a script; and a thread of the application for each service, which makes it,
 meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
 scenario or a knob has it otherwise.
 
-A module calls only those before it: _wakes, _run, _checks and _actions, _scripted, _application
-and _engine_threads, _knobs, and this one.
+A module calls only those before it: _wakes, _run, _checks and _actions, _scripted and _loop_thread,
+_application and _engine_threads, _knobs, and this one.
 """
 
 from libc.stdint cimport uint64_t
@@ -75,6 +75,8 @@ cdef void bind(served_t *served) noexcept nogil:
     cdef int i
     for i in range(served.listeners):
         served.sockets[i] = sim_bind(AF_INET6 if i > 0 else AF_INET)
+        if served.shared_before:
+            sim_share(served.sockets[i])
 
 
 cdef void unbind(served_t *served) noexcept nogil:
@@ -89,7 +91,7 @@ cdef void divide_clients() noexcept nogil:
     for client in range(the.sim.clients):
         served = served_of(client)
         sim_send_to(client, served.sockets[client % served.listeners])
-        if the.called[client]:
+        if the.called[client] or the.opened[client]:
             sim_call(client)
 
 

@@ -1,4 +1,5 @@
-/* Listeners: their backlog, FD_ACCEPT, and AcceptEx from its post to its completion.
+/* Listeners: their backlog, FD_ACCEPT, who else has them, and AcceptEx from its post to its
+   completion.
 
    Called by clients.c, completions.c and sockets.c, by the engine and the driver; may call ops.c,
    streams.c and objects.c. */
@@ -83,6 +84,19 @@ int listen(SOCKET s, int backlog)
     return 0;
 }
 
+void sim_share(SOCKET s)
+{
+    KERNEL;
+    object_t *sock = sock_of(s, "sim_share");
+    sim_note("shared with another process", sock->handle, sock->on_port);
+    sock->shared = 1;
+    if (sock->on_port == NO_PORT)
+        sock->on_port = ANOTHER_PORT;
+    // One association for all, and the other one selects anew.
+    sock->accept_event = NULL;
+    sock->accept_told = 0;
+}
+
 int sim_backlog(SOCKET s)
 {
     KERNEL;
@@ -96,7 +110,9 @@ int WSAEventSelect(SOCKET s, HANDLE event, long events)
     if (fails(F_WSAEventSelect))
         return SOCKET_ERROR;
     sock->non_blocking = 1;
-    if (events == 0 && event == NULL && !sock->listening) {
+    if (events == 0 && event == NULL) {
+        sock->accept_event = NULL;
+        sock->accept_told = 0;
         sock->selected = 0;
         return 0;
     }
@@ -202,17 +218,28 @@ BOOL accept_ex(SOCKET s, SOCKET accept, void *output, DWORD data_bytes, DWORD lo
     sim_point();
     object_t *listener = sock_of(s, "AcceptEx");
     object_t *sock = sock_of(accept, "AcceptEx");
+    object_t *event = NULL;
     check_unused(overlapped, "AcceptEx");
+    if (overlapped->hEvent != NULL && ((uintptr_t)overlapped->hEvent & 1) == 0)
+        sim_fail("AcceptEx: an event beside the packet is not simulated");
+    if (overlapped->hEvent != NULL)
+        event = get((uintptr_t)overlapped->hEvent - 1, AN_EVENT, "AcceptEx");
     if (!listener->listening || !listener->on_port)
         sim_fail("AcceptEx: handle %d does not listen on a port", listener->handle);
+    if (listener->on_port == ANOTHER_PORT && event == NULL)
+        sim_fail("AcceptEx: the packet of handle %d goes to another process", listener->handle);
     if (sock->in_accept || sock->client != NULL || sock->on_port
         || sock->family != listener->family)
         sim_fail("AcceptEx: handle %d is not fresh", sock->handle);
     if (local_bytes != ACCEPT_ADDRESS_BYTES || remote_bytes != ACCEPT_ADDRESS_BYTES)
         sim_fail("AcceptEx: %u and %u bytes for addresses", local_bytes, remote_bytes);
+    // As it begins: whatever the event has told of is forgotten.
+    if (event != NULL)
+        event->set = 0;
     if (fails(F_AcceptEx))
         return 0;
     op_t *op = new_op(AN_ACCEPT, listener, overlapped, NULL, 0);
+    op->event = event;
     op->accepted = sock;
     op->output = output;
     op->data_bytes = data_bytes;
@@ -220,7 +247,7 @@ BOOL accept_ex(SOCKET s, SOCKET accept, void *output, DWORD data_bytes, DWORD lo
     lend_op(op);
     listener->accept_enabled = 1;
     match_backlog(listener);
-    // Inline: a packet follows all the same, since listeners do not skip.
+    // Inline: a packet or the event follows all the same, since listeners do not skip.
     BOOL at_once = config()->profile->inline_accepts && op_can_complete(op)
                    && !op->client->facts.reset && sim_random(2);
     if (at_once)

@@ -1,6 +1,6 @@
 /* Connecting: ConnectEx from its post to its outcome, towards a client that waits to be called.
 
-   Called by the engine, and by completions.c when one completes; may call accept.c, ops.c, streams.c
+   Called by the engine and the driver, and by completions.c when one completes; may call accept.c, ops.c, streams.c
    and objects.c. */
 #include "objects.h"
 
@@ -82,6 +82,23 @@ BOOL connect_ex(SOCKET s, const struct sockaddr *name, int length, void *buffer,
     lend_op(op);
     sim_point();
     return error_is(ERROR_IO_PENDING);
+}
+
+SOCKET sim_connected(int client, ULONG_PTR key)
+{
+    KERNEL;
+    client_t *who = &winsock.clients[client];
+    object_t *sock = new_socket(AF_INET);
+    sock->bound = sock->updated = sock->non_blocking = 1;
+    sock->on_port = key == 0 ? NO_PORT : OUR_PORT;
+    sock->key = key;
+    sock->client = who;
+    who->sock = sock;
+    who->state = ACCEPTED;
+    who->facts.connected = 1;
+    sim_note("client is connected by somebody else", client, sock->handle);
+    touch(sock);
+    return (SOCKET)sock->handle;
 }
 
 void sim_address(int client, char address[28])

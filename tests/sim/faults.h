@@ -43,6 +43,7 @@
     X(CloseHandle) \
     X(SetEvent) \
     /* cannot fail */ \
+    X(HasOverlappedIoCompleted) \
     X(SOMAXCONN_HINT) \
     X(GetLastError) \
     X(WSAGetLastError) \

@@ -7,12 +7,12 @@
 /* As OVERLAPPED.Internal: nobody has anything to do with what it says. */
 enum { UNTOUCHED = 0x7777 };
 
-void sim_post_foreign(HANDLE port)
+int sim_post_foreign(HANDLE port)
 {
     KERNEL;
     get((uintptr_t)port, A_PORT, "sim_post_foreign");
     if (winsock.n_foreign == MAX_FOREIGN)
-        return;
+        return 0;
     foreign_t *foreign = __real_calloc(1, sizeof(*foreign));
     OVERLAPPED *overlapped = sim_random(3) == 0 ? NULL : &foreign->overlapped;
     foreign->overlapped.Internal = UNTOUCHED;
@@ -26,6 +26,7 @@ void sim_post_foreign(HANDLE port)
     packet->foreign = 1;
     packet->key = foreign->entry.lpCompletionKey;
     sim_note("foreign packet", packet->number, overlapped != NULL);
+    return 1;
 }
 
 void sim_foreign_came(const OVERLAPPED_ENTRY *entry)

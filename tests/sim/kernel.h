@@ -81,7 +81,11 @@ void sim_send_to(int client, SOCKET listener);
 void sim_let_in(int client);
 /* It does not connect, but waits to be called. */
 void sim_call(int client);
-/* Of a client, as a sockaddr. */
+/* A socket that somebody else than the engine has connected to a client that waits to be called.
+   key: with which it is on the port already, by somebody else; 0: it is on none. */
+SOCKET sim_connected(int client, ULONG_PTR key);
+/* Of a client, as a sockaddr; SIM_SERVER: of the server's end. */
+enum { SIM_SERVER = 100 };
 void sim_address(int client, char address[28]);
 /* So many bytes more to be sent by the client. */
 void sim_feed(int client, size_t nbytes);
@@ -99,12 +103,15 @@ extern void (*sim_on_idle)(void);
 void sim_end(void);
 /* A socket that is bound; its clients come when it listens. */
 SOCKET sim_bind(int family);
+/* From here on another process has this listener, too: it had it first, unless the listener is on
+   the engine's port already. */
+void sim_share(SOCKET s);
 /* What its listen() has made of the backlog. */
 int sim_backlog(SOCKET s);
 /* Asserts that the application can do with it whatever it may do with a socket. */
 void sim_lend_socket(SOCKET s);
-/* A packet that is not the engine's, of somebody who has the port, too. */
-void sim_post_foreign(HANDLE port);
+/* A packet that is not the engine's, of somebody who has the port, too. 0: there were too many. */
+int sim_post_foreign(HANDLE port);
 /* One that the engine hands back: asserts that it is the next of them, and as it was posted. */
 void sim_foreign_came(const OVERLAPPED_ENTRY *entry);
 /* How many accepted sockets could not join the port. */

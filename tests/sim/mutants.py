@@ -249,8 +249,8 @@ MUTANTS = [
         "iocpx/_wants.pxd",
         [
             (
-                "conn.inbox.head != NULL or conn.marks.above:",
-                "conn.inbox.head != NULL:",
+                "conn.marks.above and not conn.service",
+                "False and not conn.service",
             )
         ],
     ),
@@ -330,7 +330,7 @@ MUTANTS = [
     (
         "a pause is told beside the connection's own callbacks",
         "iocpx/_requests.pyx",
-        [("if conn_in_callback(conn) and conn.marks.above", "if conn.marks.above")],
+        [("if (worker != NULL or conn_in_callback(conn)) and", "if")],
     ),
     (
         "a queue that drained before its pause was told is never said to have drained",
@@ -438,8 +438,14 @@ MUTANTS = [
     ),
     (
         "AcceptEx that waits for first data is left to the end of its listener",
-        "iocpx/_service.pyx",
-        [("                listener_abandon(listener)\n", "                pass\n")],
+        "iocpx/_accept.pyx",
+        [
+            (
+                "            drop_socket(listener.service, NULL, acceptor.sock)\n"
+                "            acceptor.sock = INVALID_SOCKET\n",
+                "            pass\n",
+            )
+        ],
     ),
     (
         "a backlog above 200 is no hint",
@@ -621,6 +627,42 @@ MUTANTS = [
         "iocpx/_engine.pyx",
         [("engine.port != NULL and not engine.borrows_port", "engine.port != NULL")],
     ),
+    # -- a listener that others have, too
+    (
+        "a listener that is on another port is refused",
+        "iocpx/_accept.pyx",
+        [("    if error != ERROR_INVALID_PARAMETER:\n", "    if True:\n")],
+    ),
+    (
+        "AcceptEx on a listener of another port sends its packet there",
+        "iocpx/_accept.pyx",
+        [
+            (
+                "    if listener.shared:\n        acceptor.op.overlapped.hEvent",
+                "    if False:\n        acceptor.op.overlapped.hEvent",
+            )
+        ],
+    ),
+    (
+        "what the event has told of is forgotten with the next AcceptEx",
+        "iocpx/_accept.pyx",
+        [("            SetEvent(engine.accept_event)\n", "            pass\n")],
+    ),
+    (
+        "an AcceptEx that is over is told of again",
+        "iocpx/_accept.pyx",
+        [("if (acceptor.pending and not acceptor.told\n", "if (acceptor.pending\n")],
+    ),
+    (
+        "an AcceptEx that is over is forgotten where its packet is refused",
+        "iocpx/_keeper.pyx",
+        [("NEVER if all_told else now + RETRY_MS", "NEVER")],
+    ),
+    (
+        "AcceptEx on a listener that others have ends with this process's handle",
+        "iocpx/_service.pyx",
+        [("            listener_cancel(listener)\n", "            pass\n")],
+    ),
     # -- clients that are called
     (
         "a socket that has connected is not told so",
@@ -651,5 +693,122 @@ MUTANTS = [
         "a client that cannot be called is forgotten",
         "iocpx/_open.pyx",
         [("    if error != 0:\n        drop_socket(", "    if False:\n        drop_socket(")],
+    ),
+    (
+        "what is written in spite of a pause is not counted",
+        "iocpx/_requests.pyx",
+        [("        conn.over_bytes += nbytes\n", "        pass\n")],
+    ),
+    # -- a loop, whose thread makes requests between two polls
+    (
+        "what a task writes is left to nobody",
+        "iocpx/_requests.pyx",
+        [
+            (
+                "    if worker != NULL:\n        conn_leave(worker, conn)\n    else:\n"
+                "        ReleaseSRWLockExclusive(&conn.lock)\n    return result\n",
+                "    ReleaseSRWLockExclusive(&conn.lock)\n    return result\n",
+            )
+        ],
+    ),
+    (
+        "a poll waits although its thread has left something to be served",
+        "iocpx/_worker.pyx",
+        [("    if engine_serve(engine):\n        timeout_ms = 0\n", "")],
+    ),
+    (
+        "a loop is not told of what waits for its turn",
+        "iocpx/_worker.pyx",
+        [
+            (
+                "return worker_has_any(&engine.workers[0]) or engine_has_waiting(engine)",
+                "return worker_has_any(&engine.workers[0])",
+            )
+        ],
+    ),
+    (
+        "pause_writing does not come with the write that passes the mark",
+        "iocpx/_requests.pyx",
+        [
+            (
+                "    if (worker != NULL or conn_in_callback(conn)) and conn.marks.above",
+                "    if conn_in_callback(conn) and conn.marks.above",
+            )
+        ],
+    ),
+    (
+        "pause_writing comes with the write, and again in the turn",
+        "iocpx/_requests.pyx",
+        [("        conn.pause_told = True\n        conn.passed = False\n        pause = True", "        pause = True")],
+    ),
+    (
+        "a loop's connection is not read while it is paused",
+        "iocpx/_wants.pxd",
+        [
+            (
+                "conn.marks.above and not conn.service.config.like_asyncio):",
+                "conn.marks.above):",
+            )
+        ],
+    ),
+    (
+        "a loop's peer that sends on after both ends is listened to",
+        "iocpx/_recv.pyx",
+        [("            if conn.service.config.like_asyncio:\n", "            if False:\n")],
+    ),
+    (
+        "what was held back while it was paused is refused by a close",
+        "iocpx/_requests.pyx",
+        [
+            (
+                "    return conn.service.config.like_asyncio and conn.state == STATE_FLUSHING",
+                "    return False and conn.state == STATE_FLUSHING",
+            )
+        ],
+    ),
+    (
+        "a write is taken after a close was flushed",
+        "iocpx/_requests.pyx",
+        [
+            (
+                "conn.state == STATE_FLUSHING and not conn.shut\n",
+                "conn.state >= STATE_FLUSHING\n",
+            )
+        ],
+    ),
+    (
+        "the end is sent before who is paused may write again",
+        "iocpx/_life.pyx",
+        [
+            (
+                "    if conn.service.config.like_asyncio and conn.pause_told and not conn.lost_told:\n",
+                "    if False:\n",
+            )
+        ],
+    ),
+    (
+        "who has opened a connection does not hear that it was over before it began",
+        "iocpx/_delivery.pyx",
+        [("if conn.due & DUE_LOST and conn.user == NULL:", "if conn.due & DUE_LOST:")],
+    ),
+    (
+        "a packet that comes under another key brings nothing",
+        "iocpx/_worker.pyx",
+        [("    op.done(worker, op, nbytes)\n", "    op.done(worker, op, 0)\n")],
+    ),
+    (
+        "a service that accepts no more never ends",
+        "iocpx/_service.pyx",
+        [
+            (
+                "    ReleaseSRWLockExclusive(&engine.lock)\n    live_drop(service)\n",
+                "    ReleaseSRWLockExclusive(&engine.lock)\n",
+            )
+        ],
+    ),
+    (
+        "a service that accepts no more closes nothing when it stops",
+        "iocpx/_service.pyx",
+        [("    first = not service.closing_clients\n", "    first = not service.stopping\n")],
     ),
 ]

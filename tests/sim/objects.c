@@ -120,6 +120,9 @@ void winsock_end(void)
 {
     if (winsock.n_ops > 0)
         sim_fail("%d operations are still pending", winsock.n_ops);
+    if (winsock.over != NULL)
+        sim_fail("%s #%d is over, and nobody was told", op_names[winsock.over->kind],
+                 winsock.over->number);
     if (winsock.packets != NULL)
         sim_fail("packet #%d was never dequeued", winsock.packets->number);
     if (winsock.n_foreign_back != winsock.n_foreign)

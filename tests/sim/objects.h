@@ -14,11 +14,11 @@
 #include "inside.h"
 #include "mswsock.h"
 
-enum { MAX_LISTENERS = 6, MAX_TOLD = 8, MAX_FOREIGN = 200 };
+enum { MAX_LISTENERS = 6, MAX_TOLD = 8, MAX_FOREIGN = 400 };
 /* What the reserved part of an entry holds. */
 enum { RESERVED = 0x5555 };
 /* Where a client's address has its number, the server's has this. */
-enum { SERVER_ADDRESS = 100 };
+enum { SERVER_ADDRESS = SIM_SERVER };
 
 #define STATUS_SUCCESS 0u
 #define STATUS_UNEXPECTED_NETWORK_ERROR 0xc00000c4u
@@ -57,7 +57,7 @@ struct object {
     /* a socket */
     int family;
     int bound;
-    int on_port;
+    enum { NO_PORT, OUR_PORT, ANOTHER_PORT } on_port;
     ULONG_PTR key;              /* …with which its packets come */
     op_t *first, *last;         /* its pending operations, in the order of their posts */
     int in_accept;              /* lent to an AcceptEx */
@@ -79,6 +79,7 @@ struct object {
     long inlined_look;          /* …since this look at the port… */
     DWORD inlined_by;           /* …by this thread */
     /* a listening one */
+    int shared;                 /* another process has it, too: closing it ends nothing */
     int listening;
     int backlog_limit;
     client_t *backlog, **backlog_tail;
@@ -101,6 +102,7 @@ struct op {
     size_t nbytes;
     uint32_t sum;               /* of what is to be sent */
     int cancelled;
+    object_t *event;            /* that tells of its end, instead of a packet; NULL: a packet does */
     /* AcceptEx */
     object_t *accepted;         /* NULL: closed under it */
     char *output;
@@ -150,6 +152,7 @@ struct winsock {
     object_t **objects;
     int n_objects, room_objects;
     op_t *sends;
+    op_t *over;                 /* told by an event, and not yet posted by the engine itself */
     int n_ops;
     packet_t *packets, **packets_tail;
     int n_packets;
@@ -213,11 +216,15 @@ op_t *new_op(enum op_kind kind, object_t *sock, OVERLAPPED *overlapped, const WS
              DWORD count);
 /* Of the bytes that it is to send, as they are now. */
 uint32_t sum_of(const op_t *op);
-/* From here on it is pending. */
+/* One that is told by an event is pending as long as its OVERLAPPED says so, which anybody may
+   look at. From here on it is. */
 void lend_op(op_t *op);
 void take_op_back(op_t *op);
-/* Queues its packet, and frees it. */
+/* Queues its packet, and frees it; or sets its event. */
 void complete(op_t *op, DWORD status, size_t nbytes);
+/* The engine posts this: the end of an operation without a packet, which it may be, is known by it.
+   Returns the socket that an AcceptEx has given a client; NULL: it is nothing of the kind. */
+object_t *take_over(const OVERLAPPED *overlapped);
 /* An outcome was an error; the server shall tell its own. Returns the code. */
 int tell(object_t *sock, int code);
 /* The same of a call, as its last error. */

@@ -84,11 +84,16 @@ void lend_op(op_t *op)
     object_t *sock = op->sock;
     if (this_thread()->passing)
         sim_fail("%s #%d may outlive the thread that posts it", op_names[op->kind], op->number);
+    op->next = NULL;
     op->prev = sock->last;
     *(sock->last == NULL ? &sock->first : &sock->last->next) = op;
     sock->last = op;
     winsock.n_ops++;
     lend(op->overlapped, sizeof(OVERLAPPED));
+    if (op->event != NULL) {
+        give_back(op->overlapped, sizeof(op->overlapped->Internal));
+        op->overlapped->Internal = STATUS_PENDING;
+    }
     if (op->kind == A_RECEIVE) {
         sock->receives++;
         for (DWORD i = 0; i < op->count; i++)
@@ -131,10 +136,49 @@ void take_op_back(op_t *op)
     }
 }
 
+static void complete_by_event(op_t *op, DWORD status, size_t nbytes)
+{
+    op->overlapped->Internal = status;
+    op->overlapped->InternalHigh = nbytes;
+    if (op->kind != AN_ACCEPT || status != STATUS_SUCCESS)
+        op->accepted = NULL;
+    else
+        op->accepted->untold = 1;
+    op->next = winsock.over;
+    winsock.over = op;
+    op->event->set = 1;
+    wake();
+}
+
+object_t *take_over(const OVERLAPPED *overlapped)
+{
+    for (op_t **at = &winsock.over; *at != NULL; at = &(*at)->next)
+        if ((*at)->overlapped == overlapped) {
+            op_t *op = *at;
+            object_t *accepted = op->accepted;
+            *at = op->next;
+            __real_free(op);
+            return accepted;
+        }
+    return NULL;
+}
+
+BOOL HasOverlappedIoCompleted(const OVERLAPPED *overlapped)
+{
+    KERNEL;
+    return overlapped->Internal != STATUS_PENDING;
+}
+
 void complete(op_t *op, DWORD status, size_t nbytes)
 {
     sim_note(status == STATUS_SUCCESS ? "completes, bytes" : "completes, status", op->number,
              status == STATUS_SUCCESS ? (long long)nbytes : (long long)status);
+    if (op->event != NULL) {
+        object_t *sock = op->sock;
+        complete_by_event(op, status, nbytes);
+        touch(sock);
+        return;
+    }
     packet_t *packet = queue_packet(op->overlapped, status, nbytes, op->number, op->sock);
     if (op->kind == AN_ACCEPT && status == STATUS_SUCCESS) {
         packet->accepted = op->accepted;

@@ -97,7 +97,8 @@ HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD thr
     if (file != INVALID_HANDLE_VALUE)
         sock = sock_of((SOCKET)file, "CreateIoCompletionPort");
     if (fails(F_CreateIoCompletionPort)) {
-        winsock.n_unattached += sock != NULL && !sock->listening && sock->client != NULL;
+        winsock.n_unattached += sock != NULL && !sock->listening && sock->client != NULL
+                                && !sock->client->script.called;
         return NULL;
     }
     if (sock == NULL) {
@@ -107,9 +108,13 @@ HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD thr
         return (HANDLE)(uintptr_t)made->handle;
     }
     get((uintptr_t)port, A_PORT, "CreateIoCompletionPort");
+    if (sock->on_port == ANOTHER_PORT) {
+        error_is(ERROR_INVALID_PARAMETER);
+        return NULL;
+    }
     if (sock->on_port)
         sim_fail("handle %d is on a port already", sock->handle);
-    sock->on_port = 1;
+    sock->on_port = OUR_PORT;
     sock->key = key;
     return port;
 }
@@ -140,7 +145,10 @@ BOOL PostQueuedCompletionStatus(HANDLE port, DWORD nbytes, ULONG_PTR key, OVERLA
     if (fails(F_PostQueuedCompletionStatus))
         return 0;
     sim_note("packet posted", ++winsock.last_number, 0);
-    queue_packet(overlapped, STATUS_SUCCESS, nbytes, winsock.last_number, NULL)->key = key;
+    object_t *accepted = take_over(overlapped);
+    packet_t *packet = queue_packet(overlapped, STATUS_SUCCESS, nbytes, winsock.last_number, NULL);
+    packet->key = key;
+    packet->accepted = accepted;
     sim_point();
     return 1;
 }
@@ -173,8 +181,11 @@ static packet_t *take_packet(void)
     if (packet->foreign)
         return packet;
     give_back(packet->overlapped, sizeof(OVERLAPPED));
-    packet->overlapped->Internal = packet->status;
-    packet->overlapped->InternalHigh = packet->nbytes;
+    // What is posted says nothing of the OVERLAPPED that it comes with.
+    if (packet->sock != NULL) {
+        packet->overlapped->Internal = packet->status;
+        packet->overlapped->InternalHigh = packet->nbytes;
+    }
     if (packet->accepted != NULL)
         packet->accepted->untold = 0;
     return packet;

@@ -37,9 +37,10 @@ int closesocket(SOCKET s)
         sim_fail("client %lld has been accepted, and its socket is closed before that is known",
                  client_of(sock));
     close_object(sock);
-    // A listener's end is that of every AcceptEx on it. One that has its client and waits for data
-    // is an affair of the accept socket's already; Wine ends it all the same.
-    for (op_t *op = sock->first; op != NULL; op = op->next) {
+    // A listener's end, but not that of one of its handles, is that of every AcceptEx on it. One
+    // that has its client and waits for data is an affair of the accept socket's already; Wine ends
+    // it all the same.
+    for (op_t *op = sock->shared ? NULL : sock->first; op != NULL; op = op->next) {
         op->cancelled |= op->client == NULL || op->data_bytes == 0
                          || !config()->profile->accepted_outlive;
         touch_op(op);

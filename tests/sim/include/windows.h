@@ -20,6 +20,7 @@ typedef struct { unsigned char bytes[16]; } GUID;
 
 #define INVALID_HANDLE_VALUE ((HANDLE)(intptr_t)-1)
 #define INFINITE 0xffffffffu
+#define STATUS_PENDING 0x103u
 #define WAIT_OBJECT_0 0u
 #define WAIT_TIMEOUT 258u
 #define WAIT_FAILED 0xffffffffu
@@ -64,6 +65,7 @@ BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG c
 BOOL PostQueuedCompletionStatus(HANDLE port, DWORD nbytes, ULONG_PTR key, OVERLAPPED *overlapped);
 BOOL SetFileCompletionNotificationModes(HANDLE file, UCHAR flags);
 BOOL CancelIoEx(HANDLE file, OVERLAPPED *overlapped);
+BOOL HasOverlappedIoCompleted(const OVERLAPPED *overlapped);
 BOOL CloseHandle(HANDLE object);
 HANDLE CreateEventW(void *attributes, BOOL manual, BOOL initial, void *name);
 BOOL SetEvent(HANDLE event);

@@ -1,0 +1,212 @@
+"""The asyncio loop as the one worker of an engine, which has its TCP connections.
+
+Both share the proactor's port.  The engine comes with the first TCP socket, and goes with the
+loop's close().  Above it `_transport` opens connections, and `_event_loop` gives it asyncio's
+interface.
+"""
+
+from iocpx._base cimport conn_ref
+from iocpx._endpoint cimport Endpoint
+from iocpx._engine cimport engine_count
+from iocpx._engines cimport EngineRun
+from iocpx._loop cimport LoopCore
+from iocpx._op cimport op_t
+from iocpx._sched cimport conn_unref
+from iocpx._types cimport *
+from iocpx._winsock cimport DWORD, InterlockedExchangeAdd, INVALID_SOCKET
+from iocpx._worker cimport (
+    engine_complete, engine_flush, engine_has_more, engine_poll, engine_serve,
+)
+
+from asyncio import log
+
+cdef enum:
+    FEW = 32                    # operations of adopted connections that are not worth a sweep
+    BUFFER_BYTES = 262144       # of the largest receive buffer
+    MAX_FREE_BUFFERS = 200
+    BACKLOG = 100
+    END_POLL_MS = 100
+
+
+cdef class EngineLoop(LoopCore):
+    """The base of EventLoop."""
+
+    def __cinit__(self):
+        self.endpoints = set()
+        self.ended = []
+        self.adopted = {}
+        self.sweep_at = FEW
+
+    cdef Py_ssize_t pending(self) noexcept:
+        cdef Py_ssize_t n = LoopCore.pending(self)
+        if self._engine is not None:
+            n += max(InterlockedExchangeAdd(&self._engine.engine.packets_due, 0), 0)
+        return n
+
+    cdef int look(self, DWORD timeout_ms) except -1:
+        cdef engine_t *engine
+        cdef LONG64 before
+        cdef int found
+        if self._engine is None:
+            return LoopCore.look(self, timeout_ms)
+        engine = self._engine.engine
+        before = engine_count(engine, E_PACKETS)
+        found = LoopCore.look(self, timeout_ms)
+        if self.completed:
+            self.completed = False
+            self.polling = True
+            with nogil:
+                engine_serve(engine)
+            self.polling = False
+        self.look_due = self.look_due or engine_has_more(engine)
+        if self.ended:
+            self.drop_ended()
+        if self.raised is not None:
+            raised, self.raised = self.raised, None
+            raise raised
+        return found + <int>(engine_count(engine, E_PACKETS) - before)
+
+    cdef int wait_at_port(self, DWORD timeout_ms) except -1:
+        cdef engine_t *engine
+        cdef int n
+        if self._engine is None:
+            return LoopCore.wait_at_port(self, timeout_ms)
+        engine = self._engine.engine
+        timeout_ms = self.begin_wait(timeout_ms)
+        self.polling = True
+        with nogil:
+            n = engine_poll(engine, timeout_ms, self.entries, PACKETS_PER_WAIT)
+        self.polling = False
+        self.end_wait()
+        self.next_entry = 0
+        self.n_entries = max(n, 0)
+        self.look_due = n == PACKETS_PER_WAIT
+        return 0
+
+    def _run_until_stopped(self):
+        try:
+            LoopCore._run_until_stopped(self)
+        finally:
+            # What the last callbacks wrote does not wait for a loop that may not run again.
+            if self._engine is not None:
+                self.polling = True
+                with nogil:
+                    engine_flush(self._engine.engine)
+                self.polling = False
+                self.look_due = True
+
+    cdef int refuse(self, DWORD nbytes, size_t key, size_t address) except -1:
+        if address in self.adopted:
+            self.completed = True
+            with nogil:
+                engine_complete(self._engine.engine, <op_t *>address, nbytes)
+            return 0
+        return LoopCore.refuse(self, nbytes, key, address)
+
+    cdef void wants_look(self) noexcept:
+        # Inside the poll it is served anyway.
+        if not self.polling:
+            self.look_due = True
+
+    cdef int adopt(self, conn_t *conn) except -1:
+        cdef int i
+        if len(self.adopted) >= self.sweep_at:
+            self.sweep()
+            self.sweep_at = 2 * len(self.adopted) + FEW
+        addresses = [<size_t>&conn.send] + [<size_t>&conn.recvs[i]
+                                            for i in range(conn.window.size)]
+        for address in addresses:
+            conn_ref(conn)              # dropped by sweep
+            self.adopted[address] = <size_t>conn
+        return 0
+
+    cdef void sweep(self) noexcept:
+        """Let go of adopted connections that are over: their handle is closed, and that it only
+        is when no operation is pending."""
+        cdef conn_t *conn
+        for address in list(self.adopted):
+            conn = <conn_t *><size_t>self.adopted[address]
+            if conn.sock == INVALID_SOCKET:
+                del self.adopted[address]
+                conn_unref(conn)
+
+    cdef void drop_ended(self) noexcept:
+        while self.ended:
+            self.endpoints.discard(self.ended.pop())
+
+    cdef void callback_raised(self, exc, message, protocol, transport) noexcept:
+        if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+            if self.raised is None:
+                self.raised = exc
+            self.look_due = True
+            return
+        context = {"message": message, "exception": exc}
+        if protocol is not None:
+            context["protocol"] = protocol
+        if transport is not None:
+            context["transport"] = transport
+        try:
+            self.call_exception_handler(context)
+        except BaseException as raised:
+            if self.raised is None:
+                self.raised = raised
+            self.look_due = True
+
+    cdef EngineRun engine_run(self):
+        """The engine; made when the first TCP socket comes."""
+        if self._engine is None:
+            run = EngineRun({"workers": 1, "buffer_size": BUFFER_BYTES,
+                             "max_free_buffers": MAX_FREE_BUFFERS}, <size_t>self.port)
+            run.start()
+            self._engine = run
+        return self._engine
+
+    def _endpoint(self, factory, server, make_tls, backlog):
+        """A new Endpoint of this loop's; asyncio's loop._start_serving() asks for one."""
+        return Endpoint(self, self.engine_run(), self.endpoints, self.ended, factory, server,
+                        make_tls, backlog)
+
+    def _clients(self):
+        """The Endpoint of the connections that nobody has accepted here."""
+        if self.clients is None:
+            self.clients = Endpoint(self, self.engine_run(), self.endpoints, self.ended, None,
+                                    None, None, BACKLOG)
+        return self.clients
+
+    def _end_engine(self):
+        """Abort all connections, without a callback, and wait for the engine's end.
+
+        The loop must not run, and its proactor's port is still open."""
+        cdef engine_t *engine
+        cdef Endpoint endpoint
+        cdef int n = 0
+        self.is_over = True
+        if self._engine is None:
+            return
+        engine = self._engine.engine
+        with nogil:
+            engine_serve(engine)        # what was written, and is not sent
+        for endpoint in list(self.endpoints):
+            endpoint.abort()
+        self._engine.release()
+        while n >= 0:
+            try:
+                if self.next_entry == self.n_entries:
+                    with nogil:
+                        n = engine_poll(engine, END_POLL_MS, self.entries, PACKETS_PER_WAIT)
+                    self.next_entry = 0
+                    self.n_entries = max(n, 0)
+                if self.n_entries > 0:
+                    LoopCore.look(self, 0)      # dispatches them
+                    with nogil:
+                        engine_serve(engine)
+                self.sweep()
+            except Exception as exc:
+                log.logger.error("a packet that came while the loop was closed", exc_info=exc)
+        self._engine.wait(float("inf"))
+        for thread in self._engine.threads:
+            thread.join()
+        self.sweep()
+        self.drop_ended()
+        self.clients = None
+        self._engine = None

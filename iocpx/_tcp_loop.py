@@ -1,0 +1,127 @@
+"""TCP of the asyncio loop: what asyncio's own loop asks its subclasses for, on the engine.
+
+Everything else is asyncio.ProactorEventLoop's.  Below it `_engine_loop` has the engine and
+`_transport` the connections; above it `_event_loop` runs them.
+"""
+
+import asyncio
+import inspect
+import socket
+from asyncio import sslproto
+from typing import Any
+
+from iocpx._engine_loop import EngineLoop
+from iocpx._transport import open_transport
+
+# Without ssl_shutdown_timeout in Python 3.10.
+_SSL_PARAMETERS = inspect.signature(sslproto.SSLProtocol).parameters
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+class TcpLoop(EngineLoop, asyncio.ProactorEventLoop):
+    """asyncio.ProactorEventLoop with the engine's TCP."""
+
+    _proactor: Any
+    _listening: dict[Any, Any]  # the Endpoint of each listening socket
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        make_tls = None
+        if sslcontext is not None:
+
+            def make_tls(protocol: Any) -> Any:
+                return make_ssl_protocol(
+                    self,
+                    protocol,
+                    sslcontext,
+                    None,
+                    server_side=True,
+                    ssl_handshake_timeout=ssl_handshake_timeout,
+                    ssl_shutdown_timeout=ssl_shutdown_timeout,
+                )
+
+        endpoint = self._endpoint(protocol_factory, server, make_tls, backlog)
+        try:
+            endpoint.listen(sock)
+        except BaseException:
+            endpoint.stop_accepting()
+            raise
+        self._listening[sock] = endpoint
+
+    def _stop_serving(self, sock: Any) -> None:
+        endpoint = self._listening.pop(sock, None)
+        if endpoint is not None:
+            endpoint.stop_accepting()
+        super()._stop_serving(sock)  # type: ignore[misc]
+
+    def _stop_accept_futures(self) -> None:
+        self._listening.clear()
+        self._end_engine()
+        self._end_polls()
+        super()._stop_accept_futures()  # type: ignore[misc]
+
+    def _make_socket_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        waiter: Any = None,
+        extra: Any = None,
+        server: Any = None,
+    ) -> Any:
+        if not (isinstance(sock, socket.socket) and sock.family in _FAMILIES):
+            # asyncio takes whatever behaves like a socket.
+            return super()._make_socket_transport(  # type: ignore[misc]
+                sock, protocol, waiter, extra, server
+            )
+        return open_transport(
+            self,
+            self._clients(),
+            sock,
+            protocol,
+            waiter,
+            extra,
+            server,
+            sock in self._proactor._registered,
+        )
+
+    def _make_ssl_transport(
+        self,
+        rawsock: Any,
+        protocol: Any,
+        sslcontext: Any,
+        waiter: Any = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: Any = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        ssl_protocol = make_ssl_protocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+
+def make_ssl_protocol(*args: Any, ssl_shutdown_timeout: float | None, **kwargs: Any) -> Any:
+    if "ssl_shutdown_timeout" in _SSL_PARAMETERS:
+        kwargs["ssl_shutdown_timeout"] = ssl_shutdown_timeout
+    return sslproto.SSLProtocol(*args, **kwargs)

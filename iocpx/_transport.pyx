@@ -1,0 +1,711 @@
+"""Transport: a TCP connection of an asyncio loop, and how its protocol is told.
+
+All callbacks run on the loop's thread, in the loop's look at the port.  Methods are the loop's
+thread's, as asyncio has it; a call from another thread corrupts nothing.
+"""
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
+from cpython.contextvars cimport (
+    PyContext_Copy, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
+)
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.string cimport memcpy, memset
+
+from iocpx._base cimport conn_ref, count, drop_socket
+from iocpx._connection cimport offer_bytes, queue_bytes, release_spent, take_bytes
+from iocpx._delivery cimport (
+    conn_give_buffer, conn_is_reading_on, conn_take_data, conn_take_eof, conn_take_lost,
+    conn_take_news, lost_t, news_t,
+)
+from iocpx._endpoint cimport Endpoint, set_tell_of_transports
+from iocpx._engine_loop cimport EngineLoop
+from iocpx._open cimport conn_open
+from iocpx._provider cimport provider_of_family
+from iocpx._requests cimport (
+    conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_get_marks, conn_lend_handle,
+    conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
+    conn_write_buffer_size, conn_write_eof, conn_write_parts, WRITE_FLUSH, WRITE_KEPT,
+    WRITE_NO_MEMORY, WRITE_SPENT,
+)
+from iocpx._runtime cimport address_tuple
+from iocpx._sched cimport conn_unref
+from iocpx._scheduling cimport now
+from iocpx._state cimport buf_t, queue_t, STATE_OPEN
+from iocpx._types cimport *
+
+import asyncio
+import sys
+import warnings
+from asyncio import constants, log, transports
+
+from iocpx._addresses import address_text, sockaddr
+from iocpx._errors import os_error
+from iocpx._transport_socket import TransportSocket
+
+cdef enum:
+    HIGH_WATER_BYTES = 65536        # asyncio's default
+
+MAX_BYTES = sys.maxsize
+
+logger = log.logger
+
+cdef object LOST_WRITES = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+# From 3.13 on a server knows its transports; before it counts them.
+cdef bint server_takes_transport = asyncio.Server._attach.__code__.co_argcount > 1
+
+
+@cython.final
+cdef class Transport:
+    """A TCP connection of an iocpx.EventLoop; asyncio.Transport.
+
+    Made by the loop's create_server(), create_connection() and connect_accepted_socket().
+    """
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.FALLBACK
+
+    def __init__(self):
+        raise TypeError("Transport objects are made by iocpx.EventLoop only")
+
+    # A compiled class cannot derive from asyncio.Transport, which has slots; isinstance() asks
+    # this.  The mixin, which derives from it, is what sendfile() wants.
+    @property
+    def __class__(self):
+        return transports._FlowControlMixin
+
+    def __repr__(self):
+        state = "closed" if self._told else "closing" if self._closing else "open"
+        return (f"<iocpx.Transport {address_text(address_tuple(<unsigned char *>self._local))} "
+                f"- {address_text(address_tuple(<unsigned char *>self._remote))} {state}>")
+
+    def __reduce__(self):
+        raise TypeError("a Transport cannot be copied or pickled: it belongs to its loop")
+
+    def __del__(self):
+        if self._endpoint is not None and not self._told:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            if self._given is not None:
+                self._given.close()
+
+    def __dealloc__(self):
+        if self._conn != NULL:
+            conn_unref(self._conn)
+
+    # From here to _fail: called by the engine's side only, on the loop's thread.
+
+    cdef void _attach(self, Endpoint endpoint, conn_t *conn) noexcept:
+        memcpy(self._local, conn.local, ADDRESS_BYTES)
+        memcpy(self._remote, conn.remote, ADDRESS_BYTES)
+        self._loop = <EngineLoop>endpoint.loop
+        self._endpoint = endpoint
+        self._worker = &conn.engine.workers[0]
+        conn_ref(conn)                  # dropped by _detach
+        self._conn = conn
+
+    cdef void _detach(self) noexcept:
+        cdef conn_t *conn
+        with cython.critical_section(self):
+            conn = self._conn
+            self._conn = NULL
+        if conn != NULL:
+            conn_unref(conn)
+
+    cdef _take_protocol(self, protocol):
+        cdef bint buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        with cython.critical_section(self):
+            self._protocol = protocol
+            self._buffered = buffered
+
+    cdef void _made(self) noexcept:
+        try:
+            self._protocol.connection_made(self)
+        except BaseException as exc:
+            self._loop.callback_raised(exc, "Exception in callback connection_made()",
+                                       self._protocol, self)
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return
+        try:
+            if not waiter.done():
+                waiter.set_result(None)
+            # What comes is delivered after the one that waits has had its turn: it may set
+            # another protocol.
+            self._loop.call_soon(self._ungate)
+        except BaseException as exc:
+            self._loop.callback_raised(exc, "Exception in callback connection_made()",
+                                       self._protocol, self)
+
+    def _ungate(self):
+        self._gated = False
+        self._gate()
+
+    cdef void _gate(self) noexcept:
+        """Deliver what comes, or do not."""
+        cdef bint paused = self._paused or self._gated
+        if self._conn != NULL:
+            with nogil:
+                conn_pause_reading(self._worker, self._conn, paused)
+            self._loop.wants_look()
+
+    cdef void _feed(self, buf_t *buf, conn_t *conn) noexcept:
+        """Deliver one received buffer."""
+        if self._buffered:
+            self._feed_buffers(buf, conn)
+            return
+        try:
+            self._protocol.data_received(take_bytes(buf))
+        except BaseException as exc:
+            self._fail(exc, "Fatal error: protocol.data_received() call failed.")
+
+    cdef void _feed_buffers(self, buf_t *buf, conn_t *conn) noexcept:
+        """… to a BufferedProtocol, in as many parts as it likes."""
+        cdef Py_buffer view
+        cdef size_t part
+        message = "Fatal error: protocol.get_buffer() call failed."
+        try:
+            while buf.size > 0 and conn_is_reading_on(conn):
+                if not self._buffered:
+                    # set_protocol() in between: the rest is for the new one.
+                    self._feed(buf, conn)
+                    return
+                message = "Fatal error: protocol.get_buffer() call failed."
+                lent = self._protocol.get_buffer(<Py_ssize_t>buf.size)
+                PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
+                lent = None             # a memoryview would keep the protocol's buffer locked
+                part = min(<size_t>view.len, buf.size)
+                memcpy(view.buf, buf.data, part)
+                PyBuffer_Release(&view)
+                if part == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                buf.data += part
+                buf.size -= part
+                message = "Fatal error: protocol.buffer_updated() call failed."
+                self._protocol.buffer_updated(<Py_ssize_t>part)
+        except BaseException as exc:
+            self._fail(exc, message)
+
+    cdef void _tell_marks(self, str name) noexcept:
+        """pause_writing or resume_writing."""
+        self._protocol_paused = name == "pause_writing"
+        try:
+            getattr(self._protocol, name)()
+        except BaseException as exc:
+            self._loop.callback_raised(exc, f"protocol.{name}() failed", self._protocol, self)
+
+    cdef void _end_of_stream(self, conn_t *conn) noexcept:
+        cdef bint keep_open = False
+        try:
+            keep_open = bool(self._protocol.eof_received())
+        except BaseException as exc:
+            self._fail(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if not keep_open:
+            self.close()
+
+    cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
+        """The engine's last news."""
+        if lost.error != 0 and self._exc is None:
+            try:
+                self._exc = os_error(lost.error, "send" if lost.sending else "receive",
+                                     address_text(address_tuple(<unsigned char *>self._remote)))
+            except BaseException as exc:
+                self._exc = exc
+        self._closing = True
+        if not self._lost_soon:
+            try:
+                self._call_connection_lost()
+            except BaseException as exc:
+                self._loop.callback_raised(exc, "Exception in callback connection_lost()",
+                                           self._protocol, self)
+        self._detach()
+
+    def _call_connection_lost(self):
+        if self._told:
+            return
+        self._told = True
+        self._dropped_writes += 1
+        exc, self._exc = self._exc, None
+        server, self._server = self._server, None
+        given, self._given = self._given, None
+        waiter, self._waiter = self._waiter, None
+        try:
+            self._protocol.connection_lost(exc)
+        finally:
+            if given is not None:
+                given.close()
+            if server is not None:
+                if server_takes_transport:
+                    server._detach(self)
+                else:
+                    server._detach()
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(exc or ConnectionAbortedError("connection lost"))
+
+    cdef void _fail(self, exc, str message) noexcept:
+        """A callback raised: its connection is reset, and no other."""
+        try:
+            self._fatal_error(exc, message)
+        except BaseException as raised:
+            self._loop.callback_raised(raised, message, self._protocol, self)
+
+    def _fatal_error(self, exc, message="Fatal error on transport"):
+        """As asyncio's transports have it: tell of it, and close the connection."""
+        try:
+            if isinstance(exc, OSError):
+                if self._loop.get_debug():
+                    logger.debug("%r: %s", self, message, exc_info=exc)
+            else:
+                self._loop.callback_raised(exc, message, self._protocol, self)
+        finally:
+            self._force_close(exc)
+
+    def _force_close(self, exc):
+        """As asyncio's transports have it: close at once, without waiting for what the kernel does
+        not take at once; connection_lost(exc) by call_soon()."""
+        if self._told or self._lost_soon:
+            return
+        self._closing = True
+        self._lost_soon = True
+        self._dropped_writes += 1
+        if self._exc is None:
+            self._exc = exc
+        if self._conn != NULL:
+            with nogil:
+                # What was written leaves as far as the kernel takes it at once, as with asyncio,
+                # whose write() has given it to the kernel already.
+                conn_flush(self._worker, self._conn)
+                conn_abort(self._worker, self._conn, ABORT_APPLICATION)
+            self._loop.wants_look()
+        self._loop.call_soon(self._call_connection_lost)
+
+    # -- asyncio.Transport ---------------------------------------------------------
+
+    cdef bint _may_write(self) except -1:
+        if self._eof_written:
+            raise RuntimeError("write_eof() already called")
+        if self._conn != NULL and self._dropped_writes == 0:
+            return True
+        if self._dropped_writes >= LOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self._dropped_writes += 1
+        return False
+
+    def write(self, data):
+        """Queue data (bytes-like) to be sent; never blocks.  asyncio.WriteTransport.write().
+
+        What one iteration of the loop writes leaves together, at its end.  bytes longer than
+        16 KiB are sent from where they are, all else is copied.  Without effect once the
+        connection closes.  TypeError for anything but a bytes-like object, RuntimeError after
+        write_eof().
+        """
+        if not PyObject_CheckBuffer(data):
+            raise TypeError("data argument must be a bytes-like object, "
+                            f"not {type(data).__name__}")
+        if not self._may_write():
+            return
+        self._after_write(self._queue(NULL, data))
+
+    def writelines(self, list_of_data):
+        """Queue several bytes-like objects as one write, without joining them.
+        asyncio.WriteTransport.writelines()."""
+        cdef queue_t parts
+        cdef int result = 0
+        items = list(list_of_data)
+        for data in items:
+            if not PyObject_CheckBuffer(data):
+                raise TypeError("data argument must be a bytes-like object, "
+                                f"not {type(data).__name__}")
+        if not self._may_write():
+            return
+        memset(&parts, 0, sizeof(parts))
+        try:
+            for data in items:
+                self._queue(&parts, data)
+        finally:
+            # Also if one raised, as a released memoryview does: those before it go.
+            if parts.head != NULL:
+                result = conn_write_parts(self._worker, self._conn, &parts)
+        self._after_write(result)
+
+    cdef int _queue(self, queue_t *parts, data) except -1:
+        """Into the connection's queue, or into `parts`.  The result is write_result's."""
+        cdef Py_buffer view
+        cdef int result = 0
+        if not PyBytes_Check(data):
+            if type(data) is memoryview and not data.c_contiguous:
+                data = bytes(data)
+            else:
+                # What the caller may change behind our back is copied at once.
+                PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+                if view.len > 0:
+                    result = queue_bytes(self._worker, self._conn, parts, <char *>view.buf,
+                                         view.len, NULL)
+                PyBuffer_Release(&view)
+                if result & WRITE_NO_MEMORY:
+                    raise MemoryError
+                return result
+        if PyBytes_GET_SIZE(data) == 0:
+            return 0
+        Py_INCREF(data)                 # dropped here, or by release_spent once it is sent
+        result = queue_bytes(self._worker, self._conn, parts, PyBytes_AS_STRING(data),
+                             PyBytes_GET_SIZE(data), <PyObject *>data)
+        if not result & WRITE_KEPT:
+            Py_DECREF(data)
+        if result & WRITE_NO_MEMORY:
+            raise MemoryError
+        return result
+
+    cdef int _after_write(self, int result) except -1:
+        cdef bint pause
+        self._loop.wants_look()
+        if result & WRITE_FLUSH:
+            with nogil:
+                pause = conn_flush(self._worker, self._conn)
+            if pause:
+                self._tell_marks("pause_writing")
+        if result & (WRITE_FLUSH | WRITE_SPENT) and self._conn != NULL:
+            release_spent(conn_take_spent(self._conn))
+        return 0
+
+    def can_write_eof(self):
+        """True.  asyncio.WriteTransport.can_write_eof()."""
+        return True
+
+    def write_eof(self):
+        """End our direction once all is sent; receiving goes on.
+        asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND)."""
+        if self._closing or self._eof_written:
+            return
+        self._eof_written = True
+        if self._conn != NULL:
+            with nogil:
+                conn_write_eof(self._worker, self._conn)
+            self._loop.wants_look()
+
+    def close(self):
+        """Close gracefully: what is queued is sent, nothing more is received, then
+        connection_lost(None).  asyncio.BaseTransport.close().
+
+        A peer that takes nothing for 60 seconds gets a reset, and connection_lost a TimeoutError.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        if self._conn == NULL:
+            return
+        with nogil:
+            conn_close(self._worker, self._conn)
+        if conn_write_buffer_size(self._conn) == 0:
+            self._dropped_writes += 1
+        self._loop.wants_look()
+
+    def abort(self):
+        """Close at once; what is queued is sent as far as the kernel takes it without waiting, and
+        else dropped.  connection_lost(None) follows, by call_soon().
+        asyncio.WriteTransport.abort()."""
+        self._force_close(None)
+
+    def is_closing(self):
+        """asyncio.BaseTransport.is_closing()."""
+        return self._closing
+
+    def pause_reading(self):
+        """Deliver nothing until resume_reading(); nothing is lost and the peer is slowed down.
+        asyncio.ReadTransport.pause_reading()."""
+        if not self._closing and not self._paused:
+            self._paused = True
+            self._gate()
+
+    def resume_reading(self):
+        """asyncio.ReadTransport.resume_reading()."""
+        if not self._closing and self._paused:
+            self._paused = False
+            self._gate()
+
+    def is_reading(self):
+        """asyncio.ReadTransport.is_reading()."""
+        return not self._paused and not self._closing
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Set the marks (bytes) for pause_writing() and resume_writing(): high 64 KiB, or four
+        times low; low a quarter of high.  asyncio.WriteTransport.set_write_buffer_limits()."""
+        if high is None:
+            high = HIGH_WATER_BYTES if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        cdef size_t high_bytes = <size_t>min(high, MAX_BYTES)
+        cdef size_t low_bytes = <size_t>min(low, MAX_BYTES)
+        cdef bint pause
+        if self._conn != NULL:
+            with nogil:
+                conn_set_marks(self._worker, self._conn, high_bytes, low_bytes)
+                pause = conn_flush(self._worker, self._conn)
+            if pause:
+                self._tell_marks("pause_writing")
+            self._loop.wants_look()
+
+    def get_write_buffer_limits(self):
+        """(low, high) in bytes.  asyncio.WriteTransport.get_write_buffer_limits()."""
+        cdef size_t high = 0
+        cdef size_t low = 0
+        if self._conn != NULL:
+            conn_get_marks(self._conn, &high, &low)
+        return low, high
+
+    def get_write_buffer_size(self):
+        """Bytes queued and not yet sent.  asyncio.WriteTransport.get_write_buffer_size()."""
+        return 0 if self._conn == NULL else conn_write_buffer_size(self._conn)
+
+    def get_protocol(self):
+        """asyncio.BaseTransport.get_protocol()."""
+        return self._protocol
+
+    def set_protocol(self, protocol):
+        """Hand the connection to another protocol.  asyncio.BaseTransport.set_protocol()."""
+        self._take_protocol(protocol)
+
+    @property
+    def _extra(self):
+        """What get_extra_info() knows, as asyncio's transports keep it."""
+        if self._own_extra is None:
+            self._own_extra = {
+                "peername": address_tuple(<const unsigned char *>self._remote),
+                "sockname": address_tuple(<const unsigned char *>self._local),
+                "socket": self._socket_view(),
+            }
+        return self._own_extra
+
+    def get_extra_info(self, name, default=None):
+        """"peername", "sockname", "socket" (an asyncio.trsock.TransportSocket) or what _extra
+        has been given.  asyncio.BaseTransport.get_extra_info()."""
+        if self._own_extra is not None:
+            return self._own_extra.get(name, default)
+        if name == "peername":
+            return address_tuple(<const unsigned char *>self._remote)
+        if name == "sockname":
+            return address_tuple(<const unsigned char *>self._local)
+        if name == "socket":
+            return self._socket_view()
+        return default
+
+    def _socket_view(self):
+        if self._view is None:
+            self._view = TransportSocket(self, <int>self._local[0] | <int>self._local[1] << 8)
+        return self._view
+
+    # For TransportSocket.
+
+    def _lend_handle(self, bint copied=False):
+        """(the socket's handle, what _return_handle() wants), and it stays open until that is
+        called; None: it is closed.
+
+        copied: somebody makes a handle of his own of it.
+        """
+        cdef conn_t *conn
+        cdef size_t handle
+        with cython.critical_section(self):
+            conn = self._conn
+            if conn != NULL:
+                conn_ref(conn)          # dropped by _return_handle
+        if conn == NULL:
+            return None
+        handle = conn_borrow_handle(conn) if copied else conn_lend_handle(conn)
+        if handle == <size_t>-1:
+            conn_unref(conn)
+            return None
+        return handle, <size_t>conn
+
+    def _return_handle(self, size_t lent):
+        """After a _lend_handle() that was not None, once."""
+        cdef conn_t *conn = <conn_t *>lent
+        with nogil:
+            conn_return_handle(self._worker, conn)
+            conn_unref(conn)
+
+
+# -- how a protocol is told ---------------------------------------------------------
+
+
+cdef void drop_news(conn_t *conn) noexcept:
+    """Nobody is told."""
+    cdef size_t wanted
+    cdef lost_t lost
+    cdef buf_t *buf = conn_take_data(conn, &wanted)
+    while buf != NULL:
+        buf.size = 0
+        conn_give_buffer(conn, buf)
+        buf = conn_take_data(conn, &wanted)
+    if conn_take_lost(conn, &lost) and conn.user != NULL:
+        transport = <Transport>conn.user
+        conn.user = NULL
+        (<Transport>transport)._detach()
+        Py_DECREF(transport)
+
+
+cdef void make_transport(Endpoint endpoint, conn_t *conn, context) noexcept:
+    """Of a client that has come; conn.user becomes the Transport, or stays NULL."""
+    cdef Transport transport
+    cdef EngineLoop loop = <EngineLoop>endpoint.loop
+    server = endpoint.server
+    try:
+        if server is not None and server._sockets is None:
+            # Closed meanwhile; as with every client that is not taken, it sees a reset.
+            conn_abort(NULL, conn, ABORT_STOP)
+            return
+        protocol = endpoint.factory()
+        if endpoint.make_tls is not None:
+            protocol = endpoint.make_tls(protocol)
+        transport = Transport.__new__(Transport)
+        transport._take_protocol(protocol)
+        transport._context = context
+        if server is not None:
+            if server_takes_transport:
+                server._attach(transport)
+            else:
+                server._attach()
+        transport._server = server
+    except BaseException as exc:
+        loop.callback_raised(exc, "Error on making the protocol of a new connection", None, None)
+        conn_abort(NULL, conn, ABORT_CALLBACK)
+        return
+    transport._attach(endpoint, conn)
+    Py_INCREF(transport)                # for conn.user
+    conn.user = <PyObject *>transport
+
+
+cdef void tell(void *context, conn_t *conn) noexcept:
+    """Tell one connection's protocol all its news, in the context that its callbacks share."""
+    cdef Endpoint endpoint = <Endpoint>context
+    cdef EngineLoop loop = <EngineLoop>endpoint.loop
+    cdef bint entered = False
+    cdef news_t news
+    conn_take_news(conn, &news)
+    release_spent(news.spent)
+    if loop.is_over or (conn.user == NULL and not news.made):
+        drop_news(conn)
+        return
+    try:
+        own = (PyContext_Copy(endpoint.context) if conn.user == NULL
+               else (<Transport>conn.user)._context)
+        PyContext_Enter(own)
+        entered = True
+    except BaseException as exc:
+        loop.callback_raised(exc, "a connection is served outside of its context", None, None)
+    if conn.user == NULL and news.made:
+        make_transport(endpoint, conn, own)
+    if conn.user == NULL:
+        drop_news(conn)
+    else:
+        if loop._debug:
+            tell_watched(<Transport>conn.user, conn, &news)
+        else:
+            tell_transport(<Transport>conn.user, conn, &news)
+    if entered:
+        try:
+            PyContext_Exit(own)
+        except BaseException as exc:
+            loop.callback_raised(exc, "a callback returned in another context", None, None)
+
+
+cdef void tell_watched(Transport transport, conn_t *conn, news_t *news) noexcept:
+    """… and warn of what took long, as asyncio does in debug mode."""
+    cdef double started_s = now()
+    cdef double took_s
+    text = repr(transport)
+    tell_transport(transport, conn, news)
+    took_s = now() - started_s
+    if took_s >= transport._loop.slow_callback_duration:
+        logger.warning("Executing the callbacks of %s took %.3f seconds", text, took_s)
+
+
+cdef void tell_transport(Transport transport, conn_t *conn, news_t *news) noexcept:
+    cdef buf_t *buf
+    cdef size_t wanted
+    cdef lost_t lost
+    if news.made:
+        transport._made()
+    if news.pause:
+        transport._tell_marks("pause_writing")
+    if news.resume:
+        transport._tell_marks("resume_writing")
+    buf = conn_take_data(conn, &wanted)
+    while buf != NULL:
+        transport._feed(buf, conn)
+        conn_give_buffer(conn, buf)
+        buf = conn_take_data(conn, &wanted)
+    if wanted > COPY_BYTES and not transport._buffered:
+        offer_bytes(conn, wanted)
+    if conn_take_eof(conn):
+        transport._end_of_stream(conn)
+    if conn_take_lost(conn, &lost):
+        transport._lost(conn, &lost)
+        conn.user = NULL
+        Py_DECREF(transport)            # of the INCREF in make_transport or open_transport
+
+
+cdef name_of(ask):
+    try:
+        return ask()
+    except OSError:
+        return None     # its peer has gone already
+
+
+def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, extra, server,
+                   bint joined):
+    """A Transport of a connected socket, which closes it in the end.
+
+    joined: asyncio's proactor has brought the socket to the port.
+    """
+    cdef Transport transport = Transport.__new__(Transport)
+    cdef const provider_t *provider = NULL
+    cdef conn_t *conn = NULL
+    cdef size_t handle
+    cdef int error
+    sock.setblocking(False)
+    transport._take_protocol(protocol)
+    transport._context = PyContext_CopyCurrent()
+    transport._server = server
+    transport._waiter = waiter
+    transport._gated = waiter is not None
+    local = sockaddr(name_of(sock.getsockname))
+    remote = sockaddr(name_of(sock.getpeername))
+    # A handle of the engine's own: the caller's socket stays the caller's to look at.
+    copy = sock.dup()
+    handle = copy.detach()
+    count(endpoint.service, NULL, N_SOCKETS_OPENED, 1)
+    Py_INCREF(transport)                # for conn.user, dropped when connection_lost was told
+    error = provider_of_family(endpoint.run.engine, sock.family, handle, &provider)
+    if error == 0:
+        error = conn_open(endpoint.service, &endpoint.run.engine.workers[0], provider, handle,
+                          STATE_OPEN, PyBytes_AS_STRING(local), PyBytes_AS_STRING(remote), NULL,
+                          <PyObject *>transport, &conn, joined)
+    if error != 0:
+        Py_DECREF(transport)
+        drop_socket(endpoint.service, NULL, handle)
+        raise os_error(error, "connection")
+    transport._attach(endpoint, conn)
+    if joined:
+        loop.adopt(conn)
+    conn_unref(conn)                    # _attach has its own
+    transport._given = sock
+    (<object>loop)._transports[sock.fileno()] = transport
+    if extra:
+        transport._extra.update(extra)
+    if transport._gated:
+        transport._gate()
+    if server is not None:
+        if server_takes_transport:
+            server._attach(transport)
+        else:
+            server._attach()
+    loop.wants_look()
+    return transport
+
+
+set_tell_of_transports(tell)

@@ -1,0 +1,65 @@
+"""aiohttp's server and client on our loop."""
+
+import asyncio
+import os
+
+import pytest
+from http_client import OURS, ask, connected, exercise
+
+aiohttp = pytest.importorskip("aiohttp")
+from aiohttp import web  # noqa: E402 - not before it is known to be there
+
+
+def test_the_server(start, tls, certificate):
+    program = start("aiohttp_app.py", 0, *certificate)
+    exercise(program.read_port(), tls)
+    program.interrupt()
+
+
+def test_the_client(start, run, tls, certificate):
+    program = start("aiohttp_app.py", 0, *certificate)
+    port = program.read_port()
+    address = f"{'https' if tls else 'http'}://127.0.0.1:{port}/"
+    data = bytes(range(256)) * 4096
+
+    async def exchange(session):
+        async with session.post(address, data=data, ssl=tls or True) as answer:
+            assert await answer.read() == data
+
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            await asyncio.gather(*[exchange(session) for _ in range(10)])
+
+    run(main)
+    program.interrupt()
+
+
+def test_server_and_client_on_one_loop(start):
+    program = start("aiohttp_app.py", 0)
+    port = program.read_port()
+    with connected(port, None) as connection:
+        assert ask(connection, path=f"/fetch?http://127.0.0.1:{port}/") == OURS.encode()
+    program.interrupt()
+
+
+def test_named_pipes(run):
+    """For which aiohttp wants a loop that is a ProactorEventLoop."""
+    pipe = rf"\\.\pipe\iocpx-test-{os.getpid()}"
+
+    async def hello(request):
+        return web.Response(text="hello")
+
+    async def main():
+        app = web.Application()
+        app.add_routes([web.get("/", hello)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.NamedPipeSite(runner, pipe).start()
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.NamedPipeConnector(pipe)) as session,
+            session.get("http://pipe/") as answer,
+        ):
+            assert await answer.text() == "hello"
+        await runner.cleanup()
+
+    run(main)

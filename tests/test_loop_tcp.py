@@ -1,0 +1,789 @@
+"""TCP on the asyncio loop: transports, servers, streams, on sockets.
+
+Each test runs a loop of its own, and ends on its engine's books.
+"""
+
+import asyncio
+import contextvars
+import gc
+import socket
+import ssl
+import threading
+import warnings
+import weakref
+from pathlib import Path
+
+import pytest
+from iocpx._engines import stats_of
+
+import iocpx
+
+BIG = bytes(range(256)) * 8192  # 2 MiB: more than a socket takes at once
+CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
+
+
+@pytest.fixture
+def run():
+    """`run(main)` runs the coroutine function on a new loop, to its end, and closes the loop."""
+
+    def runner(main, **options):
+        loop = iocpx.new_event_loop()
+        told = []
+        loop.set_exception_handler(lambda loop, context: told.append(context))
+        try:
+            result = loop.run_until_complete(asyncio.wait_for(main(), 60))
+        finally:
+            engine = loop._engine
+            loop.close()
+        if engine is not None:
+            stats = stats_of(engine)
+            assert stats["ops_posted"] == stats["ops_completed"]
+            assert stats["buffers_out"] == 0
+            assert not any(thread.is_alive() for thread in engine.threads)
+        if not options.get("told", False):
+            assert told == []
+            return result
+        return result, told
+
+    return runner
+
+
+class Peer(asyncio.Protocol):
+    """Keeps what it is told; what a test waits for comes by futures."""
+
+    def __init__(self):
+        loop = asyncio.get_running_loop()
+        self.told = []
+        self.received = b""
+        self.made = loop.create_future()
+        self.lost = loop.create_future()
+        self.changed = asyncio.Event()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.told.append("made")
+        self.made.set_result(transport)
+
+    def data_received(self, data):
+        self.told.append("data")
+        self.received += data
+        self.changed.set()
+
+    def eof_received(self):
+        self.told.append("eof")
+        self.changed.set()
+        return False
+
+    def pause_writing(self):
+        self.told.append("pause")
+        self.changed.set()
+
+    def resume_writing(self):
+        self.told.append("resume")
+        self.changed.set()
+
+    def connection_lost(self, exc):
+        self.told.append("lost")
+        self.lost.set_result(exc)
+
+    async def until(self, condition):
+        while not condition(self):
+            self.changed.clear()
+            await self.changed.wait()
+
+
+class Echo(Peer):
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
+
+
+class KeepsOpen(Peer):
+    def eof_received(self):
+        super().eof_received()
+        return True
+
+
+async def pair(server_factory, client_factory=Peer):
+    """(server, client's protocol, server's protocol) of a new connection."""
+    loop = asyncio.get_running_loop()
+    accepted = loop.create_future()
+
+    def make():
+        protocol = server_factory()
+        accepted.set_result(protocol)
+        return protocol
+
+    server = await loop.create_server(make, "127.0.0.1", 0)
+    _, client = await loop.create_connection(client_factory, *server.sockets[0].getsockname())
+    protocol = await accepted
+    await protocol.made
+    return server, client, protocol
+
+
+def test_a_message_is_echoed_and_both_ends_end(run):
+    async def main():
+        server, client, echo = await pair(Echo)
+        client.transport.write(b"hello")
+        await client.until(lambda peer: peer.received == b"hello")
+        client.transport.close()
+        assert client.transport.is_closing()
+        assert await client.lost is None
+        assert await echo.lost is None
+        assert client.told == ["made", "data", "lost"]
+        assert echo.told == ["made", "data", "eof", "lost"]
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+def test_streams_carry_more_than_a_socket_takes_at_once(run):
+    async def main():
+        async def upper(reader, writer):
+            writer.write((await reader.read(-1)).swapcase())
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(upper, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(BIG)
+        await writer.drain()
+        writer.write_eof()
+        assert await reader.read(-1) == BIG.swapcase()
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+def test_after_write_eof_the_other_direction_goes_on(run):
+    async def main():
+        server, client, other = await pair(KeepsOpen)
+        client.transport.write(b"last")
+        client.transport.write_eof()
+        with pytest.raises(RuntimeError, match="write_eof"):
+            client.transport.write(b"no more")
+        await other.until(lambda peer: "eof" in peer.told)
+        assert other.received == b"last"
+        other.transport.write(b"still there")
+        await client.until(lambda peer: peer.received == b"still there")
+        other.transport.close()
+        assert await other.lost is None
+        assert await client.lost is None
+        server.close()
+
+    run(main)
+
+
+class Greets(Peer):
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        transport.write(b"welcome")
+
+
+def test_who_waits_for_a_connection_may_set_its_protocol_before_data_comes(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Greets, "127.0.0.1", 0)
+        transport, first = await loop.create_connection(Peer, *server.sockets[0].getsockname())
+        second = Peer()
+        transport.set_protocol(second)
+        await second.until(lambda peer: peer.received == b"welcome")
+        assert first.told == ["made"]
+        assert transport.get_protocol() is second
+        transport.close()
+        await second.lost
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+class Buffered(asyncio.BufferedProtocol):
+    def __init__(self):
+        self.lost = asyncio.get_running_loop().create_future()
+        self.memory = bytearray(1000)
+        self.nbytes = 0
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, sizehint):
+        return self.memory
+
+    def buffer_updated(self, nbytes):
+        self.nbytes += nbytes
+        self.transport.write(self.memory[:nbytes])
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+def test_a_buffered_protocol_gets_its_data_in_its_own_buffer(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        made = []
+
+        def make():
+            made.append(Buffered())
+            return made[0]
+
+        server = await loop.create_server(make, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(BIG)
+        assert await reader.readexactly(len(BIG)) == BIG
+        writer.close()
+        await writer.wait_closed()
+        assert await made[0].lost is None
+        assert made[0].nbytes == len(BIG)
+        server.close()
+
+    run(main)
+
+
+def test_writing_is_paused_inside_write_and_resumed_when_the_peer_reads(run):
+    async def main():
+        server, client, other = await pair(Peer)
+        other.transport.pause_reading()
+        assert not other.transport.is_reading()
+        while "pause" not in client.told:
+            client.transport.write(BIG)
+        assert client.told[-1] == "pause"
+        low, high = client.transport.get_write_buffer_limits()
+        assert (low, high) == (16384, 65536)
+        assert client.transport.get_write_buffer_size() > high
+        other.transport.resume_reading()
+        await client.until(lambda peer: peer.told[-1] == "resume")
+        assert client.transport.get_write_buffer_size() <= low
+        client.transport.close()
+        assert await other.lost is None
+        assert len(other.received) % len(BIG) == 0
+        server.close()
+
+    run(main)
+
+
+def test_a_peer_that_sends_much_before_it_reads_does_not_stall(run):
+    """Receiving goes on while what is to be sent is above its mark, as with asyncio."""
+
+    async def main():
+        server, client, other = await pair(Echo)
+        client.transport.pause_reading()
+        for _ in range(8):
+            client.transport.write(BIG)
+        await other.until(lambda peer: len(peer.received) == 8 * len(BIG))
+        client.transport.resume_reading()
+        await client.until(lambda peer: len(peer.received) == 8 * len(BIG))
+        client.transport.close()
+        await other.lost
+        server.close()
+
+    run(main)
+
+
+class WritesWhenResumed(Peer):
+    def resume_writing(self):
+        super().resume_writing()
+        self.transport.write(b"last")
+
+
+def test_what_is_written_while_a_close_is_flushed_is_sent(run):
+    """A TLS layer that is paused holds back its close_notify until resume_writing()."""
+
+    async def main():
+        server, client, other = await pair(Peer, WritesWhenResumed)
+        other.transport.pause_reading()
+        while "pause" not in client.told:
+            client.transport.write(BIG)
+        client.transport.close()
+        other.transport.resume_reading()
+        assert await client.lost is None
+        assert await other.lost is None
+        assert other.received.endswith(b"last")
+        server.close()
+
+    run(main)
+
+
+def test_abort_calls_connection_lost_by_call_soon(run):
+    async def main():
+        server, client, other = await pair(Peer)
+        client.transport.abort()
+        assert "lost" not in client.told
+        await asyncio.sleep(0)
+        assert client.told == ["made", "lost"]
+        assert isinstance(await other.lost, (ConnectionResetError, type(None)))
+        server.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_abort_sends_what_was_written_and_resets_nobody(run, turns):
+    """As with asyncio, whose write() gives it to the kernel at once; anyio ends so."""
+
+    async def main():
+        server, client, other = await pair(Peer)
+        client.transport.write(b"the answer")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.transport.abort()
+        assert await other.lost is None
+        assert other.received == b"the answer"
+        server.close()
+
+    run(main)
+
+
+def test_what_the_last_callback_wrote_leaves_also_where_the_loop_ends():
+    loop = iocpx.new_event_loop()
+
+    async def main(address):
+        _, client = await loop.create_connection(Peer, *address)
+        client.transport.write(b"the last")
+        return client
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = loop.run_until_complete(main(listener.getsockname()))
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.recv(100) == b"the last"
+            client.transport.write(b" word")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                loop.close()
+                client.transport = client.made = None
+                del client
+                gc.collect()
+            assert accepted.recv(100) == b" word"
+            assert accepted.recv(100) == b""
+
+
+class Raises(Peer):
+    def data_received(self, data):
+        raise ZeroDivisionError
+
+
+def test_a_callback_that_raises_costs_its_connection_and_no_other(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server, client, other = await pair(Raises)
+        client.transport.write(b"x")
+        assert isinstance(await other.lost, ZeroDivisionError)
+        await client.lost
+        server.close()
+        server, client, other = await pair(Echo)
+        client.transport.write(b"x")
+        await client.until(lambda peer: peer.received == b"x")
+        client.transport.close()
+        await other.lost
+        server.close()
+        assert loop.is_running()
+
+    _, told = run(main, told=True)
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+    assert "data_received" in told[0]["message"]
+    assert told[0]["transport"] is not None
+
+
+@pytest.mark.parametrize("issue", [156365, 156366])
+def test_a_factory_that_raises_does_not_end_the_listener(run, issue):
+    """CPython issues 156365 and 156366: accepting stopped."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        made = []
+
+        def make():
+            made.append(1)
+            if len(made) == 1:
+                raise ZeroDivisionError
+            return Echo()
+
+        server = await loop.create_server(make, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        _, first = await loop.create_connection(Peer, *address)
+        await first.lost
+        _, second = await loop.create_connection(Peer, *address)
+        second.transport.write(b"x")
+        await second.until(lambda peer: peer.received == b"x")
+        second.transport.close()
+        await second.lost
+        server.close()
+        await server.wait_closed()
+
+    _, told = run(main, told=True)
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+
+
+class Exits(Peer):
+    def data_received(self, data):
+        raise SystemExit(7)
+
+
+def test_system_exit_of_a_callback_leaves_the_loop():
+    loop = iocpx.new_event_loop()
+
+    async def main():
+        _server, client, _other = await pair(Exits)
+        client.transport.write(b"x")
+        await loop.create_future()
+
+    with pytest.raises(SystemExit) as raised:
+        loop.run_until_complete(main())
+    assert raised.value.code == 7
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        loop.close()
+        gc.collect()
+
+
+def test_a_socket_that_asyncio_has_connected_becomes_a_transport(run):
+    """The proactor has brought it to the port, under a key that is not the engine's."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        for _ in range(3):
+            sock = socket.socket()
+            sock.setblocking(False)
+            await loop.sock_connect(sock, server.sockets[0].getsockname())
+            await loop.sock_sendall(sock, b"first")
+            assert await loop.sock_recv(sock, 100) == b"first"
+            transport, client = await loop.create_connection(Peer, sock=sock)
+            transport.write(BIG)
+            await client.until(lambda peer: len(peer.received) == len(BIG))
+            assert client.received == BIG
+            transport.close()
+            await client.lost
+            assert sock.fileno() == -1
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+def test_an_accepted_socket_becomes_a_transport(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            with socket.create_connection(listener.getsockname()) as peer:
+                accepted, _ = await loop.sock_accept(listener)
+                transport, echo = await loop.connect_accepted_socket(Echo, accepted)
+                peer.sendall(b"hello")
+                assert await asyncio.to_thread(peer.recv, 100) == b"hello"
+                transport.close()
+                assert await asyncio.to_thread(peer.recv, 100) == b""
+            await echo.lost
+
+    run(main)
+
+
+def test_what_get_extra_info_knows(run):
+    async def main():
+        server, client, other = await pair(Peer)
+        for end in (client, other):
+            sock = end.transport.get_extra_info("socket")
+            assert isinstance(sock, asyncio.trsock.TransportSocket)
+            assert (sock.family, sock.type, sock.proto) == (
+                socket.AF_INET,
+                socket.SOCK_STREAM,
+                socket.IPPROTO_TCP,
+            )
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+            assert sock.getsockname() == end.transport.get_extra_info("sockname")
+            assert sock.getpeername() == end.transport.get_extra_info("peername")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            assert sock.fileno() != -1
+            with sock.dup() as copy:
+                assert copy.getsockname() == sock.getsockname()
+            end.transport._extra["found"] = "here"
+            assert end.transport.get_extra_info("found") == "here"
+            assert end.transport.get_extra_info("nothing", 5) == 5
+        names = [client.transport.get_extra_info(name) for name in ("sockname", "peername")]
+        assert names == [
+            other.transport.get_extra_info(name) for name in ("peername", "sockname")
+        ]
+        client.transport.close()
+        await client.lost
+        await other.lost
+        assert client.transport.get_extra_info("peername") == names[1]
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+def test_the_socket_of_a_connection_that_is_over_is_closed(run):
+    async def main():
+        server, client, other = await pair(Peer)
+        sock = other.transport.get_extra_info("socket")
+        client.transport.abort()
+        await other.lost
+        other.transport = None
+        while sock.fileno() != -1:
+            await asyncio.sleep(0)
+        with pytest.raises(OSError, match="10038"):
+            sock.getsockname()
+        server.close()
+
+    run(main)
+
+
+def test_a_transport_is_asyncios_and_can_be_referenced_weakly(run):
+    async def main():
+        server, client, other = await pair(Peer)
+        transport = client.transport
+        assert isinstance(transport, asyncio.Transport)
+        assert transport._loop is asyncio.get_running_loop()
+        assert repr(transport).endswith("open>")
+        weak = weakref.ref(transport)
+        transport.close()
+        await client.lost
+        await other.lost
+        assert repr(transport).endswith("closed>")
+        transport.close()
+        transport.abort()
+        transport.write(b"nobody")
+        del transport
+        client.transport = client.made = None
+        while weak() is not None:
+            await asyncio.sleep(0)
+            gc.collect()
+        server.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("data", [None, "text", 5, [b"x"]])
+def test_what_is_no_bytes_is_refused(run, data):
+    async def main():
+        server, client, other = await pair(Peer)
+        with pytest.raises(TypeError, match="bytes-like"):
+            client.transport.write(data)
+        if data != [b"x"]:
+            with pytest.raises(TypeError):
+                client.transport.writelines([b"a", data])
+        client.transport.writelines([b"a", bytearray(b"b"), memoryview(b"cc")[::2]])
+        client.transport.close()
+        await other.lost
+        assert other.received == b"abc"
+        server.close()
+
+    run(main)
+
+
+variable = contextvars.ContextVar("variable", default=0)
+
+
+class Counts(Peer):
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        variable.set(variable.get() + 1)
+
+    def data_received(self, data):
+        super().data_received(data)
+        variable.set(variable.get() + 1)
+        self.transport.write(b"%d" % variable.get())
+
+
+def test_each_connection_has_a_context_of_its_own(run):
+    async def main():
+        variable.set(10)
+        for _ in range(2):
+            server, client, _other = await pair(Counts, KeepsOpen)
+            client.transport.write(b"x")
+            await client.until(lambda peer: peer.received == b"12")
+            client.transport.write(b"x")
+            await client.until(lambda peer: peer.received == b"1213")
+            client.transport.close()
+            await client.lost
+            server.close()
+        assert variable.get() == 10
+
+    run(main)
+
+
+def tls_contexts():
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(CERTIFICATE)
+    client = ssl.create_default_context(cafile=CERTIFICATE)
+    return server, client
+
+
+def test_tls(run):
+    async def main():
+        async def echo(reader, writer):
+            writer.write(await reader.readexactly(len(BIG)))
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        server_context, client_context = tls_contexts()
+        server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_context)
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=client_context, server_hostname="localhost"
+        )
+        assert writer.get_extra_info("peercert")["subject"]
+        writer.write(BIG)
+        assert await reader.readexactly(len(BIG)) == BIG
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+def test_start_tls(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server_context, client_context = tls_contexts()
+        done = loop.create_future()
+
+        async def serve(reader, writer):
+            assert await reader.readline() == b"STARTTLS\n"
+            writer.write(b"GO\n")
+            await writer.drain()
+            await writer.start_tls(server_context)
+            writer.write((await reader.readline()).upper())
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            done.set_result(None)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"STARTTLS\n")
+        assert await reader.readline() == b"GO\n"
+        await writer.start_tls(client_context, server_hostname="localhost")
+        writer.write(b"secret\n")
+        assert await reader.readline() == b"SECRET\n"
+        writer.close()
+        await writer.wait_closed()
+        await done
+        server.close()
+
+    run(main)
+
+
+def test_a_file_is_sent(run, tmp_path):
+    async def main():
+        loop = asyncio.get_running_loop()
+        path = tmp_path / "file"
+        path.write_bytes(BIG)
+        server, client, other = await pair(Peer)
+        with path.open("rb") as file:
+            assert await loop.sendfile(client.transport, file, 1000, 100_000) == 100_000
+            assert file.tell() == 101_000
+        client.transport.close()
+        await other.lost
+        assert other.received == BIG[1000:101_000]
+        server.close()
+
+    run(main)
+
+
+def test_a_closed_server_takes_nobody_and_keeps_whom_it_has(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server, client, other = await pair(Echo)
+        address = server.sockets[0].getsockname()
+        server.close()
+        assert not server.is_serving()
+        with pytest.raises(ConnectionRefusedError):
+            await loop.create_connection(Peer, *address)
+        client.transport.write(b"still")
+        await client.until(lambda peer: peer.received == b"still")
+        waits = asyncio.ensure_future(server.wait_closed())
+        client.transport.close()
+        await waits
+        await other.lost
+
+    run(main)
+
+
+def test_slow_callbacks_are_warned_of_in_debug_mode(run, caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        loop.slow_callback_duration = 0.0
+        server, client, other = await pair(Echo)
+        client.transport.write(b"x")
+        await client.until(lambda peer: peer.received == b"x")
+        client.transport.close()
+        await other.lost
+        server.close()
+
+    run(main)
+    assert any(
+        record.getMessage().startswith("Executing the callbacks of <iocpx.Transport")
+        for record in caplog.records
+    )
+
+
+def test_loops_come_and_go(run):
+    async def main():
+        server, client, other = await pair(Echo)
+        client.transport.write(b"x")
+        await client.until(lambda peer: peer.received == b"x")
+        client.transport.close()
+        await other.lost
+        server.close()
+
+    before = threading.active_count()
+    for _ in range(20):
+        run(main)
+    assert threading.active_count() == before
+
+
+def test_a_loop_that_is_closed_calls_nobody_and_warns_of_open_transports():
+    loop = iocpx.new_event_loop()
+    peers = loop.run_until_complete(pair(Peer))
+    peers[0].close()
+    told = [list(peer.told) for peer in peers[1:]]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        loop.close()
+        assert [list(peer.told) for peer in peers[1:]] == told
+        for peer in peers[1:]:
+            peer.transport = peer.made = None
+        del peers, peer
+        gc.collect()
+    assert sum("unclosed transport" in str(warning.message) for warning in warned) == 2
+
+
+def test_loops_in_several_threads(run):
+    async def main():
+        server, client, other = await pair(Echo)
+        for number in range(50):
+            client.received = b""
+            client.transport.write(b"%d" % number)
+            await client.until(lambda peer, number=number: peer.received == b"%d" % number)
+        client.transport.close()
+        await other.lost
+        server.close()
+        await server.wait_closed()
+
+    raised = []
+
+    def thread():
+        try:
+            run(main)
+        except BaseException as exc:
+            raised.append(exc)
+
+    threads = [threading.Thread(target=thread) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert raised == []
