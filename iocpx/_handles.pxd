@@ -5,6 +5,13 @@ cdef class HandleOwner:
     cdef int timer_cancelled(self, TimerHandle handle) except -1
 
 
+# What few handles have.
+cdef class Details:
+    cdef object source_traceback
+    cdef object text                    # of a handle that was cancelled in debug mode
+    cdef object over                    # a threading.Event: somebody waits for the callback's end
+
+
 # The fields of all three classes stand in the first: Cython keeps a free list of objects of one
 # size, and so it serves them all.
 cdef class Handle:
@@ -13,14 +20,12 @@ cdef class Handle:
     cdef readonly object _callback      # None: cancelled
     cdef readonly tuple _args           # None: cancelled
     cdef readonly object _context
-    cdef readonly object _source_traceback
-    cdef readonly object _repr          # the text of a handle that was cancelled in debug mode
     cdef readonly bint _cancelled
+    cdef Details details                # None, for most
     # TimerHandle's:
     cdef double when_s
     # ThreadSafeHandle's:
     cdef unsigned long running_in       # the thread that calls it, 0: none
-    cdef object over                    # a threading.Event, if somebody waits for the end of that
 
     # In debug mode, before anybody else has it: note where it was made.
     cdef int trace(self) except -1
@@ -28,6 +33,7 @@ cdef class Handle:
     # the loop's exception handler raises.
     cdef int run(self) except -1
     cdef int report(self) except -1
+    cdef Details detailed(self)
     cdef bint mark_cancelled(self) noexcept
     cdef int let_go(self) except -1
 

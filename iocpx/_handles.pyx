@@ -17,12 +17,15 @@ import threading
 from asyncio import events, format_helpers
 
 cdef extern from *:
+    """
+    #define iocpx_tuple_items(tuple) (((PyTupleObject *)(tuple))->ob_item)
+    """
     # Without Cython's checks of the result: see Handle.run.
     PyObject *vectorcall "PyObject_Vectorcall" (PyObject *callable, PyObject *const *args,
                                                 size_t nargsf, PyObject *kwnames)
     int enter_context "PyContext_Enter" (PyObject *context)
     int exit_context "PyContext_Exit" (PyObject *context)
-    PyObject **tuple_items "PySequence_Fast_ITEMS" (PyObject *args)
+    PyObject **tuple_items "iocpx_tuple_items" (PyObject *args)
     Py_ssize_t tuple_size "PyTuple_GET_SIZE" (PyObject *args)
     unsigned long this_thread "PyThread_get_thread_ident" ()
 
@@ -47,6 +50,11 @@ cdef int raise_pending() except -1:
     return -1
 
 
+@cython.final
+cdef class Details:
+    pass
+
+
 @cython.freelist(1024)
 cdef class Handle:
     """asyncio.Handle."""
@@ -57,34 +65,44 @@ cdef class Handle:
 
     cdef int trace(self) except -1:
         # Compiled functions have no frame: the innermost is the caller of call_soon().
-        self._source_traceback = format_helpers.extract_stack(sys._getframe(0))
+        self.detailed().source_traceback = format_helpers.extract_stack(sys._getframe(0))
         return 0
+
+    cdef Details detailed(self):
+        if self.details is None:
+            self.details = Details.__new__(Details)
+        return self.details
+
+    @property
+    def _source_traceback(self):
+        return None if self.details is None else self.details.source_traceback
+
+    @property
+    def _repr(self):
+        return None if self.details is None else self.details.text
 
     cdef int run(self) except -1:
         cdef PyObject *callback = NULL
         cdef PyObject *args = NULL
-        cdef PyObject *context = NULL
         cdef PyObject *result = NULL
         cdef int status
         with cython.critical_section(self):
             if not self._cancelled:
                 callback = <PyObject *>self._callback
                 args = <PyObject *>self._args
-                context = <PyObject *>self._context
+                # The callback may cancel the handle, which lets go of these two.
                 Py_XINCREF(callback)
                 Py_XINCREF(args)
-                Py_XINCREF(context)
-        if context == NULL:
+        if callback == NULL:
             return 0
         # As context.run() does it.  What the callback raises stays pending meanwhile: a try
         # statement would cost all those that raise nothing.
-        status = enter_context(context)
+        status = enter_context(<PyObject *>self._context)
         if status == 0:
             result = vectorcall(callback, tuple_items(args), <size_t>tuple_size(args), NULL)
-            status = exit_context(context)
+            status = exit_context(<PyObject *>self._context)
         Py_DECREF(<object>callback)
         Py_DECREF(<object>args)
-        Py_DECREF(<object>context)
         if result == NULL or status != 0:
             Py_XDECREF(result)
             self.report()
@@ -108,8 +126,8 @@ cdef class Handle:
                 "exception": exc,
                 "handle": self,
             }
-            if self._source_traceback:
-                news["source_traceback"] = self._source_traceback
+            if self.details is not None and self.details.source_traceback:
+                news["source_traceback"] = self.details.source_traceback
             (<object>self._loop).call_exception_handler(news)
         return 0
 
@@ -126,7 +144,7 @@ cdef class Handle:
         """Let go of the callback, after mark_cancelled."""
         if self._loop._debug:
             # For the warning about a slow callback that has cancelled itself.
-            self._repr = AsyncioHandle.__repr__(self)
+            self.detailed().text = AsyncioHandle.__repr__(self)
         with cython.critical_section(self):
             # They go when the section is over.
             _callback = self._callback
@@ -228,8 +246,10 @@ cdef class ThreadSafeHandle(Handle):
         finally:
             with cython.critical_section(self):
                 self.running_in = 0
-                over = self.over
-                self.over = None
+                over = None
+                if self.details is not None:
+                    over = self.details.over
+                    self.details.over = None
             if over is not None:
                 over.set()
         return 0
@@ -238,13 +258,17 @@ cdef class ThreadSafeHandle(Handle):
         if self.running_in == 0 or self.running_in == this_thread():
             return 0
         over = threading.Event()
+        details = Details.__new__(Details)
         with cython.critical_section(self):
             if self.running_in == 0:
                 over = None
-            elif self.over is None:
-                self.over = over
             else:
-                over = self.over
+                if self.details is None:
+                    self.details = details
+                if self.details.over is None:
+                    self.details.over = over
+                else:
+                    over = self.details.over
         if over is not None:
             over.wait()
         return 0

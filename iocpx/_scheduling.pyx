@@ -30,7 +30,10 @@ from iocpx._winsock cimport (
 from asyncio import base_events, events, log
 
 cdef extern from *:
-    PyObject **list_items "PySequence_Fast_ITEMS" (PyObject *of)
+    """
+    #define iocpx_list_items(list) (((PyListObject *)(list))->ob_item)
+    """
+    PyObject **list_items "iocpx_list_items" (PyObject *list)
 
 cdef enum:
     FEW = 64                    # room of a queue that has never been long
@@ -618,11 +621,11 @@ cdef class Scheduler(HandleOwner):
 
     cdef bint look_wanted(self) noexcept:
         self.spared += 1
-        if self.look_due or GetTickCount64() != self.looked_ms:
+        if self.look_due:
             return True
         if self.pending() == 0:
-            return False
-        return self.spared >= self.patience or (
+            return self.spared % PATIENCE == 0 and GetTickCount64() != self.looked_ms
+        return self.spared >= self.patience or GetTickCount64() != self.looked_ms or (
             self.spared % 8 == 0 and now() - self.looked_s >= LOOK_S)
 
     cdef DWORD timeout(self) noexcept:
