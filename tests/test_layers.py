@@ -115,7 +115,7 @@ ROOMS = {
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
     "_event_loop": Room(
         "iocpx/_event_loop.*",
-        "_tcp_loop _endpoint _transport_socket _scheduling _handles stdlib",
+        "_tcp_loop _endpoint _transport_socket _loop _scheduling _handles stdlib",
     ),
     "_policy": Room("iocpx/_policy.*", "_event_loop stdlib"),
     "iocpx": Room(
