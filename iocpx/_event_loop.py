@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 # What only compiled modules import, for freezers, which cannot look into them: see _imports.
-from iocpx import _endpoint, _handles, _scheduling, _transport_socket  # noqa: F401
+from iocpx import _endpoint, _handles, _loop, _scheduling, _transport_socket  # noqa: F401
 from iocpx._tcp_loop import TcpLoop
 
 _T = TypeVar("_T")

@@ -113,7 +113,10 @@ ROOMS = {
         " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
-    "_event_loop": Room("iocpx/_event_loop.*", "_endpoint _transport_socket _tcp_loop _scheduling _handles stdlib"),
+    "_event_loop": Room(
+        "iocpx/_event_loop.*",
+        "_tcp_loop _endpoint _transport_socket _loop _scheduling _handles stdlib",
+    ),
     "_policy": Room("iocpx/_policy.*", "_event_loop stdlib"),
     "iocpx": Room(
         "iocpx/__init__.*", "_core _errors _event_loop _imports _policy native stdlib"

@@ -8,9 +8,9 @@ from _kernel cimport *
 from _run cimport mark, marked, protocol_t, protocols, worker_of, MEDDLED_WRITE
 from iocpx._base cimport conn_ref
 from iocpx._requests cimport (
-    conn_abort, conn_close, conn_flush, conn_gather, conn_pause_reading, conn_set_marks, conn_take_spent,
-    conn_write, conn_write_eof, conn_write_parts, WRITE_CLOSED, WRITE_FLUSH, WRITE_KEPT,
-    WRITE_NO_MEMORY, WRITE_SPENT,
+    conn_abort, conn_close, conn_flush, conn_gather, conn_pause_reading, conn_set_marks,
+    conn_take_spent, conn_write, conn_write_eof, conn_write_parts, WRITE_CLOSED, WRITE_FLUSH,
+    WRITE_KEPT, WRITE_NO_MEMORY, WRITE_SPENT,
 )
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_free, queue_t
@@ -137,7 +137,7 @@ cdef void flush(int client, conn_t *conn) noexcept nogil:
         untold = conn.outbox.nbytes > conn.marks.high and not conn.pause_told
         ReleaseSRWLockExclusive(&conn.lock)
         if untold:
-            sim_fail("client %d: a write is above the mark, and pause_writing does not come with it",
+            sim_fail("client %d: above the mark, and pause_writing does not come with the write",
                      client)
 
 

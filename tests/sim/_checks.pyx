@@ -260,10 +260,17 @@ cdef void check_client(int client) noexcept nogil:
         return
     if (protocol.made or protocol.opened) and not protocol.lost:
         sim_fail("client %d: connection_lost never came", client)
+    # The first that comes after both ends resets it.
+    if protocol.draining and facts.taken > protocol.taken + the.config.buffer_size:
+        sim_fail("client %d: %zu bytes came after both ends, and it was not reset", client,
+                 facts.taken - protocol.taken)
     # What a closing connection still receives is discarded; until then nothing is lost.
     if protocol.eof and protocol.received != protocol.due and not facts.reset:
         sim_fail("client %d: the end came after %zu of %zu bytes", client, protocol.received,
                  protocol.due)
+    # A loop's abort() drops what it has, and need not reset.
+    if served_of(client).config.like_asyncio and protocol.reason == ABORT_APPLICATION:
+        return
     if (facts.saw_end and not facts.reset and not facts.unreset
             and facts.received != protocol.written):
         sim_fail("client %d got %zu of %zu bytes", client, facts.received, protocol.written)

@@ -1,5 +1,5 @@
-"""What a loop does between two looks at the port: tasks, which make requests of its connections with
-its worker, and packets of its own connections that come under somebody else's key.
+"""What a loop does between two looks at the port: tasks, which make requests of its connections
+with its worker, and packets of its own connections that come under somebody else's key.
 
 Called by the thread that steps the worker; calls _actions, _checks, _wakes and _run."""
 

@@ -3,13 +3,12 @@
 from libc.stdint cimport uint32_t
 
 from _actions cimport (
-    borrow, close_conn, flush, is_paused, meddle_write, pause_reading, release, set_marks, write,
-    write_eof,
+    borrow, close_conn, flush, is_paused, meddle_write, pause_reading, set_marks, write, write_eof,
 )
 from _checks cimport check_spared
 from _kernel cimport *
 from _run cimport (
-    mark, marked, protocol_t, protocols, served_of, served_t, server, services, the, worker_of,
+    mark, marked, protocol_t, protocols, served_of, served_t, server, the, worker_of,
 )
 from _wakes cimport wakes_set
 from iocpx._base cimport count, drop_socket
@@ -178,9 +177,9 @@ cdef void loop_wake() noexcept nogil:
 
 
 cdef void loop_between() noexcept nogil:
-    cdef int spared
+    cdef int _spared
     cdef int _n
-    for spared in range(1 + <int>sim_random(SPARED)):
+    for _spared in range(1 + <int>sim_random(SPARED)):
         while next_task():
             random_task()
         open_wanted()

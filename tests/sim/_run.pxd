@@ -31,6 +31,7 @@ ctypedef struct protocol_t:
     bint eof
     bint lost
     int error               # of connection_lost
+    int reason              # likewise
     bint closed             # by the application, in whatever way; atomic
     bint served             # with echo: its end came before the application did anything
     size_t received         # bytes

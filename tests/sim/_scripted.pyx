@@ -214,6 +214,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             sim_fail("client %d: connection_lost twice", client)
         protocol.lost = True
         protocol.error = lost.error
+        protocol.reason = lost.reason
         check_lost(client, lost.error, paused)
         if worker_of(conn) != NULL:
             check_loop_lost(client, &lost)

@@ -2,10 +2,10 @@
 of it.
 
 A run has an engine with a keeper and one to three workers, each on the engine's own thread
-function, or with a port of the application's, whose thread steps the one worker, as a loop does in a share of them; one to three
-services; clients with a script; and a thread of the application for each service, which makes it,
-meddles, and stops it.  Everything that differs between runs is drawn from the seed, unless a
-scenario or a knob has it otherwise.
+function, or with a port of the application's, whose thread steps the one worker, as a loop does in
+a share of them; one to three services; clients with a script; and a thread of the application for
+each service, which makes it, meddles, and stops it.  Everything that differs between runs is drawn
+from the seed, unless a scenario or a knob has it otherwise.
 
 A module calls only those before it: _wakes, _run, _checks and _actions, _scripted and _loop_thread,
 _application and _engine_threads, _knobs, and this one.

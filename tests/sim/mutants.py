@@ -739,7 +739,13 @@ MUTANTS = [
     (
         "pause_writing comes with the write, and again in the turn",
         "iocpx/_requests.pyx",
-        [("        conn.pause_told = True\n        conn.passed = False\n        pause = True", "        pause = True")],
+        [
+            (
+                "        conn.pause_told = True\n        conn.passed = False\n"
+                "        pause = True\n",
+                "        pause = True\n",
+            )
+        ],
     ),
     (
         "a loop's connection is not read while it is paused",
@@ -781,7 +787,8 @@ MUTANTS = [
         "iocpx/_life.pyx",
         [
             (
-                "    if conn.service.config.like_asyncio and conn.pause_told and not conn.lost_told:\n",
+                "    if conn.service.config.like_asyncio and conn.pause_told"
+                " and not conn.lost_told:\n",
                 "    if False:\n",
             )
         ],

@@ -73,7 +73,15 @@ SCENARIOS = {
     },
     "two services": {"echo": 1, "services": 2, "clients": 4},
     "polled": {"echo": 0, "workers": 1, "polled": 1, "clients": 3},
-    "a loop": {"echo": 0, "workers": 1, "polled": 1, "looped": 1, "clients": 4, "calm": 0, "probe": 0},
+    "a loop": {
+        "echo": 0,
+        "workers": 1,
+        "polled": 1,
+        "looped": 1,
+        "clients": 4,
+        "calm": 0,
+        "probe": 0,
+    },
     "a loop with a full queue": {
         "echo": 0,
         "workers": 1,
