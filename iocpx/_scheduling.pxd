@@ -66,7 +66,8 @@ cdef class Scheduler(HandleOwner):
     cdef double looked_s                # when the port was looked at last
     cdef uint64_t looked_ms             # the same, by a clock that is cheap and coarse
     cdef unsigned int spared            # iterations since
-    cdef unsigned int patience                 # how many may be, while something is pending
+    # How many may be while something is pending, times FIRST_LOOKS.
+    cdef unsigned int patience
 
     # For a subclass.  Look at the port, wait there for timeout_ms at most (INFINITE: for ever) and
     # dispatch what there is; how many packets.  The loop's thread.

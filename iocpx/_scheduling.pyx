@@ -5,9 +5,9 @@ An iteration (`Scheduler.iterate`) is asyncio's: look at the port, take the time
 call what was ready then.  What these callbacks schedule has its turn in the next one.  Two things
 are not asyncio's.  A timer is never early, not by the resolution of the clock either.  And where
 callbacks are ready the look may be spared, since it costs as much as dozens of callbacks.  While
-operations are pending, after each look that finds nothing twice as many iterations are without
-one, up to PATIENCE of them, or for LOOK_S.  While none is, the port is looked at with every tick
-of the system's coarse clock.
+operations are pending, after each look that finds nothing, but for the first ones, twice as many
+iterations are without one, up to PATIENCE of them, or for LOOK_S.  While none is, the port is
+looked at with every tick of the system's coarse clock.
 
 Free-threaded builds, and a call of another thread that had better been call_soon_threadsafe():
 queue and heap change in critical sections of their own, in which no Python code runs.
@@ -38,6 +38,9 @@ cdef extern from *:
 cdef enum:
     FEW = 64                    # room of a queue that has never been long
     PATIENCE = 64               # iterations without a look, while operations are pending
+    # After news the next looks are not spared: whoever is served in two iterations of asyncio's
+    # loop, a client of a named pipe who comes once more, is so here.
+    FIRST_LOOKS = 4
     MANY_CANCELLED = 50         # cancelled timers that may be left until they are the first
     TOO_MUCH = 65536            # room that an empty queue does not keep
 
@@ -595,7 +598,7 @@ cdef class Scheduler(HandleOwner):
             self.look_due = False
             if self.look(self.timeout() if idle else 0):
                 self.patience = 1
-            elif self.patience < PATIENCE:
+            elif self.patience < PATIENCE * FIRST_LOOKS:
                 self.patience *= 2
             self.spared = 0
             self.looked_s = now()
@@ -625,7 +628,7 @@ cdef class Scheduler(HandleOwner):
             return True
         if self.pending() == 0:
             return self.spared % PATIENCE == 0 and GetTickCount64() != self.looked_ms
-        return self.spared >= self.patience or GetTickCount64() != self.looked_ms or (
+        return FIRST_LOOKS * self.spared >= self.patience or GetTickCount64() != self.looked_ms or (
             self.spared % 8 == 0 and now() - self.looked_s >= LOOK_S)
 
     cdef DWORD timeout(self) noexcept:

@@ -1,7 +1,11 @@
 """Loops are made, run, interrupted, run again and closed; and what is CPython's works on them."""
 
+import _overlapped
+import _winapi
 import asyncio
+import contextlib
 import gc
+import os
 import signal
 import socket
 import subprocess
@@ -284,6 +288,29 @@ def test_a_self_pipe_that_ends_is_renewed_and_not_read_again_and_again_cpython_1
 
 
 # -- what is CPython's -----------------------------------------------------------------------------
+
+
+def test_a_client_may_come_to_a_pipe_again_after_two_iterations():
+    """As on asyncio's loop, which looks at the port in each."""
+
+    async def come(address):
+        # Refused as long as the pipe has no other instance.
+        handle = _overlapped.ConnectPipe(address)
+        with contextlib.suppress(OSError):
+            _winapi.CloseHandle(_overlapped.ConnectPipe(address))
+        _winapi.CloseHandle(handle)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for number in range(20):
+            address = rf"\\.\pipe\iocpx-{os.getpid()}-{number}"
+            [server] = await loop.start_serving_pipe(asyncio.Protocol, address)
+            for _ in range(5):
+                await loop.create_task(come(address))
+            server.close()
+            await asyncio.sleep(0)
+
+    run(main())
 
 
 def test_sockets_by_sock_functions():
