@@ -1,7 +1,7 @@
 """The asyncio loop: what is public of it, and what needs no speed.
 
-`EventLoop` is asyncio's ProactorEventLoop with another scheduling below (`_scheduling`), and
-another look at the completion port (`_loop`).
+`EventLoop` does what asyncio.ProactorEventLoop does, with another scheduling below (`_scheduling`),
+another look at the completion port (`_loop`), and TCP of its own (`_tcp_loop`).
 """
 
 import asyncio
@@ -33,8 +33,12 @@ class _Proactor(asyncio.IocpProactor):
 
 
 class EventLoop(TcpLoop):
-    """asyncio.ProactorEventLoop on iocpx: what the loop of a Windows program can do, and that
-    loop to every isinstance().
+    """asyncio.ProactorEventLoop on iocpx: what the loop of a Windows program can do, and
+    add_reader() and its kin too.
+
+    No subclass of ProactorEventLoop, since psycopg, pyzmq, Tornado and others refuse each of
+    these, for want of an add_reader().  Whoever asks for one (aiohttp, before it opens a named
+    pipe) takes `class Loop(iocpx.EventLoop, asyncio.ProactorEventLoop)`.
 
     Methods and errors are those of asyncio.AbstractEventLoop, and may be called by the loop's
     thread, which is the one that runs it; call_soon_threadsafe() and time() by any.
@@ -51,6 +55,11 @@ class EventLoop(TcpLoop):
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         super().__init__(proactor)
         _swap_wakeup_fd(wakeup_fd)
+
+    # What ProactorEventLoop has beyond its base.
+    create_pipe_connection = asyncio.ProactorEventLoop.create_pipe_connection
+    start_serving_pipe = asyncio.ProactorEventLoop.start_serving_pipe
+    _make_subprocess_transport = asyncio.ProactorEventLoop._make_subprocess_transport  # type: ignore[attr-defined]
 
     def run_forever(self) -> None:
         """Run until stop() is called.  asyncio.AbstractEventLoop.run_forever().
@@ -109,7 +118,7 @@ class EventLoop(TcpLoop):
         super().close()
         _swap_wakeup_fd(wakeup_fd)
 
-    # What ProactorEventLoop lacks.
+    # What no ProactorEventLoop has.
 
     def add_reader(  # type: ignore[override]
         self, fd: Any, callback: Callable[..., object], *args: Any

@@ -25,7 +25,7 @@ class LoopCore:
     def _watched(self, writing: bool, fileobj: Any) -> int | None: ...
     def _end_polls(self) -> None: ...
 
-    # What the other base of EventLoop has, asyncio.ProactorEventLoop, and its stubs do not tell.
+    # What the other base of EventLoop has, of asyncio, and its stubs do not tell.
     _proactor: Any
     _ssock: socket.socket | None
     _csock: socket.socket | None

@@ -1,13 +1,12 @@
 """TCP of the asyncio loop: what asyncio's own loop asks its subclasses for, on the engine.
 
-Everything else is asyncio.ProactorEventLoop's.  Below it `_engine_loop` has the engine and
+Everything else is asyncio's.  Below it `_engine_loop` has the engine and
 `_transport` the connections; above it `_event_loop` runs them.
 """
 
-import asyncio
 import inspect
 import socket
-from asyncio import sslproto
+from asyncio import proactor_events, sslproto
 from typing import Any
 
 from iocpx._engine_loop import EngineLoop
@@ -19,8 +18,8 @@ _SSL_PARAMETERS = inspect.signature(sslproto.SSLProtocol).parameters
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-class TcpLoop(EngineLoop, asyncio.ProactorEventLoop):
-    """asyncio.ProactorEventLoop with the engine's TCP."""
+class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
+    """asyncio's loop of a proactor, with the engine's TCP."""
 
     _proactor: Any
     _listening: dict[Any, Any]  # the Endpoint of each listening socket

@@ -298,7 +298,7 @@ def test_what_a_thread_called_before_the_loop_runs(loop):
 def test_asyncio_on_the_loop():
     async def main():
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, asyncio.ProactorEventLoop)
+        assert isinstance(loop, iocpx.EventLoop)
         results = await asyncio.gather(*(asyncio.sleep(0.001, number) for number in range(50)))
         assert results == list(range(50))
         with pytest.raises(asyncio.TimeoutError):

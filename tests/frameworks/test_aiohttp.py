@@ -6,6 +6,8 @@ import os
 import pytest
 from http_client import OURS, ask, connected, exercise
 
+import iocpx
+
 aiohttp = pytest.importorskip("aiohttp")
 from aiohttp import web  # noqa: E402 - not before it is known to be there
 
@@ -42,8 +44,12 @@ def test_server_and_client_on_one_loop(start):
     program.interrupt()
 
 
-def test_named_pipes(run):
+def test_named_pipes():
     """For which aiohttp wants a loop that is a ProactorEventLoop."""
+
+    class Loop(iocpx.EventLoop, asyncio.ProactorEventLoop):
+        pass
+
     pipe = rf"\\.\pipe\iocpx-test-{os.getpid()}"
 
     async def hello(request):
@@ -62,4 +68,4 @@ def test_named_pipes(run):
             assert await answer.text() == "hello"
         await runner.cleanup()
 
-    run(main)
+    iocpx.run(main(), loop_factory=Loop)

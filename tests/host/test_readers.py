@@ -23,15 +23,11 @@ from lab import here, steps  # noqa: E402 - found only now
 
 LIMIT_S = 100
 
-# Both libraries refuse every asyncio.ProactorEventLoop on Windows, whatever it can do.
-# iocpx's is one, so here they do not find that name.
+# Both libraries refuse every asyncio.ProactorEventLoop, which has no add_reader().
 BEFORE = """
 import asyncio
 import sys
 import iocpx
-
-iocpx.EventLoop
-asyncio.ProactorEventLoop = type("ProactorEventLoop", (), {})
 """
 
 
