@@ -1,3 +1,28 @@
+from cpython.object cimport PyObject
+
+cdef extern from *:
+    """
+    #define iocpx_own(object) (object)
+    #ifdef Py_GIL_DISABLED
+    typedef PyCriticalSection iocpx_section_t;
+    #define iocpx_enter_section(section, object) PyCriticalSection_Begin(section, object)
+    #define iocpx_leave_section(section) PyCriticalSection_End(section)
+    #else
+    typedef char iocpx_section_t;
+    #define iocpx_enter_section(section, object) ((void)(section), (void)(object))
+    #define iocpx_leave_section(section) ((void)(section))
+    #endif
+    """
+    # As `with cython.critical_section(object)`, which counts a reference also where there is a
+    # GIL.  Up and down at once on the same count costs more than the rest of a short section.
+    ctypedef struct section_t "iocpx_section_t":
+        pass
+    # A reference that is owned, as an object: nothing is counted.
+    object own "iocpx_own" (PyObject *object)
+    void enter_section "iocpx_enter_section" (section_t *section, PyObject *object)
+    void leave_section "iocpx_leave_section" (section_t *section)
+
+
 cdef class HandleOwner:
     # What handles ask of their loop.
     cdef public bint _debug
@@ -26,6 +51,8 @@ cdef class Handle:
     cdef double when_s
     # ThreadSafeHandle's:
     cdef unsigned long running_in       # the thread that calls it, 0: none
+    # The garbage collector does not know it: it is spare, or the running loop is to call it.
+    cdef bint untracked
 
     # In debug mode, before anybody else has it: note where it was made.
     cdef int trace(self) except -1
@@ -40,6 +67,15 @@ cdef class Handle:
 
 cdef class TimerHandle(Handle):
     pass
+
+
+# A new one, perhaps one that has been used before; the reference is the caller's.  For a loop that
+# runs: what it is to call is within reach, so the garbage collector has nothing to look for.
+cdef PyObject *new_handle() except NULL
+# What call_soon() made was called, or will not be: lets go of the caller's reference.
+cdef void handle_called(PyObject *handle) noexcept
+# The loop runs no more: for those that it has not called.
+cdef void track_handle(PyObject *handle) noexcept
 
 
 cdef class ThreadSafeHandle(Handle):

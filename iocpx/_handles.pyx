@@ -10,7 +10,7 @@ callback and its arguments are taken out in a critical section of the handle.
 
 cimport cython
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_XDECREF, Py_XINCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, Py_XINCREF
 
 import sys
 import threading
@@ -28,6 +28,30 @@ cdef extern from *:
     PyObject **tuple_items "iocpx_tuple_items" (PyObject *args)
     Py_ssize_t tuple_size "PyTuple_GET_SIZE" (PyObject *args)
     unsigned long this_thread "PyThread_get_thread_ident" ()
+
+cdef extern from *:
+    """
+    #define iocpx_weakrefs(o) (*(PyObject **)((char *)(o) + Py_TYPE(o)->tp_weaklistoffset))
+    /* Without a GIL a count of references tells nothing to another thread. */
+    #ifdef Py_GIL_DISABLED
+    #define iocpx_uses_handles_again 0
+    #else
+    #define iocpx_uses_handles_again 1
+    #endif
+    """
+    PyObject *weakrefs "iocpx_weakrefs" (PyObject *handle)
+    bint uses_again "iocpx_uses_handles_again"
+    Py_ssize_t references "Py_REFCNT" (PyObject *object)
+    void track "PyObject_GC_Track" (PyObject *object)
+    void untrack "PyObject_GC_UnTrack" (PyObject *object)
+
+cdef enum:
+    MAX_SPARE = 8192
+
+# Handles that were called and that nobody has, owned: to make an object and to give it back cost
+# more than what a loop does with it.
+cdef (PyObject *)[MAX_SPARE] spare
+cdef int n_spare = 0
 
 # From 3.14 on a handle of call_soon_threadsafe() is of a class of its own.
 THREAD_SAFE = getattr(events, "_ThreadSafeHandle", None)
@@ -86,13 +110,15 @@ cdef class Handle:
         cdef PyObject *args = NULL
         cdef PyObject *result = NULL
         cdef int status
-        with cython.critical_section(self):
-            if not self._cancelled:
-                callback = <PyObject *>self._callback
-                args = <PyObject *>self._args
-                # The callback may cancel the handle, which lets go of these two.
-                Py_XINCREF(callback)
-                Py_XINCREF(args)
+        cdef section_t section
+        enter_section(&section, <PyObject *>self)
+        if not self._cancelled:
+            callback = <PyObject *>self._callback
+            args = <PyObject *>self._args
+            # The callback may cancel the handle, which lets go of these two.
+            Py_XINCREF(callback)
+            Py_XINCREF(args)
+        leave_section(&section)
         if callback == NULL:
             return 0
         # As context.run() does it.  What the callback raises stays pending meanwhile: a try
@@ -177,6 +203,48 @@ cdef class Handle:
 
     def __repr__(self):
         return AsyncioHandle.__repr__(self)
+
+
+cdef PyObject *new_handle() except NULL:
+    global n_spare
+    cdef Handle made
+    if n_spare > 0:
+        n_spare -= 1
+        return spare[n_spare]
+    made = Handle.__new__(Handle)
+    Py_INCREF(made)
+    return <PyObject *>made
+
+
+cdef void handle_called(PyObject *handle) noexcept:
+    global n_spare
+    cdef Handle called
+    if uses_again and type(<object>handle) is Handle:
+        if references(handle) > 1:
+            track_handle(handle)
+        elif n_spare < MAX_SPARE and weakrefs(handle) == NULL:
+            # Whatever goes with these may call new_handle().
+            called = <Handle>handle
+            called._callback = None
+            called._args = None
+            called._context = None
+            called._loop = None
+            called.details = None
+            called._cancelled = False
+            if not called.untracked:
+                untrack(handle)
+                called.untracked = True
+            if n_spare < MAX_SPARE:
+                spare[n_spare] = handle
+                n_spare += 1
+                return
+    Py_DECREF(<object>handle)
+
+
+cdef void track_handle(PyObject *handle) noexcept:
+    if type(<object>handle) is Handle and (<Handle>handle).untracked:
+        (<Handle>handle).untracked = False
+        track(handle)
 
 
 cdef class TimerHandle(Handle):

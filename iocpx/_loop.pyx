@@ -7,6 +7,7 @@ IocpProactor._poll() has it.
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
 from libc.math cimport ceil
 
 from iocpx._handles cimport Handle
@@ -16,6 +17,10 @@ from iocpx._winsock cimport (
     BOOL, CloseHandle, DWORD, GetLastError, GetQueuedCompletionStatusEx, HANDLE, INFINITE,
     INVALID_HANDLE_VALUE, PostQueuedCompletionStatus, ULONG, WAIT_TIMEOUT,
 )
+
+
+cdef extern from *:
+    Py_ssize_t PyDict_Size(PyObject *items) noexcept
 
 
 cdef class LoopCore(Scheduler):
@@ -69,7 +74,8 @@ cdef class LoopCore(Scheduler):
         self.polls = None
 
     cdef Py_ssize_t pending(self) noexcept:
-        cdef Py_ssize_t n = len(self.cache) - self._own_operations
+        # Not len(), which counts a reference up and down at once.
+        cdef Py_ssize_t n = PyDict_Size(<PyObject *>self.cache) - self._own_operations
         if self.polls is not None:
             n += self.polls.n_posted
         return n

@@ -19,9 +19,16 @@ cdef class ReadyQueue:
     # Any thread.
     cdef int push(self, handle) except -1
     cdef int push_owned(self, PyObject *handle) except -1   # takes over a reference
-    # Precondition: there is one, and no other thread takes it.
-    cdef pop(self)
+    # The reference is taken over if it is done: False where there is no room.
+    cdef bint push_at_once(self, PyObject *handle) noexcept
+    cdef int push_growing(self, PyObject *handle) except -1
+    # In the critical section.
+    cdef bint push_into_room(self, PyObject *handle) noexcept
+    # Precondition: there is one, and no other thread takes it.  The reference is the caller's.
+    cdef PyObject *pop(self) noexcept
     cdef void grow(self, list ring) noexcept
+    # For the garbage collector: the loop runs no more.
+    cdef void track(self) noexcept
 
 
 # The handles that are called at a time: a binary heap of times, and beside it, at the same
@@ -61,6 +68,7 @@ cdef class Scheduler(HandleOwner):
     cdef public double slow_callback_duration
     # Set by whoever knows that a packet is to be expected: the next iteration looks at the port.
     cdef bint look_due
+    cdef bint runs                      # in _run_until_stopped
     cdef bint waiting                   # the loop's thread is at the port and may be waiting there
     cdef bint woken                     # and a wake packet is on its way to it
     cdef double looked_s                # when the port was looked at last
@@ -82,6 +90,7 @@ cdef class Scheduler(HandleOwner):
     cdef void end_wait(self) noexcept
     # A handle that is not called before somebody pushes it into `ready`.
     cdef Handle make_handle(self, callback, tuple args, context)
+    cdef int fill_handle(self, Handle handle, callback, tuple args, context) except -1
     # call_soon() without its checks.  The loop's thread.
     cdef Handle add_soon(self, callback, tuple args, context)
     cdef TimerHandle add_timer(self, double when_s, double key_s, callback, tuple args, context)

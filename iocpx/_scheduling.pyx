@@ -22,7 +22,10 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY, ceil
 from libc.stdlib cimport free, realloc
 
-from iocpx._handles cimport ThreadSafeHandle
+from iocpx._handles cimport (
+    enter_section, handle_called, leave_section, new_handle, own, section_t, ThreadSafeHandle,
+    track_handle,
+)
 from iocpx._winsock cimport (
     GetTickCount64, INFINITE, LARGE_INTEGER, QueryPerformanceCounter, QueryPerformanceFrequency,
 )
@@ -34,6 +37,7 @@ cdef extern from *:
     #define iocpx_list_items(list) (((PyListObject *)(list))->ob_item)
     """
     PyObject **list_items "iocpx_list_items" (PyObject *list)
+    Py_ssize_t list_size "PyList_GET_SIZE" (PyObject *list)
 
 cdef enum:
     FEW = 64                    # room of a queue that has never been long
@@ -80,15 +84,17 @@ cdef inline double after(double when_s) noexcept:
 # References move between the lists as pointers, which are owned: a heap of ten thousand timers is
 # not in the processor's cache, and to count references would be to fetch each of them from memory.
 
-cdef inline void put(list room, Py_ssize_t index, PyObject *handle) noexcept:
+# Lists as pointers, too: a reference that is counted up and down at once costs as much as a call.
+
+cdef inline void put(PyObject *room, Py_ssize_t index, PyObject *handle) noexcept:
     """Into a place where None is."""
-    list_items(<PyObject *>room)[index] = handle
+    list_items(room)[index] = handle
     Py_DECREF(None)
 
 
-cdef inline PyObject *take(list room, Py_ssize_t index) noexcept:
+cdef inline PyObject *take(PyObject *room, Py_ssize_t index) noexcept:
     """Out of its place, where None stays."""
-    cdef PyObject **items = list_items(<PyObject *>room)
+    cdef PyObject **items = list_items(room)
     cdef PyObject *handle = items[index]
     Py_INCREF(None)
     items[index] = <PyObject *>None
@@ -120,23 +126,41 @@ cdef class ReadyQueue:
         return self.push_owned(<PyObject *>handle)
 
     cdef int push_owned(self, PyObject *handle) except -1:
-        cdef list ring = None
-        cdef list _old = None          # goes when the section is over
+        if not self.push_at_once(handle):
+            try:
+                self.push_growing(handle)
+            except MemoryError:
+                Py_DECREF(<object>handle)
+                raise
+        return 0
+
+    cdef bint push_at_once(self, PyObject *handle) noexcept:
+        cdef bint done
+        cdef section_t section
+        enter_section(&section, <PyObject *>self)
+        done = self.push_into_room(handle)
+        leave_section(&section)
+        return done
+
+    cdef bint push_into_room(self, PyObject *handle) noexcept:
+        cdef Py_ssize_t room = list_size(<PyObject *>self.ring)
+        if self.count == room:
+            return False
+        put(<PyObject *>self.ring, (self.head + self.count) & (room - 1), handle)
+        self.count += 1
+        return True
+
+    cdef int push_growing(self, PyObject *handle) except -1:
+        cdef list ring
+        cdef list old
         cdef bint done = False
-        cdef Py_ssize_t room
         while not done:
+            ring = [None] * max(2 * PyList_GET_SIZE(self.ring), FEW)
             with cython.critical_section(self):
-                room = PyList_GET_SIZE(self.ring)
-                if ring is not None and PyList_GET_SIZE(ring) > room:
-                    _old = self.ring
+                old = self.ring         # goes when the section is over
+                if PyList_GET_SIZE(ring) > PyList_GET_SIZE(old):
                     self.grow(ring)
-                    room = PyList_GET_SIZE(ring)
-                if self.count < room:
-                    put(self.ring, (self.head + self.count) & (room - 1), handle)
-                    self.count += 1
-                    done = True
-            if not done:
-                ring = [None] * max(2 * room, FEW)
+                done = self.push_into_room(handle)
         return 0
 
     cdef void grow(self, list ring) noexcept:
@@ -156,15 +180,22 @@ cdef class ReadyQueue:
         self.head = 0
         self.ring = ring
 
-    cdef pop(self):
-        cdef PyObject *taken = NULL
+    cdef PyObject *pop(self) noexcept:
+        cdef PyObject *taken
+        cdef section_t section
+        enter_section(&section, <PyObject *>self)
+        taken = take(<PyObject *>self.ring, self.head)
+        self.head = (self.head + 1) & (list_size(<PyObject *>self.ring) - 1)
+        self.count -= 1
+        leave_section(&section)
+        return taken
+
+    cdef void track(self) noexcept:
+        cdef Py_ssize_t index
         with cython.critical_section(self):
-            taken = take(self.ring, self.head)
-            self.head = (self.head + 1) & (PyList_GET_SIZE(self.ring) - 1)
-            self.count -= 1
-        handle = <object>taken
-        Py_DECREF(handle)               # of the ring's reference
-        return handle
+            for index in range(self.count):
+                track_handle(list_items(<PyObject *>self.ring)[
+                    (self.head + index) & (PyList_GET_SIZE(self.ring) - 1)])
 
     def __len__(self):
         return self.count
@@ -188,7 +219,9 @@ cdef class ReadyQueue:
         """deque.popleft()"""
         if self.count == 0:
             raise IndexError("pop from an empty ReadyQueue")
-        return self.pop()
+        handle = <object>self.pop()
+        Py_DECREF(handle)               # of the ring's reference
+        return handle
 
     def clear(self):
         """deque.clear()"""
@@ -251,7 +284,7 @@ cdef class TimerHeap:
             self.move(parent, gap)
             gap = parent
         self.dues[gap] = due
-        put(self.handles, gap, handle)
+        put(<PyObject *>self.handles, gap, handle)
 
     cdef void sink(self, Py_ssize_t gap, due_t due, PyObject *handle) noexcept:
         """Put a handle into a gap, or below."""
@@ -265,7 +298,7 @@ cdef class TimerHeap:
             gap = child
             child = 2 * gap + 1
         self.dues[gap] = due
-        put(self.handles, gap, handle)
+        put(<PyObject *>self.handles, gap, handle)
 
     cdef int grow(self, Py_ssize_t room) except -1:
         cdef list handles = [None] * room
@@ -307,10 +340,12 @@ cdef class TimerHeap:
             ready.push_owned(handle)
 
     cdef PyObject *take_first(self) noexcept:
-        cdef PyObject *handle = take(self.handles, 0)
+        cdef PyObject *handle = take(<PyObject *>self.handles, 0)
+        cdef PyObject *last
         self.count -= 1
         if self.count > 0:
-            self.sink(0, self.dues[self.count], take(self.handles, self.count))
+            last = take(<PyObject *>self.handles, self.count)
+            self.sink(0, self.dues[self.count], last)
         return handle
 
     cdef int note_cancelled(self, TimerHandle handle) except -1:
@@ -322,7 +357,7 @@ cdef class TimerHeap:
                 last = list_items(<PyObject *>self.handles)[self.count - 1]
                 if last == <PyObject *>handle:
                     self.count -= 1
-                    take(self.handles, self.count)
+                    take(<PyObject *>self.handles, self.count)
                 else:
                     last = NULL
                     self.cancelled += 1
@@ -356,7 +391,8 @@ cdef class TimerHeap:
                 handle = list_items(<PyObject *>self.handles)[index]
                 if is_cancelled(handle):
                     left.append(<object>handle)
-                    Py_DECREF(<object>take(self.handles, index))    # of the heap's reference
+                    take(<PyObject *>self.handles, index)
+                    Py_DECREF(<object>handle)   # of the heap's reference
                 elif count < index:
                     self.move(index, count)
                     count += 1
@@ -365,7 +401,7 @@ cdef class TimerHeap:
             self.count = count
             self.cancelled = 0
             for index in range(count // 2 - 1, -1, -1):
-                self.sink(index, self.dues[index], take(self.handles, index))
+                self.sink(index, self.dues[index], take(<PyObject *>self.handles, index))
         return 0
 
     cdef double next_s(self) noexcept:
@@ -439,30 +475,49 @@ cdef class Scheduler(HandleOwner):
 
     # -- what is to be called ------------------------------------------------------------------
 
-    cdef Handle make_handle(self, callback, tuple args, context):
-        cdef Handle handle = Handle.__new__(Handle)
+    cdef int fill_handle(self, Handle handle, callback, tuple args, context) except -1:
         handle._loop = self
         handle._callback = callback
         handle._args = args
         handle._context = PyContext_CopyCurrent() if context is None else context
         if self._debug:
             handle.trace()
+        return 0
+
+    cdef Handle make_handle(self, callback, tuple args, context):
+        cdef Handle handle = Handle.__new__(Handle)
+        self.fill_handle(handle, callback, args, context)
         return handle
 
     cdef Handle add_soon(self, callback, tuple args, context):
-        cdef Handle handle = self.make_handle(callback, args, context)
-        self.ready.push(handle)
-        return handle
+        cdef Handle made
+        cdef PyObject *handle
+        if not self.runs or self._debug:
+            made = self.make_handle(callback, args, context)
+            self.ready.push(made)
+            return made
+        if context is None:
+            context = PyContext_CopyCurrent()
+        handle = new_handle()
+        (<Handle>handle)._loop = self
+        (<Handle>handle)._callback = callback
+        (<Handle>handle)._args = args
+        (<Handle>handle)._context = context
+        # Before another thread can call it, and let go of the queue's.
+        Py_INCREF(<object>handle)
+        if not self.ready.push_at_once(handle):
+            try:
+                self.ready.push_growing(handle)
+            except MemoryError:
+                Py_DECREF(<object>handle)
+                Py_DECREF(<object>handle)
+                raise
+        return <Handle>own(handle)
 
     cdef TimerHandle add_timer(self, double when_s, double key_s, callback, tuple args, context):
         cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
-        handle._loop = self
-        handle._callback = callback
-        handle._args = args
-        handle._context = PyContext_CopyCurrent() if context is None else context
         handle.when_s = when_s
-        if self._debug:
-            handle.trace()
+        self.fill_handle(handle, callback, args, context)
         self.timers.push(handle, key_s)
         return handle
 
@@ -491,12 +546,7 @@ cdef class Scheduler(HandleOwner):
             handle = self.add_soon(callback, args, context)
         else:
             handle = ThreadSafeHandle.__new__(ThreadSafeHandle)
-            handle._loop = self
-            handle._callback = callback
-            handle._args = args
-            handle._context = PyContext_CopyCurrent() if context is None else context
-            if self._debug:
-                handle.trace()
+            self.fill_handle(handle, callback, args, context)
             self.ready.push(handle)
         self.wake()
         return handle
@@ -583,14 +633,20 @@ cdef class Scheduler(HandleOwner):
     def _run_until_stopped(self):
         """What asyncio's run_forever() does between its preparations and its cleaning up."""
         self.look_due = True
-        while True:
-            self.iterate()
-            if self._stopping:
-                break
+        self.runs = True
+        try:
+            while True:
+                self.iterate()
+                if self._stopping:
+                    break
+        finally:
+            self.runs = False
+            self.ready.track()
 
     cdef int iterate(self) except -1:
         cdef double now_s
         cdef Py_ssize_t todo
+        cdef PyObject *handle
         cdef bint idle = self.ready.count == 0 and not self._stopping
         if self.timers.cancelled != 0:
             self.timers.tidy()
@@ -608,17 +664,20 @@ cdef class Scheduler(HandleOwner):
         if self.timers.count != 0:
             now_s = now()
             self.timers.move_due(now_s, self.ready)
-            if self.timers.count == 0 and PyList_GET_SIZE(self.timers.handles) > TOO_MUCH:
+            if self.timers.count == 0 and list_size(<PyObject *>self.timers.handles) > TOO_MUCH:
                 self.timers.clear()
         todo = self.ready.count
         while todo > 0 and self.ready.count > 0:
             todo -= 1
             handle = self.ready.pop()
-            if self._debug or not isinstance(handle, Handle):
-                self.run_watched(handle)
-            else:
-                (<Handle>handle).run()
-        if self.ready.count == 0 and PyList_GET_SIZE(self.ready.ring) > TOO_MUCH:
+            try:
+                if self._debug or not isinstance(<object>handle, Handle):
+                    self.run_watched(<object>handle)
+                else:
+                    (<Handle>handle).run()
+            finally:
+                handle_called(handle)
+        if self.ready.count == 0 and list_size(<PyObject *>self.ready.ring) > TOO_MUCH:
             self.ready.clear()
         return 0
 

@@ -12,6 +12,8 @@ import pytest
 from loops import run_once, running_loop
 from waiting import wait_for_event
 
+import iocpx
+
 variable = contextvars.ContextVar("variable", default="unset")
 
 
@@ -281,3 +283,102 @@ def test_handles_that_nobody_holds_are_collected_with_their_loop():
     references = make()
     gc.collect()
     assert [reference() for reference in references] == [None, None]
+
+
+# -- handles that are used again ---------------------------------------------------
+
+
+def call_many(loop, *calls):
+    """Have the running loop call what it made itself, and a hundred others after that."""
+
+    def begin():
+        for call in calls:
+            call()
+        for _ in range(100):
+            loop.call_soon(nothing)
+        loop.call_soon(loop.call_soon, loop.stop)
+
+    loop.call_soon(begin)
+    loop.run_forever()
+
+
+def test_a_handle_that_somebody_holds_stays_what_it_was(loop):
+    kept = []
+    called = []
+
+    def call(number):
+        kept.append(loop.call_soon(called.append, number))
+
+    call_many(loop, *(lambda number=number: call(number) for number in range(3)))
+    call_many(loop)
+    assert called == [0, 1, 2]
+    assert [(handle._callback, handle._args) for handle in kept] == [
+        (called.append, (number,)) for number in range(3)
+    ]
+    assert not any(handle.cancelled() for handle in kept)
+
+
+def test_a_handle_that_was_cancelled_does_not_cancel_the_next(loop):
+    called = []
+
+    def cancelled():
+        loop.call_soon(called.append, "cancelled").cancel()
+
+    call_many(loop, cancelled, cancelled)
+    call_many(loop, *(lambda n=n: loop.call_soon(called.append, n) for n in range(200)))
+    assert called == list(range(200))
+
+
+def test_a_weak_reference_dies_with_its_handle(loop):
+    references = []
+    call_many(loop, lambda: references.append(weakref.ref(loop.call_soon(nothing))))
+    assert [reference() for reference in references] == [None]
+
+
+def test_what_a_called_handle_held_is_let_go_of(loop):
+    class Marked:
+        pass
+
+    references = []
+
+    def call():
+        marked = Marked()
+        references.append(weakref.ref(marked))
+        loop.call_soon(nothing, marked)
+
+    call_many(loop, call)
+    assert [reference() for reference in references] == [None]
+
+
+def test_a_called_handle_in_a_cycle_is_collected(loop):
+    class Holder:
+        pass
+
+    references = []
+
+    def call():
+        holder = Holder()
+        references.append(weakref.ref(holder))
+        holder.handle = loop.call_soon(nothing, holder)
+
+    call_many(loop, call)
+    gc.collect()
+    assert [reference() for reference in references] == [None]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+def test_a_loop_that_was_stopped_and_forgotten_is_collected_with_its_handles():
+    def make():
+        loop = iocpx.new_event_loop()
+
+        def stop():
+            loop.stop()
+            loop.call_soon(nothing, loop)
+
+        loop.call_soon(stop)
+        loop.run_forever()
+        return weakref.ref(loop)
+
+    reference = make()
+    gc.collect()
+    assert reference() is None
