@@ -542,9 +542,7 @@ def test_what_get_extra_info_knows(run):
             assert end.transport.get_extra_info("found") == "here"
             assert end.transport.get_extra_info("nothing", 5) == 5
         names = [client.transport.get_extra_info(name) for name in ("sockname", "peername")]
-        assert names == [
-            other.transport.get_extra_info(name) for name in ("peername", "sockname")
-        ]
+        assert names == [other.transport.get_extra_info(name) for name in ("peername", "sockname")]
         client.transport.close()
         await client.lost
         await other.lost
