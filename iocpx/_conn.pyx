@@ -129,6 +129,13 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
         conn_to_worker(worker, conn)
 
 
+cdef void conn_send_all(worker_t *worker, conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    while conn_may_send(conn) and send_post(worker, conn, True):
+        pass
+    conn_advance(worker, conn, False)
+
+
 cdef void on_recv_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     cdef worker_t *worker = <worker_t *>by
     cdef recv_t *recv = <recv_t *>op
