@@ -7,6 +7,7 @@ from iocpx._winsock cimport DWORD
 cdef void conn_advance(worker_t *worker, conn_t *conn, bint serving) noexcept nogil
 # Precondition: conn.lock held.
 cdef void conn_mark(worker_t *worker, conn_t *conn) noexcept nogil
+cdef void conn_send_turn(worker_t *worker, conn_t *conn) noexcept nogil
 cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil
 # Between two turns: as much of what was written as the kernel takes, without a turn's limit.
 cdef void conn_send_all(worker_t *worker, conn_t *conn) noexcept nogil

@@ -10,7 +10,7 @@ from libc.string cimport memset
 from iocpx._base cimport (
     count_op, engine_key, engine_trouble, keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
 )
-from iocpx._conn cimport conn_send_all, conn_served
+from iocpx._conn cimport conn_send_all, conn_send_turn, conn_served
 from iocpx._op cimport op_t
 from iocpx._sched cimport (
     engine_has_waiting, ready_append, ready_move, ready_pop, worker_has_any, worker_next_work,
@@ -35,8 +35,15 @@ cdef void worker_serve_work(worker_t *worker) noexcept nogil:
         deliver = conn.service.config.handler.deliver
         if deliver != NULL and conn.deliver:
             deliver(conn)
-        conn_served(worker, conn)
+        conn_send_turn(worker, conn)
+        ready_append(&worker.sent, conn)
         conn = worker_next_work(worker)
+    # The receives after all the sends: by then some peers have answered, and what is there
+    # already is received without a packet.
+    conn = ready_pop(&worker.sent)
+    while conn != NULL:
+        conn_served(worker, conn)
+        conn = ready_pop(&worker.sent)
 
 
 cdef void worker_serve(worker_t *worker) noexcept nogil:
