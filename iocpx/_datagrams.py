@@ -22,6 +22,10 @@ _HEADER_BYTES = 8
 class DatagramTransport(proactor_events._ProactorDatagramTransport):  # type: ignore[name-defined,misc]
     """asyncio.DatagramTransport, made by the loop's create_datagram_endpoint()."""
 
+    _closing: bool
+    _read_fut: Any
+    _write_fut: Any
+    _buffer: collections.deque[tuple[bytes, Any]]
     _buffer_size = 0  # which Python 3.10 does not set
 
     def get_write_buffer_size(self) -> int:

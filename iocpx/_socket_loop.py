@@ -24,13 +24,20 @@ class SocketLoop(TcpLoop):
     ) -> Any:
         return DatagramTransport(self, sock, protocol, address, waiter, extra)
 
-    # _overlapped takes every size for an unsigned one, and asks no buffer whether it is as long.
+    # _overlapped takes every size for an unsigned one, and asks no buffer whether it is as long, or
+    # may be written to.
 
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """Receive up to n bytes.  asyncio.AbstractEventLoop.sock_recv()."""
         if n < 0:
             raise ValueError("negative buffersize in sock_recv")
         return await super().sock_recv(sock, n)
+
+    async def sock_recv_into(self, sock: Any, buf: Any) -> int:
+        """Receive as many bytes as the buffer has room for, at most.
+        asyncio.AbstractEventLoop.sock_recv_into()."""
+        _room(buf)
+        return await super().sock_recv_into(sock, buf)
 
     if sys.version_info >= (3, 11):
 
@@ -44,8 +51,7 @@ class SocketLoop(TcpLoop):
         async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> Any:
             """Receive a datagram of up to nbytes (0: as many as the buffer has room for) into the
             buffer: (size, address).  asyncio.AbstractEventLoop.sock_recvfrom_into()."""
-            with memoryview(buf) as view:
-                room = view.nbytes
+            room = _room(buf)
             if nbytes < 0:
                 raise ValueError("negative buffersize in sock_recvfrom_into")
             if nbytes > room:
@@ -86,6 +92,13 @@ class SocketLoop(TcpLoop):
         if hasattr(file, "seek"):
             file.seek(offset)
         return await super()._sendfile_fallback(transp, file, offset, count)  # type: ignore[misc,no-any-return]
+
+
+def _room(buf: Any) -> int:
+    with memoryview(buf) as view:
+        if view.readonly:
+            raise TypeError(f"a read-write bytes-like object is required, not {type(buf).__name__}")
+        return view.nbytes
 
 
 def _seek(file: Any, offset: int) -> None:

@@ -174,8 +174,6 @@ def _take_unread(protocol: Any) -> bytes:
         return b""
     data = bytes(reader._buffer)
     reader._buffer.clear()
-    # It may have paused its transport for being full; start_tls() resumes that.
-    reader._paused = False
     return data
 
 
