@@ -11,6 +11,7 @@ code has no hold of it.
 import array
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
 import socket
@@ -47,13 +48,42 @@ def complete(loop, main):
 # -- accepting -------------------------------------------------------------------------------------
 
 
-def test_clients_that_vanish_in_the_backlog_do_not_end_the_listener_cpython_93821(loop):
-    async def echo(reader, writer):
-        with contextlib.suppress(ConnectionError):
-            writer.write(await reader.read())
-            writer.close()
-            await writer.wait_closed()
+async def echo(reader, writer):
+    with contextlib.suppress(ConnectionError):
+        writer.write(await reader.read())
+        writer.close()
+        await writer.wait_closed()
 
+
+async def echo_once(address):
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"hello")
+    writer.write_eof()
+    assert await reader.read() == b"hello"
+    writer.close()
+    await writer.wait_closed()
+
+
+def test_accepts_that_fail_do_not_end_the_listener_cpython_93821(loop):
+    """By ERROR_OPERATION_ABORTED, all that are pending."""
+    cancel = ctypes.WinDLL("kernel32", use_last_error=True).CancelIoEx
+    cancel.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+
+    async def main():
+        server = await asyncio.start_server(echo, HOST, 0)
+        listener = server.sockets[0]
+        for _ in range(3):
+            await echo_once(listener.getsockname())
+            assert cancel(listener.fileno(), None)
+        await echo_once(listener.getsockname())
+        server.close()
+        await server.wait_closed()
+
+    complete(loop, main())
+    assert loop.complaints == []
+
+
+def test_clients_that_vanish_in_the_backlog_do_not_end_the_listener_cpython_93821(loop):
     async def main():
         server = await asyncio.start_server(echo, HOST, 0)
         address = server.sockets[0].getsockname()
@@ -62,12 +92,7 @@ def test_clients_that_vanish_in_the_backlog_do_not_end_the_listener_cpython_9382
             clients = [Client(address) for _ in range(50)]
             for client in clients:
                 client.reset()
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(b"hello")
-            writer.write_eof()
-            assert await reader.read() == b"hello"
-            writer.close()
-            await writer.wait_closed()
+            await echo_once(address)
         server.close()
         await server.wait_closed()
 
