@@ -77,7 +77,7 @@ class SocketLoop(TcpLoop):
         finally:
             _seek(file, offset)
 
-    # Before Python 3.14.6 asyncio does not seek for an offset of 0.
+    # That of older Pythons does not seek for an offset of 0.
 
     async def _sock_sendfile_fallback(
         self, sock: Any, file: Any, offset: int, count: int | None
