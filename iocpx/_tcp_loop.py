@@ -140,7 +140,7 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
             raise TypeError(f"sslcontext must be an ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
-        waiter = self.create_future()
+        waiter: Any = self.create_future()
         ssl_protocol = make_ssl_protocol(
             self,
             protocol,
@@ -162,6 +162,7 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
         except BaseException:
             transport.close()
             begin.cancel()
+            waiter = None  # has the exception, whose traceback has this frame: a cycle
             raise
         return ssl_protocol._app_transport
 

@@ -13,9 +13,11 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import socket
 import ssl
+import weakref
 from pathlib import Path
 
 import pytest
@@ -690,6 +692,46 @@ def test_what_came_before_start_tls_and_is_no_tls_is_not_read_after_it_cpython_1
             await writer.wait_closed()
         server.close()
         await server.wait_closed()
+
+    run(main())
+
+
+def test_a_start_tls_that_fails_leaves_no_cycle_cpython_159049():
+    async def fail(address):
+        # The context does not know the certificate.
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_connection(asyncio.Protocol, *address)
+        known = weakref.ref(transport)
+        try:
+            await loop.start_tls(
+                transport, protocol, ssl.create_default_context(), server_hostname="localhost"
+            )
+        except ssl.SSLCertVerificationError:
+            return known
+        raise AssertionError("the certificate was taken")
+
+    async def main():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        refused = asyncio.Event()
+
+        async def serve(_, writer):
+            with contextlib.suppress(OSError):
+                await writer.start_tls(context)
+            writer.close()
+            refused.set()
+
+        server = await asyncio.start_server(serve, HOST, 0)
+        gc.collect()
+        gc.disable()
+        try:
+            known = await fail(server.sockets[0].getsockname())
+            await refused.wait()
+            server.close()
+            await server.wait_closed()
+            assert known() is None
+        finally:
+            gc.enable()
 
     run(main())
 
