@@ -2,11 +2,12 @@
 
     run_module.py MODULE TESTS LOOP SECONDS EVENTS PASSED_OVER
 
-Runs on the lane's Python, in the folder of EVENTS, and imports the standard library alone. TESTS is
-a pattern of the tests' names. LOOP is "stock" or MODULE:CLASS; the class takes the place of
-asyncio.ProactorEventLoop before a test is imported, so the tests stay as they are. EVENTS gets a
-line of JSON when a test begins and when it has ended. The file PASSED_OVER has the ids of the tests
-not to run, one a line. A test that takes more than SECONDS ends the process, with the stacks of all
+Runs on the lane's Python, in the folder of EVENTS, and imports the standard library alone. TESTS
+are patterns of the tests' names, with commas between. LOOP is "stock" or MODULE:CLASS; the class
+takes the place of asyncio.ProactorEventLoop before a test is imported, so the tests stay as they
+are. Programs that they start find it in the environment, as LOOP_UNDER_TEST. EVENTS gets a line of
+JSON when a test begins and when it has ended. The file PASSED_OVER has the ids of the tests not to
+run, one a line. A test that takes more than SECONDS ends the process, with the stacks of all
 threads on stderr.
 """
 
@@ -28,12 +29,13 @@ def main(module, tests, loop, seconds, events, passed_over):
     faulthandler.enable()
     watch = Watch(float(seconds))
     watch.start()
+    os.environ["LOOP_UNDER_TEST"] = loop
     if loop != "stock":
         replace_loop(loop)
     with open(events, "a", encoding="utf-8") as file:
         result = Result(file, watch)
         loader = unittest.TestLoader()
-        loader.testNamePatterns = [tests]
+        loader.testNamePatterns = tests.split(",")
         try:
             suite = loader.loadTestsFromName(module)
         except unittest.SkipTest as reason:
