@@ -301,8 +301,9 @@ def report(lane, modules, loops, found):
             outcome, detail = results[loop][test]
             say(f"\n==== {loop}: {test} {outcome}\n{detail.rstrip()}")
         for test in stale[loop]:
+            does = "does not" if test in results[loop] else "is not there"
             reason = expected[loop][test].reason
-            say(f"\n==== {loop}: {test} is expected to fail, and does not: {reason}")
+            say(f"\n==== {loop}: {test} is expected to fail, and {does}: {reason}")
     for test in missing:
         outcome, detail = less[test]
         say(f"\n==== iocpx: {test} passes on stock, {outcome} here\n{detail.rstrip()}")
