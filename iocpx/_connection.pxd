@@ -36,7 +36,6 @@ cdef class Connection:
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _run_timers(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
-    cdef int _queue(self, conn_t *conn, queue_t *parts, data) except -1
     cdef int _after_write(self, conn_t *conn, int result) except -1
     cdef _flush(self, conn_t *conn)
     cdef _pause(self, bint paused)
@@ -46,14 +45,5 @@ cdef class Connection:
     cdef object _duplicate(self)
 
 
-# Lets go of what has been sent: an owned chain of conn_take_news or conn_take_spent.
-cdef void release_spent(buf_t *spent) noexcept
 # TypeError if `result`, of a call of `name`, is what only an `async def` returns.
 cdef int refuse_coroutine(str name, result) except -1
-# What was received, as bytes: the object that it was received into, or a copy.
-cdef bytes take_bytes(buf_t *buf)
-# Has the next receive fill a bytes object of that size, where that is worth it.
-cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept
-# Queues a write, or puts it into `parts` where that is not NULL.  The result is write_result's.
-cdef int queue_bytes(worker_t *worker, conn_t *conn, queue_t *parts, const char *data,
-                     size_t nbytes, void *owner) noexcept nogil

@@ -8,30 +8,26 @@ where there is a GIL.
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
-)
-from cpython.bytes cimport (
-    _PyBytes_Resize, PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+    PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport NEVER, conn_ref, now_ms
-from iocpx._delivery cimport conn_is_reading_on, conn_offer, lost_t
+from iocpx._buffers cimport queue_data, release_spent, take_bytes
+from iocpx._delivery cimport conn_is_reading_on, lost_t
 from iocpx._engine cimport engine_on_worker
 from iocpx._requests cimport (
-    WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY, WRITE_SPENT, conn_abort,
-    conn_borrow_handle, conn_close, conn_flush, conn_gather, conn_get_marks, conn_is_closing,
-    conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
-    conn_tell_sent, conn_wait_writable, conn_write, conn_write_buffer_size, conn_write_eof,
-    conn_write_parts, wait_result,
+    WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_SPENT, conn_abort, conn_borrow_handle, conn_close,
+    conn_flush, conn_get_marks, conn_is_closing, conn_is_reading, conn_pause_reading,
+    conn_return_handle, conn_set_marks, conn_take_spent, conn_tell_sent, conn_wait_writable,
+    conn_write_buffer_size, conn_write_eof, conn_write_parts, wait_result,
 )
 from iocpx._engines cimport WAIT_SLICE_MS
 from iocpx._runtime cimport Runtime, address_tuple
 from iocpx._sched cimport conn_unref
-from iocpx._state cimport buf_free, buf_t, queue_t
+from iocpx._state cimport buf_t, queue_t
 from iocpx._timers cimport check_callback, microseconds, TimerHandle, Timers
 from iocpx._types cimport *
 from iocpx._winsock cimport DWORD
@@ -40,7 +36,6 @@ import asyncio
 import collections.abc
 import socket
 import sys
-import sysconfig
 import threading
 
 from iocpx._addresses import address_text
@@ -51,29 +46,6 @@ cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's default
 
 MAX_BYTES = sys.maxsize
-
-# Of the build, whether the GIL is on or not: an object that one thread has made and another
-# one lets go of keeps its memory until the first runs Python again.
-cdef bint frees_late = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-
-
-cdef bytes take_bytes(buf_t *buf):
-    """What was received, as bytes: the object that it was received into, or a copy, so that
-    a little data does not keep much memory."""
-    cdef size_t nbytes = buf.size
-    cdef PyObject *owner = <PyObject *>buf.owner
-    if owner == NULL or buf.data != buf.base or 2 * nbytes < buf.capacity:
-        data = PyBytes_FromStringAndSize(buf.data, <Py_ssize_t>nbytes)
-        buf.size = 0
-        return data
-    buf.owner = NULL
-    buf.base = NULL
-    buf.size = 0
-    if nbytes < buf.capacity:
-        _PyBytes_Resize(&owner, <Py_ssize_t>nbytes)
-    data = <bytes>owner
-    Py_DECREF(data)                     # of the INCREF in offer_bytes
-    return data
 
 
 cdef int refuse_coroutine(str name, result) except -1:
@@ -360,7 +332,7 @@ cdef class Connection:
         if conn == NULL:
             return
         try:
-            self._after_write(conn, self._queue(conn, NULL, data))
+            self._after_write(conn, queue_data(NULL, conn, NULL, data))
         finally:
             conn_unref(conn)
 
@@ -381,7 +353,7 @@ cdef class Connection:
         try:
             try:
                 for data in items:
-                    self._queue(conn, &parts, data)
+                    queue_data(NULL, conn, &parts, data)
             finally:
                 # Also if one raised, as a released memoryview does: those before it go.
                 if parts.head != NULL:
@@ -389,33 +361,6 @@ cdef class Connection:
             self._after_write(conn, result)
         finally:
             conn_unref(conn)
-
-    cdef int _queue(self, conn_t *conn, queue_t *parts, data) except -1:
-        """Into the connection's queue, or into `parts`.  The result is write_result's."""
-        cdef Py_buffer view
-        cdef int result = 0
-        if not PyBytes_Check(data):
-            if type(data) is memoryview and not data.c_contiguous:
-                data = bytes(data)
-            else:
-                # What the caller may change behind our back is copied at once.
-                PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-                if view.len > 0:
-                    result = queue_bytes(NULL, conn, parts, <char *>view.buf, view.len, NULL)
-                PyBuffer_Release(&view)
-                if result & WRITE_NO_MEMORY:
-                    raise MemoryError
-                return result
-        if PyBytes_GET_SIZE(data) == 0:
-            return 0
-        Py_INCREF(data)                 # dropped here, or by deliver once it is sent
-        result = queue_bytes(NULL, conn, parts, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
-                             <PyObject *>data)
-        if not result & WRITE_KEPT:
-            Py_DECREF(data)
-        if result & WRITE_NO_MEMORY:
-            raise MemoryError
-        return result
 
     cdef int _after_write(self, conn_t *conn, int result) except -1:
         if result & WRITE_FLUSH:
@@ -702,33 +647,6 @@ cdef class Connection:
                 conn_unref(conn)
 
 
-cdef void release_spent(buf_t *spent) noexcept:
-    """Let go of what has been sent: an owned chain."""
-    cdef buf_t *buf
-    while spent != NULL:
-        buf = spent
-        spent = buf.next
-        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue or offer_bytes
-        buf_free(buf)
-
-
-cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept:
-    """Have the next receive fill a bytes object, for data_received as it is.
-
-    Only now that the one before has been delivered: if the protocol has let go of it, its
-    memory, still in the processor's cache, is used again.
-    """
-    if frees_late:
-        return
-    try:
-        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>nbytes)
-    except MemoryError:
-        return      # the receive takes a buffer of the engine's
-    Py_INCREF(data)                     # dropped by take_bytes or deliver
-    if not conn_offer(conn, <void *>data, PyBytes_AS_STRING(data), nbytes):
-        Py_DECREF(data)
-
-
 cdef str limit_text(lost_t *lost, service_config_t *config):
     """What a limit of ours says that has ended a connection; None: it was none."""
     unsent = f"{lost.unsent_bytes:,} bytes of {lost.unsent_writes:,} writes were not sent"
@@ -750,10 +668,3 @@ cdef int check_data(data) except -1:
     if not PyObject_CheckBuffer(data):
         raise TypeError(f"data must be a bytes-like object, got {type(data).__name__}")
     return 0
-
-
-cdef int queue_bytes(worker_t *worker, conn_t *conn, queue_t *parts, const char *data,
-                     size_t nbytes, void *owner) noexcept nogil:
-    if parts == NULL:
-        return conn_write(worker, conn, data, nbytes, owner)
-    return conn_gather(conn, parts, data, nbytes, owner)

@@ -9,7 +9,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 # Under another name: a cimported one is none that Python could import from here.
 from iocpx._connection cimport Connection as ConnectionObject
-from iocpx._connection cimport offer_bytes, refuse_coroutine, release_spent
+from iocpx._connection cimport refuse_coroutine
+from iocpx._buffers cimport offer_bytes, release_spent
 from iocpx._delivery cimport (
     conn_give_buffer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
     lost_t, news_t,

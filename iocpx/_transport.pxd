@@ -42,7 +42,6 @@ cdef class Transport:
     cdef void _end_of_stream(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
     cdef void _fail(self, exc, str message) noexcept
-    cdef int _queue(self, queue_t *parts, data) except -1
     cdef int _after_write(self, int result) except -1
     cdef bint _may_write(self) except -1
     cdef void _gate(self) noexcept

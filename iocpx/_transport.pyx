@@ -6,9 +6,9 @@ thread's, as asyncio has it; a call from another thread corrupts nothing.
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+    PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.contextvars cimport (
     PyContext_Copy, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
 )
@@ -16,7 +16,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport conn_ref, count, drop_socket
-from iocpx._connection cimport offer_bytes, queue_bytes, release_spent, take_bytes
+from iocpx._buffers cimport offer_bytes, queue_data, release_spent, take_bytes
 from iocpx._delivery cimport (
     conn_give_buffer, conn_is_reading_on, conn_take_data, conn_take_eof, conn_take_lost,
     conn_take_news, lost_t, news_t,
@@ -28,8 +28,7 @@ from iocpx._provider cimport provider_of_family
 from iocpx._requests cimport (
     conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_get_marks, conn_lend_handle,
     conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
-    conn_write_buffer_size, conn_write_eof, conn_write_parts, WRITE_FLUSH, WRITE_KEPT,
-    WRITE_NO_MEMORY, WRITE_SPENT,
+    conn_write_buffer_size, conn_write_eof, conn_write_parts, WRITE_FLUSH, WRITE_SPENT,
 )
 from iocpx._runtime cimport address_tuple
 from iocpx._sched cimport conn_unref
@@ -307,7 +306,7 @@ cdef class Transport:
                             f"not {type(data).__name__}")
         if not self._may_write():
             return
-        self._after_write(self._queue(NULL, data))
+        self._after_write(queue_data(self._worker, self._conn, NULL, data))
 
     def writelines(self, list_of_data):
         """Queue several bytes-like objects as one write, without joining them.
@@ -324,40 +323,12 @@ cdef class Transport:
         memset(&parts, 0, sizeof(parts))
         try:
             for data in items:
-                self._queue(&parts, data)
+                queue_data(self._worker, self._conn, &parts, data)
         finally:
             # Also if one raised, as a released memoryview does: those before it go.
             if parts.head != NULL:
                 result = conn_write_parts(self._worker, self._conn, &parts)
         self._after_write(result)
-
-    cdef int _queue(self, queue_t *parts, data) except -1:
-        """Into the connection's queue, or into `parts`.  The result is write_result's."""
-        cdef Py_buffer view
-        cdef int result = 0
-        if not PyBytes_Check(data):
-            if type(data) is memoryview and not data.c_contiguous:
-                data = bytes(data)
-            else:
-                # What the caller may change behind our back is copied at once.
-                PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-                if view.len > 0:
-                    result = queue_bytes(self._worker, self._conn, parts, <char *>view.buf,
-                                         view.len, NULL)
-                PyBuffer_Release(&view)
-                if result & WRITE_NO_MEMORY:
-                    raise MemoryError
-                return result
-        if PyBytes_GET_SIZE(data) == 0:
-            return 0
-        Py_INCREF(data)                 # dropped here, or by release_spent once it is sent
-        result = queue_bytes(self._worker, self._conn, parts, PyBytes_AS_STRING(data),
-                             PyBytes_GET_SIZE(data), <PyObject *>data)
-        if not result & WRITE_KEPT:
-            Py_DECREF(data)
-        if result & WRITE_NO_MEMORY:
-            raise MemoryError
-        return result
 
     cdef int _after_write(self, int result) except -1:
         cdef bint pause
