@@ -18,6 +18,7 @@ from iocpx._base cimport NEVER, conn_ref, now_ms
 from iocpx._buffers cimport queue_data, release_spent, take_bytes
 from iocpx._delivery cimport conn_is_reading_on, lost_t
 from iocpx._engine cimport engine_on_worker
+from iocpx._filter cimport conn_filter_begin, conn_may_filter
 from iocpx._requests cimport (
     WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_SPENT, conn_abort, conn_borrow_handle, conn_close,
     conn_flush, conn_get_marks, conn_is_closing, conn_is_reading, conn_pause_reading,
@@ -28,13 +29,16 @@ from iocpx._engines cimport WAIT_SLICE_MS
 from iocpx._runtime cimport Runtime, address_tuple
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_t, queue_t
+from iocpx._tls cimport Tls
 from iocpx._timers cimport check_callback, microseconds, TimerHandle, Timers
 from iocpx._types cimport *
 from iocpx._winsock cimport DWORD
 
 import asyncio
 import collections.abc
+import concurrent.futures
 import socket
+import ssl
 import sys
 import threading
 
@@ -290,6 +294,8 @@ cdef class Connection:
 
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
         self._runtime.connections.discard(self)
+        self._end_handshake(self._raised or ConnectionResetError("the client has gone"))
+        self._stop_tls_timer()
         # First the end of get_extra_info("socket"): what it has made by then is closed
         # before connection_lost, so that the peer sees the end.
         self._detach()
@@ -308,11 +314,202 @@ cdef class Connection:
                 exc = os_error(lost.error, "send" if lost.sending else "receive",
                                address_text(self.get_extra_info("peername")),
                                limit_text(lost, &conn.service.config))
-            self._run("connection_lost", (exc,))
+            if self._tls_future is not None:
+                future, self._tls_future = self._tls_future, None
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(
+                        exc or ConnectionAbortedError("the connection was closed"))
+            if self._protocol is not None:      # there is none before the handshake is done
+                self._run("connection_lost", (exc,))
         except BaseException as raised:
             self._runtime.report("connection_lost() raised", raised, self.get_protocol(), self)
         self._raised = None
         self._context = None
+
+    # -- TLS -----------------------------------------------------------------------
+
+    cdef void _begin_tls(self, conn_t *conn) noexcept:
+        """The handshake of a client, before anybody is told of him.  Any thread."""
+        try:
+            runtime = self._runtime
+            self._take_tls(conn, Tls.__new__(Tls, runtime.sslcontext, True, None),
+                           runtime.handshake_s, runtime.shutdown_s)
+        except BaseException as exc:
+            self._runtime.report("TLS cannot begin, the connection is reset", exc, None, None)
+            conn_abort(NULL, conn, ABORT_CALLBACK)
+
+    cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s, double shutdown_s) except -1:
+        cdef bint begun
+        self._tls = tls
+        self._tls_shutdown_s = shutdown_s
+        with nogil:
+            begun = conn_filter_begin(NULL, conn)
+        if not begun:
+            self._tls = None
+            raise ConnectionAbortedError("the connection is closing: TLS cannot begin")
+        self._tls_timer = self._set_timer(self._give_up_tls_handshake, (handshake_s,),
+                                          microseconds(handshake_s))
+        return 0
+
+    def _begin_waiting(self):
+        """For the runtime: this one's turn has come.  Any thread."""
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            self._begin_tls(conn)
+            with nogil:
+                conn_pause_reading(NULL, conn, False)
+                conn_unref(conn)
+
+    cdef void _end_handshake(self, exc) noexcept:
+        """It is over, exc says how: the next that waits for his may begin."""
+        if self._handshaking:
+            self._handshaking = False
+            self._runtime.handshake_over(self, exc)
+
+    cdef void _stop_tls_timer(self) noexcept:
+        timer, self._tls_timer = self._tls_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _give_up_tls_handshake(self, seconds):
+        cdef conn_t *conn
+        if self._tls.opened:
+            return
+        conn = self._enter()
+        if conn != NULL:
+            self._tls_failed(conn, TimeoutError(
+                f"the TLS handshake took longer than {seconds:g} s"), False)
+            conn_unref(conn)
+
+    def _give_up_tls(self):
+        if self._raised is None:
+            self._raised = TimeoutError(
+                f"the end of TLS took longer than {self._tls_shutdown_s:g} s")
+        self.abort()
+
+    cdef void _tls_opened(self, conn_t *conn) noexcept:
+        self._stop_tls_timer()
+        self._end_handshake(None)
+        if self._tls_future is not None:
+            future, self._tls_future = self._tls_future, None
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+        elif self._take_protocol_of_factory(conn):
+            self._call("connection_made", (self,))
+
+    cdef bint _take_protocol_of_factory(self, conn_t *conn) noexcept:
+        fault = "raised"
+        try:
+            protocol = self._runtime.factory()
+            fault = "returned no protocol"
+            refuse_coroutine("protocol_factory", protocol)
+            self._bind(protocol)
+            self._runtime.connections.add(self)
+        except BaseException as exc:
+            self._runtime.report(f"protocol_factory {fault}, the connection is reset", exc, None,
+                                 None)
+            conn_abort(NULL, conn, ABORT_CALLBACK)
+            return False
+        return True
+
+    cdef void _tls_failed(self, conn_t *conn, exc, bint opened) noexcept:
+        self._stop_tls_timer()
+        self._end_handshake(exc)
+        if self._raised is None:
+            self._raised = exc
+        if isinstance(exc, TimeoutError):
+            conn_abort(NULL, conn, ABORT_APPLICATION)
+        else:
+            # The alert goes out before the end.
+            conn_close(NULL, conn)
+
+    cdef void _tls_data(self, conn_t *conn, bytes data) noexcept:
+        with cython.critical_section(self):
+            protocol = self._protocol
+        try:
+            result = protocol.data_received(data)
+            if result is not None:
+                refuse_coroutine("data_received", result)
+        except BaseException as exc:
+            self._failed("data_received", exc)
+
+    cdef bint _tls_is_buffered(self) noexcept:
+        return not self._takes_bytes()
+
+    cdef int _tls_fill(self, conn_t *conn) except -1:
+        cdef Py_buffer view
+        cdef Py_ssize_t got = 0
+        if not self._tls.has_more():
+            return 0
+        name = "get_buffer"
+        try:
+            protocol = self.get_protocol()
+            lent = protocol.get_buffer(-1)
+            if not PyObject_CheckBuffer(lent):
+                refuse_coroutine(name, lent)
+            PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
+            lent = None                     # a memoryview would keep the protocol's buffer locked
+            try:
+                if view.len == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                got = self._tls.read_into(<char *>view.buf, view.len)
+            finally:
+                PyBuffer_Release(&view)
+            if got > 0:
+                name = "buffer_updated"
+                result = protocol.buffer_updated(got)
+                if result is not None:
+                    refuse_coroutine(name, result)
+        except ssl.SSLError:
+            raise
+        except BaseException as exc:
+            self._failed(name, exc)
+            return 0
+        return got > 0
+
+    cdef void _tls_eof(self, conn_t *conn) noexcept:
+        self._keeps_open()                  # which TLS cannot
+        self.close()
+
+    def start_tls(self, context, *, server_side=True, server_hostname=None, received=b"",
+                  ssl_handshake_timeout_s=60.0, ssl_shutdown_timeout_s=30.0):
+        """Go on with TLS: STARTTLS, or TLS after a PROXY header.  asyncio.loop.start_tls(), for a
+        connection of a server.  Returns a concurrent.futures.Future: its result is None once the
+        handshake is done, its exception what has ended it.
+
+        context: ssl.SSLContext.  server_side: bool; False: we are the client, of server_hostname.
+        received: bytes of the TLS stream that data_received() has got already, behind the last
+        words without TLS.  What comes from now on is TLS's, and is delivered decrypted; what was
+        written before leaves as it is, and what is written now waits for the handshake.
+        ssl_handshake_timeout_s, ssl_shutdown_timeout_s: as Server's.
+
+        From a callback of this connection: whatever was delivered before was no TLS.  Raises
+        RuntimeError elsewhere, or where there is TLS already, ConnectionAbortedError on a
+        connection that closes, TypeError or ValueError for a wrong argument.
+        """
+        cdef conn_t *conn
+        handshake_s = milliseconds("ssl_handshake_timeout_s", ssl_handshake_timeout_s, 0.001,
+                                   86400) / 1000.0
+        shutdown_s = milliseconds("ssl_shutdown_timeout_s", ssl_shutdown_timeout_s, 0.001,
+                                  86400) / 1000.0
+        if not isinstance(received, bytes):
+            raise TypeError(f"received must be bytes, got {type(received).__name__}")
+        tls = Tls.__new__(Tls, context, server_side, server_hostname)
+        if self._tls is not None:
+            raise RuntimeError("the connection has TLS already")
+        conn = self._enter()
+        if conn == NULL:
+            raise ConnectionAbortedError("the connection is closed: TLS cannot begin")
+        try:
+            if not conn_may_filter(conn):
+                raise RuntimeError("start_tls() must be called from a callback of its connection")
+            self._take_tls(conn, tls, handshake_s, shutdown_s)
+        finally:
+            conn_unref(conn)
+        tls.feed_bytes(received)
+        future = concurrent.futures.Future()
+        self._tls_future = future
+        return future
 
     # -- asyncio.Transport ---------------------------------------------------------
 
@@ -364,6 +561,8 @@ cdef class Connection:
 
     cdef int _after_write(self, conn_t *conn, int result) except -1:
         if result & WRITE_FLUSH:
+            if self._tls is not None and conn_may_filter(conn):
+                self._tls_pump(conn)
             self._flush(conn)
         if result & (WRITE_FLUSH | WRITE_SPENT):
             # By whoever has the GIL: the connection's own turn may have to wait for a callback
@@ -413,12 +612,15 @@ cdef class Connection:
             self._tell_marks("pause_writing")
 
     def can_write_eof(self):
-        """True.  asyncio.WriteTransport.can_write_eof()."""
-        return True
+        """True, but for TLS.  asyncio.WriteTransport.can_write_eof()."""
+        return self._tls is None
 
     def write_eof(self):
         """End our direction once all is sent; receiving goes on.
-        asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND).  Any thread."""
+        asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND).  NotImplementedError with
+        TLS, whose end ends both directions.  Any thread."""
+        if self._tls is not None:
+            raise NotImplementedError("a TLS connection has no end in one direction only")
         self._eof_written = True
         cdef conn_t *conn = self._enter()
         if conn != NULL:
@@ -435,6 +637,9 @@ cdef class Connection:
         """
         cdef conn_t *conn = self._enter()
         if conn != NULL:
+            if self._tls is not None and self._tls.opened and self._tls_timer is None:
+                self._tls_timer = self._set_timer(self._give_up_tls, (),
+                                                  microseconds(self._tls_shutdown_s))
             with nogil:
                 conn_close(NULL, conn)
                 conn_unref(conn)
@@ -532,6 +737,8 @@ cdef class Connection:
             nbytes = conn_write_buffer_size(conn)
             conn_get_marks(conn, &high, &low)
             if nbytes > high:
+                if self._tls is not None and conn_may_filter(conn):
+                    self._tls_pump(conn)
                 self._flush(conn)
                 nbytes = conn_write_buffer_size(conn)
         finally:
@@ -600,14 +807,16 @@ cdef class Connection:
     def get_extra_info(self, name, default=None):
         """"peername", "sockname" (addresses as the socket module shows them, also after
         the close) or "socket" (an asyncio.trsock.TransportSocket while the connection is
-        open, for options), else default.  asyncio.BaseTransport.get_extra_info()."""
+        open, for options); with TLS "sslcontext", and after the handshake "ssl_object",
+        "peercert", "cipher" and "compression"; else default.
+        asyncio.BaseTransport.get_extra_info()."""
         if name == "peername":
             return address_tuple(<const unsigned char *>self._remote)
         if name == "sockname":
             return address_tuple(<const unsigned char *>self._local)
         if name == "socket":
             return self._socket_for_options(default)
-        return default
+        return default if self._tls is None else self._tls_extra().get(name, default)
 
     cdef object _socket_for_options(self, default):
         made = self._duplicate() if self._socket is None else None

@@ -39,13 +39,15 @@ cdef class Endpoint:
     The loop refers to it until it has ended, and its connections borrow it.
     """
 
-    def __cinit__(self, loop, EngineRun run, endpoints, ended, factory, server, make_tls,
-                  int backlog):
+    def __cinit__(self, loop, EngineRun run, endpoints, ended, factory, server, sslcontext,
+                  double handshake_s, double shutdown_s, int backlog):
         self.loop = loop
         self.run = run
         self.factory = factory
         self.server = server
-        self.make_tls = make_tls
+        self.sslcontext = sslcontext
+        self.handshake_s = handshake_s
+        self.shutdown_s = shutdown_s
         self.context = PyContext_CopyCurrent()
         self._ended = ended
         self.config.handler.tell = tell_of_transports

@@ -161,16 +161,16 @@ cdef class EngineLoop(LoopCore):
             self._engine = run
         return self._engine
 
-    def _endpoint(self, factory, server, make_tls, backlog):
+    def _endpoint(self, factory, server, sslcontext, handshake_s, shutdown_s, backlog):
         """A new Endpoint of this loop's; asyncio's loop._start_serving() asks for one."""
         return Endpoint(self, self.engine_run(), self.endpoints, self.ended, factory, server,
-                        make_tls, backlog)
+                        sslcontext, handshake_s, shutdown_s, backlog)
 
     def _clients(self):
         """The Endpoint of the connections that nobody has accepted here."""
         if self.clients is None:
             self.clients = Endpoint(self, self.engine_run(), self.endpoints, self.ended, None,
-                                    None, None, BACKLOG)
+                                    None, None, 0, 0, BACKLOG)
         return self.clients
 
     def _end_engine(self):

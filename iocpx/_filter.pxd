@@ -7,11 +7,13 @@ from iocpx._types cimport conn_t, worker_t
 # From here on what is written and what is received goes through a filter: the caller's, which has
 # to open before anything passes.  What was written before leaves as it is, before all else.
 # False: the connection is not open, or has a filter.  Any thread; what the handler has not been
-# given by then is the filter's.
-cdef bint conn_filter_begin(conn_t *conn) noexcept nogil
+# given by then is the filter's.  It has a turn soon.
+cdef bint conn_filter_begin(worker_t *worker, conn_t *conn) noexcept nogil
 cdef void conn_filter_open(conn_t *conn) noexcept nogil
 # Whether the handler left something with the filter when it paused reading.
 cdef void conn_filter_hold(conn_t *conn, bint holds) noexcept nogil
+# Is this thread in one of the connection's callbacks, where the filter may work?  Any thread.
+cdef bint conn_may_filter(conn_t *conn) noexcept nogil
 # What is to be filtered, in order; the figures of the queue count it until conn_put_filtered.
 # True: there is no more to come, the filter shall end once it has put all that.
 cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil

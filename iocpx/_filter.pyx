@@ -8,7 +8,8 @@ Called by the layer above, which has the filter (`_tls`); calls `_requests`.
 
 from iocpx._base cimport conn_drop_queue, give_buffer
 from iocpx._conn cimport conn_mark
-from iocpx._requests cimport conn_gather, WRITE_NO_MEMORY
+from iocpx._requests cimport conn_gather, conn_in_callback, WRITE_NO_MEMORY
+from iocpx._sched cimport conn_leave
 from iocpx._state cimport (
     buf_t, queue_move, queue_pop, queue_t, STATE_FLUSHING, STATE_OPEN,
 )
@@ -16,14 +17,15 @@ from iocpx._types cimport *
 from iocpx._winsock cimport *
 
 
-cdef bint conn_filter_begin(conn_t *conn) noexcept nogil:
+cdef bint conn_filter_begin(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef bint begun
     AcquireSRWLockExclusive(&conn.lock)
     begun = conn.state == STATE_OPEN and not conn.filtered and not conn.write_eof
     if begun:
         conn.filtered = True
         conn.filter_opening = True
-    ReleaseSRWLockExclusive(&conn.lock)
+        conn.due |= DUE_TIMERS
+    conn_leave(worker, conn)
     return begun
 
 
@@ -37,6 +39,13 @@ cdef void conn_filter_hold(conn_t *conn, bint holds) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn.filter_holds = holds
     ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef bint conn_may_filter(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint may = conn_in_callback(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    return may
 
 
 cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil:
