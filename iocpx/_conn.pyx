@@ -95,6 +95,16 @@ cdef void conn_connected(conn_t *conn) noexcept nogil:
         conn.send.done = on_send_complete
 
 
+cdef void conn_send_turn(worker_t *worker, conn_t *conn) noexcept nogil:
+    """Send what the turn has written."""
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.executor = 0
+    while conn.inline_run < INLINE_BUDGET and conn_may_send(conn) and (
+            send_post(worker, conn, True)):
+        conn.inline_run += 1
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
 cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     """The executor's last step: post what delivery asked for, then give the turn up,
     or keep it if there is more."""
@@ -127,6 +137,13 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
         ready_append(&worker.again, conn)
     else:
         conn_to_worker(worker, conn)
+
+
+cdef void conn_send_all(worker_t *worker, conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    while conn_may_send(conn) and send_post(worker, conn, True):
+        pass
+    conn_advance(worker, conn, False)
 
 
 cdef void on_recv_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:

@@ -191,6 +191,8 @@ cdef class EngineLoop(LoopCore):
         self._engine.release()
         while n >= 0:
             try:
+                # First, since the end of these connections wakes nobody.
+                self.sweep()
                 if self.next_entry == self.n_entries:
                     with nogil:
                         n = engine_poll(engine, END_POLL_MS, self.entries, PACKETS_PER_WAIT)
@@ -200,7 +202,6 @@ cdef class EngineLoop(LoopCore):
                     LoopCore.look(self, 0)      # dispatches them
                     with nogil:
                         engine_serve(engine)
-                self.sweep()
             except Exception as exc:
                 log.logger.error("a packet that came while the loop was closed", exc_info=exc)
         self._engine.wait(float("inf"))

@@ -72,6 +72,8 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
     send_done(worker, conn, error, nbytes if error == 0 else 0)
     if error == 0:
         count(conn.service, worker, N_INLINE_COMPLETIONS, 1)
+        if nbytes == conn.send_bytes:
+            conn.send_bytes = min(2 * conn.send_bytes, <size_t>MOST_SEND_BYTES)
     conn_unref(conn)    # never the last one: the caller has its own
     return error == 0
 

@@ -60,6 +60,10 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
         endpoint = self._listening.pop(sock, None)
         if endpoint is not None:
             endpoint.stop_accepting()
+        if self.is_closed():
+            # By a finaliser: the loop has stopped serving itself, but the socket is the server's.
+            sock.close()
+            return
         super()._stop_serving(sock)  # type: ignore[misc]
 
     def _stop_accept_futures(self) -> None:

@@ -288,7 +288,9 @@ cdef class Transport:
                 conn_flush(self._worker, self._conn)
                 conn_abort(self._worker, self._conn, ABORT_APPLICATION)
             self._loop.wants_look()
-        self._loop.call_soon(self._call_connection_lost)
+        # A closed loop calls nobody any more, and a finaliser may come so late.
+        if not self._loop._closed:
+            self._loop.call_soon(self._call_connection_lost)
 
     # -- asyncio.Transport ---------------------------------------------------------
 

@@ -86,8 +86,11 @@ cdef enum due_flags:
 cdef enum limits:
     PACKETS_PER_WAIT = 16   # packets that a worker takes at once
     SEND_BUFFERS = 16       # WSABUFs in one gather send
-    # One send at most: enough for full speed, and Windows need not lock much memory.
+    # One send at most, so that Windows need not lock much memory…
     SEND_BYTES = 262144
+    # … and on a connection whose kernel takes as much at once: a call for each quarter costs more
+    # than it may.
+    MOST_SEND_BYTES = 1048576
     # … and where the peer takes less in a second than that: its completions tell a slow reader
     # from a dead one.
     SLOW_SEND_BYTES = 16384
@@ -267,6 +270,7 @@ ctypedef struct worker_t:
     ready_t news                # Python is to be told
     ready_t work                # a native handler is, or it was told all: to be served
     ready_t again               # had their share; the worker's own, for the run queue
+    ready_t sent                # what they had to send is with the kernel; the worker's own
 
 # Called by a worker, no lock held: takes the GIL once, tells all connections from worker_next,
 # until that returns NULL, and gives each back by worker_delivered.

@@ -22,7 +22,8 @@ cdef void on_stop(void *by, op_t *op, DWORD nbytes) noexcept nogil
 # Serves the connections that its requests have left with something to do.  True: handlers were
 # told something.
 cdef bint engine_serve(engine_t *engine) noexcept nogil
-# Likewise, as far as no handler has to be told anything.
+# Likewise, as far as no handler has to be told anything; and what was written to the others, and
+# to those that wait for their turn, is sent.
 cdef void engine_flush(engine_t *engine) noexcept nogil
 # A packet of ours that has come under somebody else's key (conn_open, joined).  engine_serve
 # follows.

@@ -5,14 +5,15 @@ handlers, and `_conn` for those that were ready.
 """
 
 from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 from iocpx._base cimport (
     count_op, engine_key, engine_trouble, keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
 )
-from iocpx._conn cimport conn_served
+from iocpx._conn cimport conn_send_all, conn_send_turn, conn_served
 from iocpx._op cimport op_t
 from iocpx._sched cimport (
-    engine_has_waiting, ready_move, worker_has_any, worker_next_work,
+    engine_has_waiting, ready_append, ready_move, ready_pop, worker_has_any, worker_next_work,
     worker_share, worker_take_over,
 )
 from iocpx._types cimport *
@@ -34,8 +35,15 @@ cdef void worker_serve_work(worker_t *worker) noexcept nogil:
         deliver = conn.service.config.handler.deliver
         if deliver != NULL and conn.deliver:
             deliver(conn)
-        conn_served(worker, conn)
+        conn_send_turn(worker, conn)
+        ready_append(&worker.sent, conn)
         conn = worker_next_work(worker)
+    # The receives after all the sends: by then some peers have answered, and what is there
+    # already is received without a packet.
+    conn = ready_pop(&worker.sent)
+    while conn != NULL:
+        conn_served(worker, conn)
+        conn = ready_pop(&worker.sent)
 
 
 cdef void worker_serve(worker_t *worker) noexcept nogil:
@@ -234,7 +242,27 @@ cdef bint engine_serve(engine_t *engine) noexcept nogil:
 
 
 cdef void engine_flush(engine_t *engine) noexcept nogil:
-    worker_serve_work(&engine.workers[0])
+    cdef worker_t *worker = &engine.workers[0]
+    cdef ready_t others
+    cdef conn_t *conn
+    worker_serve_work(worker)
+    # Those that are left have had their share, or their handler is to be told something.  They
+    # wait for the next step, but what was written to them does not.
+    memset(&others, 0, sizeof(others))
+    AcquireSRWLockExclusive(&worker.lock)
+    AcquireSRWLockExclusive(&engine.run_lock)
+    ready_move(&engine.run_queue, &others)
+    ready_move(&worker.news, &others)
+    ready_move(&worker.again, &others)
+    ReleaseSRWLockExclusive(&engine.run_lock)
+    ReleaseSRWLockExclusive(&worker.lock)
+    conn = ready_pop(&others)
+    while conn != NULL:
+        conn_send_all(worker, conn)
+        AcquireSRWLockExclusive(&engine.run_lock)
+        ready_append(&engine.run_queue, conn)
+        ReleaseSRWLockExclusive(&engine.run_lock)
+        conn = ready_pop(&others)
 
 
 cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nogil:

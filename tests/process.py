@@ -1,4 +1,4 @@
-"""What this process holds: handles, descriptors, garbage."""
+"""What this process holds: handles, memory, descriptors, garbage."""
 
 import ctypes
 import gc
@@ -33,6 +33,18 @@ def handle_count():
         assert step, "this process is not in the list of processes"
         offset += step
     return ctypes.c_uint32.from_buffer(table, offset + 0x60).value
+
+
+def committed_bytes():
+    """How much memory this process has had committed."""
+    kernel32 = ctypes.WinDLL("kernel32")
+    kernel32.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel32.K32GetProcessMemoryInfo.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong]
+    counters = (ctypes.c_size_t * 9)()  # a PROCESS_MEMORY_COUNTERS of 64-bit Windows
+    assert kernel32.K32GetProcessMemoryInfo(
+        kernel32.GetCurrentProcess(), counters, ctypes.sizeof(counters)
+    )
+    return counters[7]  # PagefileUsage
 
 
 def descriptor_limit():

@@ -338,22 +338,27 @@ def test_datagrams():
     class Receives(asyncio.DatagramProtocol):
         def __init__(self):
             self.received = asyncio.get_running_loop().create_future()
+            self.lost = asyncio.get_running_loop().create_future()
 
         def datagram_received(self, data, address):
             self.received.set_result((data, address))
 
+        def connection_lost(self, exc):
+            self.lost.set_result(exc)
+
     async def main():
         loop = asyncio.get_running_loop()
         server, receives = await loop.create_datagram_endpoint(Receives, ("127.0.0.1", 0))
-        client, _ = await loop.create_datagram_endpoint(
-            asyncio.DatagramProtocol, remote_addr=server.get_extra_info("sockname")
+        client, sends = await loop.create_datagram_endpoint(
+            Receives, remote_addr=server.get_extra_info("sockname")
         )
         client.sendto(b"hello")
         data, address = await receives.received
         assert data == b"hello" and address == client.get_extra_info("sockname")
         client.close()
         server.close()
-        await asyncio.sleep(0.01)
+        assert await sends.lost is None
+        assert await receives.lost is None
 
     run(main())
 
@@ -378,15 +383,22 @@ def test_named_pipes():
     address = rf"\\.\pipe\iocpx-test-{id(object())}"
 
     class Echo(asyncio.Protocol):
+        def __init__(self, lost):
+            self.lost = lost
+
         def connection_made(self, transport):
             self.transport = transport
 
         def data_received(self, data):
             self.transport.write(data[::-1])
 
+        def connection_lost(self, exc):
+            self.lost.set_result(exc)
+
     async def main():
         loop = asyncio.get_running_loop()
-        (server,) = await loop.start_serving_pipe(Echo, address)
+        lost = loop.create_future()
+        (server,) = await loop.start_serving_pipe(lambda: Echo(lost), address)
         reader = asyncio.StreamReader()
         transport, _ = await loop.create_pipe_connection(
             lambda: asyncio.StreamReaderProtocol(reader), address
@@ -394,8 +406,8 @@ def test_named_pipes():
         transport.write(b"hello")
         assert await reader.readexactly(5) == b"olleh"
         transport.close()
+        assert await lost is None
         server.close()
-        await asyncio.sleep(0.01)
 
     run(main())
 

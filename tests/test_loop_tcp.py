@@ -362,6 +362,40 @@ def test_what_the_last_callback_wrote_leaves_also_where_the_loop_ends():
             assert accepted.recv(100) == b""
 
 
+def test_what_is_written_to_a_connection_that_waits_for_its_turn_leaves_too():
+    """It has had its share of the last look at the port, and the loop ends before the next."""
+    loop = iocpx.new_event_loop()
+
+    class Answers(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            # The next message is there before the answer is sent: both complete at once.
+            accepted.sendall(b"again")
+            self.transport.write(b"answer")
+            loop.call_soon(loop.stop)
+            loop.call_soon(self.transport.write, b", more")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        _, client = loop.run_until_complete(
+            loop.create_connection(Answers, *listener.getsockname())
+        )
+        accepted, _ = listener.accept()
+        with accepted, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            accepted.settimeout(30)
+            accepted.sendall(b"first")
+            loop.run_forever()
+            received = b""
+            while len(received) < len(b"answer, more"):
+                received += accepted.recv(100)
+            assert received == b"answer, more"
+            loop.close()
+            del client
+            gc.collect()
+
+
 class Raises(Peer):
     def data_received(self, data):
         raise ZeroDivisionError
@@ -508,9 +542,7 @@ def test_what_get_extra_info_knows(run):
             assert end.transport.get_extra_info("found") == "here"
             assert end.transport.get_extra_info("nothing", 5) == 5
         names = [client.transport.get_extra_info(name) for name in ("sockname", "peername")]
-        assert names == [
-            other.transport.get_extra_info(name) for name in ("peername", "sockname")
-        ]
+        assert names == [other.transport.get_extra_info(name) for name in ("peername", "sockname")]
         client.transport.close()
         await client.lost
         await other.lost

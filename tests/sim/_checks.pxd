@@ -15,6 +15,8 @@ cdef void check_loop_lost(int client, const lost_t *lost) noexcept nogil
 cdef void check_idle() noexcept nogil
 # A loop would do without a look at the port.
 cdef void check_spared() noexcept nogil
+# A loop stops that has flushed what it has.
+cdef void check_flushed() noexcept nogil
 # Before its thread stops it, or ends its connections.
 cdef void served_before(served_t *served) noexcept nogil
 # Right after service_stop.

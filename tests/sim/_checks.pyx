@@ -3,16 +3,18 @@
 from _kernel cimport *
 from _run cimport (
     client_of, disturbed, marked, protocol_t, protocols, served_of, served_t, server, services,
-    the, LENIENT_MS, MEDDLED_WRITE,
+    the, LENIENT_MS, MAX_CLIENTS, MEDDLED_WRITE,
 )
 from _wakes cimport wakes_check
-from iocpx._base cimport service_connections
+from iocpx._base cimport conn_ref, service_connections
 from iocpx._engine cimport engine_count, engine_pools, engine_wait_stopped, pools_t
 from iocpx._service cimport service_count, service_figures, service_figures_t
+from iocpx._sched cimport conn_unref
 from iocpx._state cimport (
     STATE_ABORTING, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, link_t,
 )
 from iocpx._types cimport *
+from iocpx._wants cimport conn_may_send
 from iocpx._worker cimport engine_has_more
 from iocpx._winsock cimport (
     AcquireSRWLockExclusive, HasOverlappedIoCompleted, InterlockedExchangeAdd, LONG64,
@@ -149,6 +151,40 @@ cdef void check_spared() noexcept nogil:
     ReleaseSRWLockExclusive(&engine.run_lock)
     if not more and before != NULL and before == after:
         sim_fail("a connection waits for its turn, and the loop is not told")
+
+
+cdef int collect_loops(conn_t *conn, conn_t **found, int n) noexcept nogil:
+    while conn != NULL:
+        if conn.service.config.like_asyncio:
+            conn_ref(conn)
+            found[n] = conn
+            n += 1
+        conn = conn.next_ready
+    return n
+
+
+cdef void check_flushed() noexcept nogil:
+    cdef worker_t *worker = &server.engine.workers[0]
+    cdef conn_t *found[MAX_CLIENTS]
+    cdef bint unsent
+    cdef int n = 0
+    cdef int i
+    AcquireSRWLockExclusive(&worker.lock)
+    AcquireSRWLockExclusive(&server.engine.run_lock)
+    n = collect_loops(worker.work.head, found, n)
+    n = collect_loops(worker.news.head, found, n)
+    n = collect_loops(worker.again.head, found, n)
+    n = collect_loops(server.engine.run_queue.head, found, n)
+    ReleaseSRWLockExclusive(&server.engine.run_lock)
+    ReleaseSRWLockExclusive(&worker.lock)
+    for i in range(n):
+        AcquireSRWLockExclusive(&found[i].lock)
+        unsent = conn_may_send(found[i])
+        ReleaseSRWLockExclusive(&found[i].lock)
+        if unsent:
+            sim_fail("client %d: the loop stops, and what was written is not sent",
+                     client_of(found[i]))
+        conn_unref(found[i])
 
 
 cdef void check_idle_listener(listener_t *listener) noexcept nogil:

@@ -1,7 +1,7 @@
 """The engine's threads: see _engine_threads.pxd."""
 
 from _kernel cimport *
-from _loop_thread cimport loop_between, loop_takes
+from _loop_thread cimport loop_between, loop_stops, loop_takes
 from _run cimport disturbed, mark, marked, one_of, served_t, server, services, the
 from iocpx._keeper cimport engine_run_keeper, keeper_news_t
 from iocpx._types cimport PACKETS_PER_WAIT
@@ -52,6 +52,8 @@ cdef void poller_main(void *argument) noexcept nogil:
         take(foreign, n)
         if the.looped and n >= 0:
             loop_between()
+            if sim_random(16) == 0:
+                loop_stops()
         elif sim_random(4) == 0:
             sim_busy(sim_random(30))
     mark(&server.looping, False)

@@ -10,6 +10,8 @@ cdef enum:
     JOINED_KEY = 7
 
 cdef void loop_between() noexcept nogil
+# The loop stops, and is run again some time later.
+cdef void loop_stops() noexcept nogil
 # Whether a packet that the engine hands back is one of a connection of its own.
 cdef bint loop_takes(const OVERLAPPED_ENTRY *entry) noexcept nogil
 # From other threads: something for the loop to do, and the packet that wakes it.

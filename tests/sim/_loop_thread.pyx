@@ -5,10 +5,10 @@ from libc.stdint cimport uint32_t
 from _actions cimport (
     borrow, close_conn, flush, is_paused, meddle_write, pause_reading, set_marks, write, write_eof,
 )
-from _checks cimport check_spared
+from _checks cimport check_flushed, check_spared
 from _kernel cimport *
 from _run cimport (
-    mark, marked, protocol_t, protocols, served_of, served_t, server, the, worker_of,
+    mark, marked, one_of, protocol_t, protocols, served_of, served_t, server, the, worker_of,
 )
 from _wakes cimport wakes_set
 from iocpx._base cimport count, drop_socket
@@ -21,7 +21,7 @@ from iocpx._requests cimport (
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport STATE_OPEN
 from iocpx._types cimport *
-from iocpx._worker cimport engine_complete, engine_has_more, engine_serve
+from iocpx._worker cimport engine_complete, engine_flush, engine_has_more, engine_serve
 from iocpx._winsock cimport INVALID_SOCKET, OVERLAPPED_ENTRY, SOCKET
 
 cdef enum:
@@ -196,6 +196,18 @@ cdef void loop_between() noexcept nogil:
         random_task()
     open_wanted()
     resume_wanted()
+
+
+cdef void loop_stops() noexcept nogil:
+    sim_note("the loop stops", 0, 0)
+    server.flushing = True
+    engine_flush(server.engine)
+    server.flushing = False
+    check_flushed()
+    # Nobody has to serve anything, until it runs again.
+    mark(&server.looping, False)
+    sim_busy(one_of(0, 1, 30, 3000))
+    mark(&server.looping, True)
 
 
 cdef bint loop_takes(const OVERLAPPED_ENTRY *entry) noexcept nogil:

@@ -102,6 +102,7 @@ ctypedef struct server_t:
     HANDLE port             # the application's; NULL: the engine has its own
     bint alone              # nobody else posts to it any more; atomic
     bint looping            # a loop polls it; atomic
+    bint flushing           # … which is about to stop; the loop's thread
     int tasks               # that others have given the loop, each with a packet to wake it; atomic
     bint[MAX_SERVICES] resumes  # it shall resume reading, of a service's; atomic
 

@@ -10,7 +10,7 @@ from _actions cimport (
 from _checks cimport check_bounds, check_bytes, check_loop_lost, check_lost
 from _kernel cimport *
 from _run cimport (
-    calm, client_of, disturbed, mark, marked, protocol_t, protocols, the, worker_of,
+    calm, client_of, disturbed, mark, marked, protocol_t, protocols, server, the, worker_of,
 )
 from _wakes cimport wakes_before, wakes_cancel, wakes_set, wakes_told
 from iocpx._base cimport conn_ref
@@ -116,6 +116,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef uint64_t before
     if protocol.inside:
         sim_fail("client %d: two callbacks at once", client)
+    if server.flushing:
+        sim_fail("client %d: a loop that stops calls it", client)
     protocol.inside = True
     if sim_locks() != 0:
         sim_fail("a callback is called with a lock")

@@ -712,6 +712,36 @@ MUTANTS = [
         ],
     ),
     (
+        "a loop that stops sends nothing of what it has just written",
+        "iocpx/_worker.pyx",
+        [
+            (
+                "    worker_serve_work(worker)\n    # Those that are left",
+                "    # Those that are left",
+            )
+        ],
+    ),
+    (
+        "a loop that stops calls its handlers",
+        "iocpx/_worker.pyx",
+        [
+            (
+                "    worker_serve_work(worker)\n    # Those that are left",
+                "    worker_serve_all(worker)\n    # Those that are left",
+            )
+        ],
+    ),
+    (
+        "a loop that stops sends nothing to those that wait for their turn",
+        "iocpx/_worker.pyx",
+        [("        conn_send_all(worker, conn)\n", "")],
+    ),
+    (
+        "a loop that stops forgets those that have had their share",
+        "iocpx/_worker.pyx",
+        [("    ready_move(&worker.again, &others)\n", "")],
+    ),
+    (
         "a poll waits although its thread has left something to be served",
         "iocpx/_worker.pyx",
         [("    if engine_serve(engine):\n        timeout_ms = 0\n", "")],
