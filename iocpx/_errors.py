@@ -7,8 +7,8 @@ import errno
 # The class is the one that Python's own sockets raise for the same event. For Winsock codes (10000
 # and above) that is what OSError makes of the code by itself. Some of these events are also known
 # by a Win32 code, of which OSError would make nothing but an OSError: 64 (10054), 121 (10060), 1225
-# (10061), 1231 (10051), 1232 (10065), 1236 (10053) and 1450 (10055) are told like their Winsock
-# code, and 995 as asyncio tells it.
+# (10061), 1231 (10051), 1232 (10065), 1234 (10054), 1236 (10053) and 1450 (10055) are told like
+# their Winsock code, and 995 as asyncio tells it.
 _TABLE: dict[int, tuple[type[OSError], int, str]] = {
     4: (OSError, errno.EMFILE, "too many open handles"),
     5: (PermissionError, errno.EACCES, "access is denied"),
@@ -26,6 +26,7 @@ _TABLE: dict[int, tuple[type[OSError], int, str]] = {
     1225: (ConnectionRefusedError, errno.ECONNREFUSED, "the connection was refused"),
     1231: (OSError, errno.ENETUNREACH, "the network cannot be reached"),
     1232: (OSError, errno.EHOSTUNREACH, "the host cannot be reached"),
+    1234: (ConnectionResetError, errno.ECONNRESET, "nobody listens where a datagram went"),
     1236: (ConnectionAbortedError, errno.ECONNABORTED, "the connection was aborted locally"),
     1450: (OSError, errno.ENOBUFS, "the system is out of resources"),
     1816: (OSError, errno.ENOMEM, "the process has used up its quota"),

@@ -1,7 +1,8 @@
 """The asyncio loop: what is public of it, and what needs no speed.
 
 `EventLoop` does what asyncio.ProactorEventLoop does, with another scheduling below (`_scheduling`),
-another look at the completion port (`_loop`), and TCP of its own (`_tcp_loop`).
+another look at the completion port (`_loop`), TCP of its own (`_tcp_loop`), and without some faults
+(`_socket_loop`).
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 # What only compiled modules import, for freezers, which cannot look into them: see _imports.
 from iocpx import _endpoint, _handles, _loop, _scheduling, _transport_socket  # noqa: F401
-from iocpx._tcp_loop import TcpLoop
+from iocpx._socket_loop import SocketLoop
 
 _T = TypeVar("_T")
 
@@ -32,7 +33,7 @@ class _Proactor(asyncio.IocpProactor):
         self._loop._look(timeout)
 
 
-class EventLoop(TcpLoop):
+class EventLoop(SocketLoop):
     """asyncio.ProactorEventLoop on iocpx: what the loop of a Windows program can do, and
     add_reader() and its kin too.
 

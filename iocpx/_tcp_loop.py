@@ -4,9 +4,10 @@ Everything else is asyncio's.  Below it `_engine_loop` has the engine and
 `_transport` the connections; above it `_event_loop` runs them.
 """
 
+import asyncio
 import inspect
 import socket
-from asyncio import proactor_events, sslproto
+from asyncio import proactor_events, protocols, sslproto, streams
 from typing import Any
 
 from iocpx._engine_loop import EngineLoop
@@ -122,6 +123,73 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
         )
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
         return ssl_protocol._app_transport
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: Any,
+        sslcontext: Any,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        """Go on with TLS; the transport to use from now on.  asyncio.AbstractEventLoop.start_tls().
+
+        What a server's StreamReader has received and nobody has read goes to the TLS layer: a
+        client may send its first TLS message together with its last words before.
+        """
+        if not hasattr(sslcontext, "wrap_bio"):
+            raise TypeError(f"sslcontext must be an ssl.SSLContext, got {sslcontext!r}")
+        if not getattr(transport, "_start_tls_compatible", False):
+            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        waiter: Any = self.create_future()
+        ssl_protocol = make_ssl_protocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+            call_connection_made=False,
+        )
+        # Until the TLS layer knows its transport.
+        transport.pause_reading()
+        early = _take_unread(protocol) if server_side else b""
+        transport.set_protocol(ssl_protocol)
+        begin = self.call_soon(_begin_tls, ssl_protocol, transport, early)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            begin.cancel()
+            waiter = None  # has the exception, whose traceback has this frame: a cycle
+            raise
+        return ssl_protocol._app_transport
+
+
+def _take_unread(protocol: Any) -> bytes:
+    reader = None
+    if isinstance(protocol, streams.StreamReaderProtocol):
+        reader = protocol._stream_reader  # type: ignore[attr-defined]
+    if reader is None:
+        return b""
+    data = bytes(reader._buffer)
+    reader._buffer.clear()
+    return data
+
+
+def _begin_tls(ssl_protocol: Any, transport: Any, early: bytes) -> None:
+    ssl_protocol.connection_made(transport)
+    if early:
+        if isinstance(ssl_protocol, asyncio.BufferedProtocol):
+            protocols._feed_data_to_buffered_proto(ssl_protocol, early)  # type: ignore[attr-defined]
+        else:
+            ssl_protocol.data_received(early)  # Python 3.10
+    transport.resume_reading()
 
 
 def make_ssl_protocol(*args: Any, ssl_shutdown_timeout: float | None, **kwargs: Any) -> Any:

@@ -105,7 +105,6 @@ EXPECTED = [
             "test_futures.CFutureTests.test_futureiter_send_after_throw_no_crash",
             "test_futures.CSubFutureTests.test_futureiter_send_after_close_no_crash",
             "test_futures.CSubFutureTests.test_futureiter_send_after_throw_no_crash",
-            "test_sock_lowlevel.ProactorEventLoopTests.test_recvfrom_into_wrong_size",
             "test_tasks.CTaskSubclass_PyFuture_Tests.test_eager_start_true_no_loop",
             "test_tasks.CTask_CFuture_SubclassTests.test_eager_start_true_no_loop",
             "test_tasks.CTask_CFuture_Tests.test_eager_start_true_no_loop",
@@ -113,6 +112,12 @@ EXPECTED = [
             "test_tasks.CTask_CFuture_Tests.test_task_created_during_thread_state_clear",
             "test_tasks.CTask_PyFuture_Tests.test_eager_start_true_no_loop",
         )
+    ),
+    Expected(
+        "test_sock_lowlevel.ProactorEventLoopTests.test_recvfrom_into_wrong_size",
+        NEWER_C,
+        STOCK,
+        BOTH_3_14,
     ),
     # -- asyncio
     Expected("test_ssl.TestSSL.test_start_tls_client_corrupted_ssl", EOF_AFTER_ERROR, STOCK),

@@ -116,9 +116,11 @@ ROOMS = {
         " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
+    "_datagrams": Room("iocpx/_datagrams.*", "_errors stdlib"),
+    "_socket_loop": Room("iocpx/_socket_loop.*", "_tcp_loop _datagrams stdlib"),
     "_event_loop": Room(
         "iocpx/_event_loop.*",
-        "_tcp_loop _endpoint _transport_socket _loop _scheduling _handles stdlib",
+        "_socket_loop _endpoint _transport_socket _loop _scheduling _handles stdlib",
     ),
     "_policy": Room("iocpx/_policy.*", "_event_loop stdlib"),
     "iocpx": Room(
@@ -132,7 +134,8 @@ ROOMS = {
     "dev": Room("dev.py", "lab stdlib"),
 }
 # Names for freezers all that lies below the package's face.
-ABOVE_IMPORTS = {"iocpx", "_event_loop", "_tcp_loop", "_policy", "bench", "__main__"}
+ABOVE_IMPORTS = {"iocpx", "_event_loop", "_socket_loop", "_datagrams", "_tcp_loop", "_policy"}
+ABOVE_IMPORTS |= {"bench", "__main__"}
 ABOVE_IMPORTS |= {"lab", "conformance", "dev"}
 ROOMS["_imports"] = Room("iocpx/_imports.*", " ".join([*(set(ROOMS) - ABOVE_IMPORTS), "stdlib"]))
 
