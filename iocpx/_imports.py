@@ -58,6 +58,8 @@ from iocpx import (
     _state,
     _threads,
     _timers,
+    _tls,
+    _tls_layer,
     _worker,
     native,
 )

@@ -245,7 +245,7 @@ cdef class Tls:
         cdef size_t filled = 0
         cdef size_t taken
         cdef PyObject *result
-        cdef PyObject *[2] arguments
+        cdef (PyObject *)[2] arguments
         cdef object left
         if self.error is not None:
             error = self.error

@@ -499,9 +499,10 @@ cdef class Transport:
     cdef _take_tls(self, Tls tls, double handshake_s, double shutdown_s):
         """From here on there is TLS, and it begins with the handshake."""
         cdef conn_t *conn = self._conn
-        cdef bint begun
-        with nogil:
-            begun = conn_filter_begin(self._worker, conn)
+        cdef bint begun = False
+        if conn != NULL:
+            with nogil:
+                begun = conn_filter_begin(self._worker, conn)
         if not begun:
             raise ConnectionAbortedError("the connection is closing: TLS cannot begin")
         self._tls = tls
@@ -512,10 +513,15 @@ cdef class Transport:
                                                 handshake_s)
         self._loop.wants_look()
 
-    def _start_tls(self, protocol, Tls tls not None, waiter, double handshake_s,
+    def _has_tls(self):
+        return self._tls is not None
+
+    def _start_tls(self, protocol, Tls tls not None, bytes early, waiter, double handshake_s,
                    double shutdown_s):
-        """For the loop's start_tls(): TLS on a connection whose protocol knows it already."""
+        """For the loop's start_tls(): TLS on a connection whose protocol knows it already, and may
+        have received bytes of it."""
         self._take_tls(tls, handshake_s, shutdown_s)
+        tls.feed_bytes(early)
         self._take_protocol(protocol)
         self._waiter = waiter
         if self._own_extra is not None:

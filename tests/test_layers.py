@@ -64,7 +64,12 @@ ROOMS = {
     "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
     "_threads": Room("iocpx/_threads.*", "stdlib"),
     "native": Room("iocpx/native.*", "stdlib"),
+    "_tls": Room("iocpx/_tls.*", "cpython stdlib"),
     "_buffers": Room("iocpx/_buffers.*", "_delivery _requests _types _state cpython stdlib"),
+    "_tls_layer": Room(
+        "iocpx/_tls_layer.*",
+        "_tls _buffers _filter _delivery _requests _types _state libc cpython",
+    ),
     "_engines": Room(
         "iocpx/_engines.*",
         "_engine _keeper _worker _base _types _winsock"
@@ -81,7 +86,7 @@ ROOMS = {
     ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_timers _runtime _engines _engine _buffers _delivery _requests _sched _base _types _state"
+        "_tls _tls_layer _timers _runtime _engines _engine _filter _buffers _delivery _requests _sched _base _types _state"
         " _winsock _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
@@ -112,7 +117,8 @@ ROOMS = {
     "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
     "_transport": Room(
         "iocpx/_transport.*",
-        "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _buffers _delivery"
+        "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _tls _tls_layer _filter"
+        " _buffers _delivery"
         " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
