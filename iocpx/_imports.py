@@ -14,11 +14,15 @@ import _queue
 import _thread
 import asyncio
 import atexit
+import collections
+import collections.abc
+import concurrent.futures
 import contextvars
 import functools
 import logging
 import os
 import socket
+import ssl
 import sys
 import sysconfig
 import threading

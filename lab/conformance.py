@@ -17,6 +17,7 @@ import json
 import shutil
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -47,11 +48,14 @@ def main(words):
     parser.add_argument("modules", nargs="*")
     options = parser.parse_args(words)
     lane = Lane(options.python, options.library, options.suite, options.tests)
+    begin = time.monotonic()
     modules = options.modules or suites.modules(options.suite, options.tests)
     loops = [options.loop] if options.loop else list(LOOPS)
     found = run_all(lane, modules, loops)
     for loop in loops:
         retry(lane, loop, found)
+    progress("")
+    say(f"{len(modules)} modules, {time.monotonic() - begin:.0f} s\n")
     return report(lane, modules, loops, found)
 
 
@@ -127,10 +131,11 @@ def run_all(lane, modules, loops):
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         futures = {pool.submit(run_module, lane, runs, *case): case for case in cases}
         try:
-            for future in concurrent.futures.as_completed(futures):
+            for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
                 module, loop = futures[future]
                 found[loop][module] = future.result()
-                say(f"{loop}: {module}: {told(count(found[loop][module]))}")
+                so_far = f"{done:{len(str(len(cases)))}}/{len(cases)}"
+                progress(f"{so_far} {module} on {loop}: {told(count(found[loop][module]))}")
         except BaseException:
             runs.stop()
             for future in futures:
@@ -195,12 +200,12 @@ def retry(lane, loop, found):
         ]
         if not failed:
             continue
-        say(f"{loop}: {module}: once more, {len(failed)} of its tests …")
+        progress(f"{module} on {loop}: once more, alone, {len(failed)} of its tests …")
         others = [test for test in results if test not in failed]
         again = run_module(lane, runs, module, loop, others)
         for test in failed:
             if test in again and good(again[test][0]):
-                say(f"{loop}: {test} passes alone")
+                progress(f"{test} on {loop}: passes alone")
                 results[test] = again[test]
 
 
@@ -253,62 +258,81 @@ def count(results):
 
 
 def told(counted):
-    return ", ".join(f"{counted[column]} {column}" for column in COLUMNS)
+    return ", ".join(f"{counted[column]} {column}" for column in COLUMNS if counted[column])
+
+
+def progress(text):
+    """Say how far it is: on a terminal in a line that the next takes the place of."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        say("\r\x1b[K" + text[:width], end="")
+    elif text:
+        say(text)
 
 
 def report(lane, modules, loops, found):
-    """Print the table and what there is to say; returns the exit status."""
-    # Elsewhere than on a terminal rich would take 80 columns.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    console.print(table(lane, modules, loops, found))
-    wrong = 0
+    """Print the table, and of what is unexplained all there is to say; returns the exit status."""
+    results, expected, unexplained, stale = {}, {}, {}, {}
     for loop in loops:
-        results = {key: value for part in found[loop].values() for key, value in part.items()}
-        expected = {
+        results[loop] = {
+            test: told_of for part in found[loop].values() for test, told_of in part.items()
+        }
+        expected[loop] = {
             test: entry
             for test, entry in expectations(lane, loop).items()
             if test.partition(".")[0] in modules
         }
-        unexplained, stale = compare(results, expected)
-        for test in unexplained:
-            outcome, detail = results[test]
-            say(f"\n==== {loop}: {test} {outcome}\n{detail.rstrip()}")
-        for test in stale:
-            say(f"\n==== {loop}: {test} is expected to fail, and does not: {expected[test].reason}")
-        wrong += len(unexplained) + len(stale)
-        say(f"\n{loop}: {len(unexplained)} unexplained, {len(stale)} expected to fail and do not")
-    if len(loops) > 1:
-        every = [
-            {key: value for part in found[loop].values() for key, value in part.items()}
-            for loop in loops
-        ]
-        difference = lost(*every)
-        expected = expectations(lane, "iocpx")
-        say(f"\npassed by stock and not by iocpx: {len(difference)}")
-        for test, (outcome, _) in difference.items():
-            reason = expected[test].reason if test in expected else "unexplained"
-            say(f"  {test}: {outcome}; {reason}")
-            # What has failed was counted above.
-            wrong += test not in expected and outcome in ("skipped", "not run")
-    return int(wrong > 0)
+        unexplained[loop], stale[loop] = compare(results[loop], expected[loop])
+    # What has failed is among the unexplained of the loop already.
+    less = lost(results["stock"], results["iocpx"]) if len(loops) > 1 else {}
+    missing = [
+        test
+        for test, (outcome, _) in less.items()
+        if outcome in ("skipped", "not run") and test not in expected["iocpx"]
+    ]
+    wrong = {loop: len(unexplained[loop]) + len(stale[loop]) for loop in loops}
+    wrong[loops[-1]] += len(missing)
 
-
-def table(lane, modules, loops, found):
-    made = Table(title=f"{lane.suite}'s tests of asyncio on {lane.name}")
-    made.add_column("module", no_wrap=True)
+    # Elsewhere than on a terminal rich would take 80 columns.
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
+    console.print(table(lane, loops, results, wrong))
     for loop in loops:
-        for column in COLUMNS:
-            made.add_column(f"{loop}\n{column}", justify="right")
-    total = {loop: Counter() for loop in loops}
-    for module in modules:
-        cells = []
-        for loop in loops:
-            counted = count(found[loop][module])
-            total[loop] += counted
-            cells += [str(counted[column]) for column in COLUMNS]
-        made.add_row(module, *cells)
-    made.add_section()
-    made.add_row("all", *[str(total[loop][column]) for loop in loops for column in COLUMNS])
+        for test in unexplained[loop]:
+            outcome, detail = results[loop][test]
+            say(f"\n==== {loop}: {test} {outcome}\n{detail.rstrip()}")
+        for test in stale[loop]:
+            does = "does not" if test in results[loop] else "is not there"
+            reason = expected[loop][test].reason
+            say(f"\n==== {loop}: {test} is expected to fail, and {does}: {reason}")
+    for test in missing:
+        outcome, detail = less[test]
+        say(f"\n==== iocpx: {test} passes on stock, {outcome} here\n{detail.rstrip()}")
+    if len(loops) > 1:
+        say(told_of_lost(less, expected["iocpx"]))
+    every = sum(wrong.values())
+    say(f"{every} unexplained" if every else "nothing is unexplained")
+    return int(every > 0)
+
+
+def told_of_lost(less, expected):
+    """What stock passes and iocpx does not, with the reasons."""
+    if not less:
+        return "iocpx passes all that stock passes"
+    lines = [f"stock passes and iocpx does not: {len(less)}"]
+    for test, (outcome, _) in less.items():
+        reason = expected[test].reason if test in expected else "unexplained"
+        lines.append(f"  {test}: {outcome}; {reason}")
+    return "\n".join(lines)
+
+
+def table(lane, loops, results, wrong):
+    made = Table(title=f"{lane.suite}'s tests of asyncio on {lane.name}", title_justify="left")
+    made.add_column("loop")
+    for column in (*COLUMNS, "unexplained"):
+        made.add_column(column, justify="right")
+    for loop in loops:
+        counted = count(results[loop])
+        made.add_row(loop, *[str(counted[column]) for column in COLUMNS], str(wrong[loop]))
     return made
 
 

@@ -2,15 +2,17 @@
 
     run_module.py MODULE TESTS LOOP SECONDS EVENTS PASSED_OVER
 
-Runs on the lane's Python, in the folder of EVENTS, and imports the standard library alone. TESTS is
-a pattern of the tests' names. LOOP is "stock" or MODULE:CLASS; the class takes the place of
-asyncio.ProactorEventLoop before a test is imported, so the tests stay as they are. EVENTS gets a
-line of JSON when a test begins and when it has ended. The file PASSED_OVER has the ids of the tests
-not to run, one a line. A test that takes more than SECONDS ends the process, with the stacks of all
+Runs on the lane's Python, in the folder of EVENTS, and imports the standard library alone. TESTS
+are patterns of the tests' names, with commas between. LOOP is "stock" or MODULE:CLASS; the class
+takes the place of asyncio.ProactorEventLoop before a test is imported, so the tests stay as they
+are. Programs that they start find it in the environment, as LOOP_UNDER_TEST. EVENTS gets a line of
+JSON when a test begins and when it has ended. The file PASSED_OVER has the ids of the tests not to
+run, one a line. A test that takes more than SECONDS ends the process, with the stacks of all
 threads on stderr.
 """
 
 import asyncio
+import ctypes
 import faulthandler
 import importlib
 import json
@@ -26,14 +28,16 @@ def main(module, tests, loop, seconds, events, passed_over):
     sys.path.remove(str(Path(__file__).parent))
     os.chdir(Path(events).parent)  # where tests leave their files
     faulthandler.enable()
+    end_programs_too()
     watch = Watch(float(seconds))
     watch.start()
+    os.environ["LOOP_UNDER_TEST"] = loop
     if loop != "stock":
         replace_loop(loop)
     with open(events, "a", encoding="utf-8") as file:
         result = Result(file, watch)
         loader = unittest.TestLoader()
-        loader.testNamePatterns = [tests]
+        loader.testNamePatterns = tests.split(",")
         try:
             suite = loader.loadTestsFromName(module)
         except unittest.SkipTest as reason:
@@ -44,6 +48,26 @@ def main(module, tests, loop, seconds, events, passed_over):
         result.write(end=True)
     # What is left, an interpreter's end with its threads, has a time limit too.
     watch.start()
+
+
+def end_programs_too():
+    """Let Windows end what the tests start together with this process, whatever ends it."""
+    if sys.platform != "win32":
+        return
+    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+    kernel32.CreateJobObjectW.restype = ctypes.c_void_p
+    kernel32.GetCurrentProcess.restype = ctypes.c_void_p
+    limits = (ctypes.c_uint32 * 36)()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
+    limits[4] = 0x2000  # LimitFlags: JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
+    extended = 9  # JobObjectExtendedLimitInformation
+    # Its handle is never closed: the process's end does that.
+    job = ctypes.c_void_p(kernel32.CreateJobObjectW(None, None))
+    process = ctypes.c_void_p(kernel32.GetCurrentProcess())
+    if not (
+        kernel32.SetInformationJobObject(job, extended, limits, ctypes.sizeof(limits))
+        and kernel32.AssignProcessToJobObject(job, process)
+    ):
+        raise ctypes.WinError(ctypes.get_last_error())
 
 
 class Watch:

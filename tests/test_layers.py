@@ -47,7 +47,7 @@ ROOMS = {
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
     "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _send"),
     "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _send _conn"),
-    "_filter": Room("iocpx/_filter.*", f"{BELOW} _base _conn _requests"),
+    "_filter": Room("iocpx/_filter.*", f"{BELOW} _base _sched _conn _requests"),
     "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
     "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _provider _conn"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _provider _open"),
@@ -121,7 +121,7 @@ ROOMS = {
         " _buffers _delivery"
         " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
-    "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
+    "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport stdlib"),
     "_datagrams": Room("iocpx/_datagrams.*", "_errors stdlib"),
     "_socket_loop": Room("iocpx/_socket_loop.*", "_tcp_loop _datagrams stdlib"),
     "_event_loop": Room(

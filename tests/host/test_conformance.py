@@ -3,7 +3,9 @@
 On the host's Python, with tests made here: CPython's own are fetched by the command alone.
 """
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -119,8 +121,8 @@ def test_a_module_that_cannot_be_imported_has_failed(tmp_path):
     assert "nothing_of_this_name" in detail
 
 
-def test_only_the_tests_of_the_pattern_are_run(tmp_path):
-    found, _ = run(tmp_path, MODULE, "*test_[ab]_*")
+def test_only_the_tests_of_the_patterns_are_run(tmp_path):
+    found, _ = run(tmp_path, MODULE, "*test_a_*,*.test_b_*")
     assert list(found) == ["Tests.test_a_passes", "Tests.test_b_fails"]
 
 
@@ -138,12 +140,34 @@ def test_an_interpreter_that_does_not_end_is_told_of(tmp_path):
     }
 
 
+def run_on_lane(folder, module, loop):
+    """What became of a module's tests on the default lane."""
+    (folder / "over.txt").write_text("")
+    lane = here.default_lane()
+    argv, env = here.command(lane, build.library(lane))
+    env["PYTHONPATH"] = here.name(folder)
+    argv += [here.name(ROOT / "lab" / "run_module.py"), module, "*", loop, "60"]
+    argv += [here.name(folder / "events.txt"), here.name(folder / "over.txt")]
+    done = subprocess.run(
+        argv,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=100,
+    )
+    results, running, ended = conformance.parse((folder / "events.txt").read_text(), "made")
+    assert ended and running is None, done.stdout
+    return results
+
+
 def test_the_loop_is_replaced_wherever_asyncio_has_it(tmp_path):
     (tmp_path / "ours.py").write_text(
         "import asyncio\nclass Loop(asyncio.ProactorEventLoop):\n    pass\n"
     )
     (tmp_path / "module_under_test.py").write_text(
-        "import asyncio, unittest, ours\n"
+        "import asyncio, os, unittest, ours\n"
         "class Tests(unittest.TestCase):\n"
         "    def check(self, loop):\n"
         "        loop.close()\n"
@@ -157,30 +181,42 @@ def test_the_loop_is_replaced_wherever_asyncio_has_it(tmp_path):
         "        async def main():\n"
         "            return asyncio.get_running_loop()\n"
         "        self.check(asyncio.run(main()))\n"
+        "    def test_told_to_programs(self):\n"
+        "        self.assertEqual(os.environ['LOOP_UNDER_TEST'], 'ours:Loop')\n"
         "    def test_selector(self):\n"
         "        loop = asyncio.SelectorEventLoop()\n"
         "        loop.close()\n"
         "        self.assertIsNot(type(loop), ours.Loop)\n"
     )
-    (tmp_path / "over.txt").write_text("")
-    lane = here.default_lane()
-    argv, env = here.command(lane, build.library(lane))
-    env["PYTHONPATH"] = here.name(tmp_path)
-    argv += [here.name(ROOT / "lab" / "run_module.py"), "module_under_test", "*", "ours:Loop", "60"]
-    argv += [here.name(tmp_path / "events.txt"), here.name(tmp_path / "over.txt")]
-    done = subprocess.run(
-        argv,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=100,
-    )
-    results, running, ended = conformance.parse((tmp_path / "events.txt").read_text(), "made")
-    assert ended and running is None, done.stdout
-    assert len(results) == 4
+    results = run_on_lane(tmp_path, "module_under_test", "ours:Loop")
+    assert len(results) == 5
     assert {outcome for outcome, _ in results.values()} == {"passed"}, results
+
+
+def test_a_program_that_a_test_leaves_behind_ends_with_the_module(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        program = (
+            "import socket, time\n"
+            f"connection = socket.create_connection(('127.0.0.1', {server.getsockname()[1]}))\n"
+            "print('connected', flush=True)\n"
+            "time.sleep(1000)\n"
+        )
+        (tmp_path / "leaves.py").write_text(
+            "import subprocess, sys, unittest\n"
+            "class Tests(unittest.TestCase):\n"
+            "    def test(self):\n"
+            f"        argv = [sys.executable, '-c', {program!r}]\n"
+            "        left = subprocess.Popen(argv, stdout=subprocess.PIPE)\n"
+            "        self.assertIn(b'connected', left.stdout.readline())\n"
+        )
+        results = run_on_lane(tmp_path, "leaves", "stock")
+        assert {outcome for outcome, _ in results.values()} == {"passed"}, results
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(60)
+            with contextlib.suppress(ConnectionResetError):  # as Windows ends it
+                assert connection.recv(1) == b""
 
 
 # -- what is made of it
@@ -254,6 +290,26 @@ def test_the_exit_status(monkeypatch, stock, ours, listed, status):
         "iocpx": {"test_m": results(**({"test_m.T.t": ours} if ours else {}))},
     }
     assert conformance.report(LANE, ["test_m"], ["stock", "iocpx"], found) == status
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the list is of the lab on Linux")
+def test_what_is_printed(monkeypatch, capsys):
+    entries = [Expected("test_m.T.known", "a reason"), Expected("test_m.T.cured", "another")]
+    monkeypatch.setattr(conformance, "EXPECTED", entries)
+    stock = results(**{"test_m.T.known": "failed", "test_m.T.cured": "hung"})
+    ours = {"test_m.T.known": ("failed", "known"), "test_m.T.new": ("failed", "what happened")}
+    found = {"stock": {"test_m": stock}, "iocpx": {"test_m": ours}}
+    assert conformance.report(LANE, ["test_m"], ["stock", "iocpx"], found) == 1
+    printed = capsys.readouterr().out
+    rows = [line.split("│")[1:-1] for line in printed.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["stock", "0", "1", "1", "0", "0"],
+        ["iocpx", "0", "2", "0", "0", "2"],
+    ]
+    assert "test_m.T.new failed\nwhat happened" in printed
+    assert "test_m.T.cured is expected to fail, and is not there: another" in printed
+    assert "known" not in printed, "what is explained is not told"
+    assert printed.endswith("2 unexplained\n")
 
 
 def test_a_list_for_modules_that_were_not_run_is_left_alone(monkeypatch):
