@@ -43,7 +43,7 @@ MODULES = [
     *ENGINE,
     *("_engines", "_runtime", "_timers", "_connection", "_server", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),
-    "_transport",
+    *("_transport", "_tls"),
 ]
 
 # The one place for Cython's directives: none stands in a source file.

@@ -19,6 +19,7 @@ import functools
 import logging
 import os
 import socket
+import ssl
 import sys
 import sysconfig
 import threading
@@ -56,6 +57,7 @@ from iocpx import (
     _state,
     _threads,
     _timers,
+    _tls,
     _worker,
     native,
 )

@@ -112,6 +112,7 @@ ROOMS = {
         "_engine_loop _scheduling _endpoint _transport_socket _connection _runtime _open _delivery"
         " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
+    "_tls": Room("iocpx/_tls.*", "cpython stdlib"),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
     "_event_loop": Room(
         "iocpx/_event_loop.*",
