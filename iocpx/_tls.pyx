@@ -17,7 +17,7 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_ExceptionMatches
+from cpython.exc cimport PyErr_Clear, PyErr_ExceptionMatches
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 
@@ -326,11 +326,9 @@ cdef class Tls:
             self.lent.memory = NULL
             if result == NULL:
                 if not PyErr_ExceptionMatches(WantRead):
-                    return -1
-                try:
-                    raise_pending()
-                except WantRead:
-                    break
+                    return raise_pending()
+                PyErr_Clear()
+                break
             written += <size_t>(<object>result)
             Py_DECREF(<object>result)
         return <Py_ssize_t>written

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from payload import assert_same_bytes, pattern, pieces
-
 from iocpx._tls import Tls
+from payload import assert_same_bytes, pattern, pieces
 
 CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -372,7 +371,7 @@ def test_shutdown_says_it_once(version):
     assert len(records_of(taken(client))) == 1
     client.shutdown()
     assert client.take_cipher() is None
-    with pytest.raises(ssl.SSLError, match="(?i)shutdown"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)shutdown"):
         client.write_bytes(b"more")
 
 
@@ -452,12 +451,16 @@ def test_garbage_instead_of_data(version, bytewise, data):
     client, server = opened(version)
     good = encrypted(client, b"good")
     got = b""
-    with pytest.raises(ssl.SSLError):
-        for part in pieces_of(good + data, 1 if bytewise else ALL):
-            server.feed_bytes(part)
-            while server.has_more():
+    error = None
+    for part in pieces_of(good + data, 1 if bytewise else ALL):
+        server.feed_bytes(part)
+        while server.has_more():
+            try:
                 got += server.read(ALL) or b""
-    assert got == b"good"
+            except ssl.SSLError as exc:
+                assert error is None, "an error comes once"
+                error = exc
+    assert got == b"good" and error is not None
     assert not server.has_more() and server.read(ALL) is None
     assert taken(server)[:1] in {b"\x15", b"\x17"}
 
@@ -472,7 +475,7 @@ def test_a_tampered_record(version, place):
     if place > 0:
         assert server.read(ALL) == b"".join(pattern(100, seed) for seed in range(place))
         assert server.has_more()
-    with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC|DECRYPTION_FAILED"):
+    with pytest.raises(ssl.SSLError, match=r"BAD_RECORD_MAC|DECRYPTION_FAILED"):
         server.read(ALL)
     assert not server.has_more() and server.read(ALL) is None
     client.feed_bytes(taken(server))
@@ -526,7 +529,7 @@ def test_a_client_without_the_certificate_that_is_wanted(version):
     client.feed_bytes(alert)
     # The client of 1.3 believes that all is done.
     assert client.opened == (version == "1.3")
-    with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE"):
+    with pytest.raises(ssl.SSLError, match=r"CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE"):
         client.read(ALL) if client.opened else client.handshake()
 
 
@@ -540,8 +543,8 @@ def test_errors_of_the_context_are_pythons():
     client, server = contexts("1.3")
     with pytest.raises(ValueError, match="server_hostname cannot be an empty string"):
         Tls(client, False, "")
-    with pytest.raises(ValueError, match="server_hostname"):
-        Tls(server, True, "localhost")
+    with pytest.raises(ssl.SSLError, match=r"CLIENT|client"):
+        Tls(server, False, "localhost")
 
 
 # -- what Python's ssl has ----------------------------------------------------------------------
