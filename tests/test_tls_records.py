@@ -320,6 +320,20 @@ def test_tickets_are_no_data():
     assert client.ssl_object.session is not None and client.ssl_object.session.has_ticket
 
 
+def test_a_record_that_openssl_has_in_part_is_read_with_the_next():
+    """Behind the tickets, which are counted like data: a read finds none of it, and takes it in."""
+    client, server = peers("1.3")
+    until_it_is_done(client, server)
+    server.feed_bytes(taken(client))
+    assert server.handshake()
+    tickets = taken(server)
+    first, second = encrypted(server, pattern(5000)), encrypted(server, b"x")
+    client.feed_bytes(tickets + first[:4000])
+    assert client.read(ALL) is None and not client.has_more()
+    client.feed_bytes(first[4000:] + second)
+    assert_same_bytes(client.read(ALL), pattern(5000) + b"x")
+
+
 def test_a_session_is_used_again():
     client, server = opened("1.2")
     second = Tls(client.context, False, "localhost")
@@ -603,6 +617,32 @@ def test_methods_that_a_class_of_the_context_replaces_are_called(version):
     assert_same_bytes(everything(client), pattern(20_000))
     client.shutdown()
     assert {"read", "write", "unwrap"} <= set(calls)
+
+
+def test_openssl_is_asked_as_often_as_there_are_records(version):
+    reads = []
+
+    class Counted(ssl.SSLObject):
+        def read(self, len=1024, buffer=None):
+            reads.append(len)
+            return super().read(len, buffer)
+
+    client_context, server_context = contexts(version)
+    server_context.sslobject_class = Counted
+    client = Tls(client_context, False, "localhost")
+    server = Tls(server_context, True, None)
+    shake(client, server)
+    for count in (1, 2, 5):
+        for read in (server.read, lambda _: server.read_into_bytearray(bytearray(1000 * count))):
+            cipher = b"".join(encrypted(client, pattern(1000)) for _ in range(count))
+            server.feed_bytes(cipher[:30])
+            assert not server.has_more() and not read(ALL)
+            server.feed_bytes(cipher[30:])
+            reads.clear()
+            assert read(ALL) and not server.has_more() and not read(ALL)
+            assert len(reads) == count
+            # Room for what is there, and little more.
+            assert max(reads) <= 1100 * count
 
 
 # -- what the peer may do meanwhile -------------------------------------------------------------
