@@ -42,8 +42,8 @@ ENGINE = [
 ]
 MODULES = [
     *ENGINE,
-    *("_tls", "_buffers", "_tls_layer", "_engines", "_runtime", "_timers", "_connection", "_server"),
-    "_core",
+    *("_tls", "_buffers", "_tls_layer"),
+    *("_engines", "_runtime", "_timers", "_connection", "_server", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),
     "_transport",
 ]

@@ -1,8 +1,8 @@
 from cpython.object cimport PyObject
 
 
-# Somebody else's memory as an object, for the time of one call: a memoryview would be made anew each
-# time.
+# Somebody else's memory as an object, for the time of one call: a memoryview would be made anew
+# each time.
 cdef class Lent:
     cdef char *memory                   # the lender's
     cdef Py_ssize_t nbytes
@@ -12,8 +12,11 @@ cdef class Lent:
 # One thread at a time, with the GIL: the caller's promise.  No method calls a protocol, but a
 # handshake calls the context's callbacks, and every call of OpenSSL lets go of the GIL meanwhile.
 #
-# What raises has ended the connection but for the alert: take_cipher() gives it, feed() takes
-# nothing any more and there is no more to read.
+# An error of the handshake or a read has ended the connection but for the alert: take_cipher()
+# gives it, feed() takes nothing any more and there is no more to read.
+#
+# Tls(context, server_side, server_hostname): as context.wrap_bio(), which checks no name where
+# server_hostname is None, whatever the context says.  To refuse that is the caller's.
 cdef class Tls:
     # ssl.SSLObject, or what the context makes instead.
     cdef readonly object ssl_object
@@ -44,6 +47,7 @@ cdef class Tls:
     # Whole records that wait for a read.  Never too few; too many where OpenSSL has taken several
     # in one call, until a read finds none.
     cdef Py_ssize_t records
+    cdef Py_ssize_t whole_bytes         # the body of the last one, more than its plaintext
     cdef Py_ssize_t eaten               # bytes of an incomplete record that OpenSSL has already
     cdef bint rest                      # OpenSSL holds decrypted bytes that had no room
 

@@ -17,7 +17,7 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_ExceptionMatches
+from cpython.exc cimport PyErr_Clear, PyErr_ExceptionMatches
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 
@@ -147,7 +147,7 @@ cdef class Tls:
                 if not (20 <= self.header[0] <= 24 and self.header[1] == 3
                         and self.body_bytes <= MAX_BODY):
                     self.uncounted = True
-                    self.body_bytes = MAX_BODY
+                    self.whole_bytes = MAX_BODY
                     left += HEADER_BYTES
                     break
             step = min(left, self.missing)
@@ -156,6 +156,7 @@ cdef class Tls:
             self.missing -= step
             if self.missing == 0:
                 self.records += 1
+                self.whole_bytes = self.body_bytes
                 self.header_bytes = 0
         if self.uncounted:
             # OpenSSL is asked about every byte, and says what is wrong.
@@ -188,8 +189,8 @@ cdef class Tls:
 
     cdef bytes read_one(self):
         cdef bytes data
-        # Of the last record, which is this one.  With 0 the C object would not ask OpenSSL.
-        cdef Py_ssize_t room = max(self.body_bytes, 1)
+        # With 0 the C object would not ask OpenSSL.
+        cdef Py_ssize_t room = max(self.whole_bytes, 1)
         cdef object number = room
         cdef PyObject *argument = <PyObject *>number
         cdef PyObject *result
@@ -325,11 +326,9 @@ cdef class Tls:
             self.lent.memory = NULL
             if result == NULL:
                 if not PyErr_ExceptionMatches(WantRead):
-                    return -1
-                try:
-                    raise_pending()
-                except WantRead:
-                    break
+                    return raise_pending()
+                PyErr_Clear()
+                break
             written += <size_t>(<object>result)
             Py_DECREF(<object>result)
         return <Py_ssize_t>written

@@ -86,8 +86,8 @@ ROOMS = {
     ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_tls _tls_layer _timers _runtime _engines _engine _filter _buffers _delivery _requests _sched _base _types _state"
-        " _winsock _addresses _arguments _errors libc cpython stdlib",
+        "_tls _tls_layer _timers _runtime _engines _engine _filter _buffers _delivery _requests"
+        " _sched _base _types _state _winsock _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
         "iocpx/_server.*",
@@ -118,8 +118,7 @@ ROOMS = {
     "_transport": Room(
         "iocpx/_transport.*",
         "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _tls _tls_layer _filter"
-        " _buffers _delivery"
-        " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
+        " _buffers _delivery _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport stdlib"),
     "_datagrams": Room("iocpx/_datagrams.*", "_errors stdlib"),
