@@ -89,7 +89,7 @@ def test_data_comes_as_it_was_written(version, size):
     for sender, receiver in [(client, server), (server, client)]:
         data = pattern(size)
         cipher = encrypted(sender, data)
-        assert data == b"" or data not in cipher
+        assert size < 64 or data[:64] not in cipher
         receiver.feed_bytes(cipher)
         assert receiver.has_more() == (size > 0)
         got = receiver.read(ALL)
@@ -244,6 +244,7 @@ def test_the_handshake_byte_by_byte(version):
 
 def test_nothing_is_read_or_written_before_the_handshake_is_done(version):
     client, server = peers(version)
+    assert client.write_bytes(b"data") == 0 and client.take_cipher() is None
     assert client.handshake() is False and not client.opened
     assert client.write_bytes(b"data") == 0
     server.feed_bytes(taken(client))
@@ -677,7 +678,9 @@ def test_a_key_update_is_answered(ours):
     cipher = encrypted(sender, b"new key")
     assert len(records_of(cipher)) == 2
     receiver.feed_bytes(cipher)
-    assert everything(receiver) == b"new key"
+    # OpenSSL takes both in one call, of which has_more() knows.
+    assert receiver.read(1) == b"new key"
+    assert not receiver.has_more() and receiver.read(ALL) is None
     answer = encrypted(receiver, b"new key too")
     assert len(records_of(answer)) == 2
     sender.feed_bytes(answer)
