@@ -633,17 +633,18 @@ def test_openssl_is_asked_as_often_as_there_are_records(version):
     client = Tls(client_context, False, "localhost")
     server = Tls(server_context, True, None)
     shake(client, server)
-    for count in (1, 2, 5):
-        for read in (server.read, lambda _: server.read_into_bytearray(bytearray(1000 * count))):
-            cipher = b"".join(encrypted(client, pattern(1000)) for _ in range(count))
-            server.feed_bytes(cipher[:30])
-            assert not server.has_more() and not read(ALL)
-            server.feed_bytes(cipher[30:])
-            reads.clear()
-            assert read(ALL) and not server.has_more() and not read(ALL)
-            assert len(reads) == count
-            # Room for what is there, and little more.
-            assert max(reads) <= 1100 * count
+    for count, into in itertools.product((1, 2, 5), (False, True)):
+        cipher = b"".join(encrypted(client, pattern(1000)) for _ in range(count))
+        memory = bytearray(1000 * count)
+        reads.clear()
+        for part in (cipher[:30], cipher[30:]):
+            server.feed_bytes(part)
+            got = server.read_into_bytearray(memory) if into else server.read(ALL)
+            assert bool(got) == (part != cipher[:30]) and not server.has_more()
+        assert not server.read_into_bytearray(memory) and server.read(ALL) is None
+        assert len(reads) == count
+        # Room for what is there, and little more.
+        assert max(reads) <= 1100 * count
 
 
 # -- what the peer may do meanwhile -------------------------------------------------------------
