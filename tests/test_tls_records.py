@@ -556,8 +556,11 @@ def test_what_is_no_context(wrong):
 
 def test_errors_of_the_context_are_pythons():
     client, server = contexts("1.3")
-    with pytest.raises(ValueError, match="server_hostname cannot be an empty string"):
-        Tls(client, False, "")
+    for nothing in (None, ""):
+        with pytest.raises(ValueError, match="check_hostname requires server_hostname"):
+            Tls(client, False, nothing)
+    with pytest.raises(UnicodeError, match="idna"):
+        Tls(client, False, ".org")
     with pytest.raises(ssl.SSLError, match=r"CLIENT|client"):
         Tls(server, False, "localhost")
 
