@@ -68,10 +68,23 @@ cdef class EngineLoop(LoopCore):
 
     cdef int wait_at_port(self, DWORD timeout_ms) except -1:
         cdef engine_t *engine
+        cdef bint told
         cdef int n
         if self._engine is None:
             return LoopCore.wait_at_port(self, timeout_ms)
         engine = self._engine.engine
+        # What was asked for since the last look, by a task that has written.  What the protocols
+        # are told then is all for this iteration: their peers' answers may be here already, but a
+        # loop that is to stop in it shall not go on with them.
+        self.polling = True
+        with nogil:
+            told = engine_serve(engine)
+        self.polling = False
+        if told:
+            self.next_entry = 0
+            self.n_entries = 0
+            self.look_due = True
+            return 0
         timeout_ms = self.begin_wait(timeout_ms)
         self.polling = True
         with nogil:
