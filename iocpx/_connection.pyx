@@ -499,7 +499,7 @@ cdef class Connection:
                                   86400) / 1000.0
         if not isinstance(received, bytes):
             raise TypeError(f"received must be bytes, got {type(received).__name__}")
-        check_side(context, server_side, server_hostname)
+        check_side(context, server_side)
         tls = Tls.__new__(Tls, context, server_side, server_hostname)
         if self._tls is not None:
             raise RuntimeError("the connection has TLS already")
@@ -879,16 +879,13 @@ cdef str limit_text(lost_t *lost, service_config_t *config):
     return None
 
 
-cdef int check_side(context, bint server_side, server_hostname) except -1:
-    """Refuse what could never work, and what would verify no name."""
+cdef int check_side(context, bint server_side) except -1:
+    # Tls would raise an ssl.SSLError, as if something had failed.
     if not isinstance(context, ssl.SSLContext):
         raise TypeError(f"context must be an ssl.SSLContext, got {context!r}")
     if context.protocol == (ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER):
         raise ValueError(f"context must be for {'servers' if server_side else 'clients'}, "
                          f"got one of {context.protocol.name}")
-    if not server_side and context.check_hostname and not server_hostname:
-        raise ValueError("server_hostname must be given, for the context to verify it, "
-                         f"got {server_hostname!r}")
     return 0
 
 

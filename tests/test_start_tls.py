@@ -1,15 +1,13 @@
 """Connection.start_tls(): TLS in the midst of a connection."""
 
-import concurrent.futures
 import ssl
-import threading
+from typing import ClassVar
 
 import pytest
-from clients import Client
 from payload import assert_same_bytes, pattern
 from protocols import EchoingBuffered, Recording
 from tls_peers import TlsClient, TlsPeer, client_context, server_context
-from waiting import WAIT_S, clock, take
+from waiting import WAIT_S, clock
 
 PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n"
 
@@ -22,7 +20,7 @@ def version(request):
 class Starts(Recording):
     """Echoes lines until STARTTLS, then whatever comes, encrypted."""
 
-    parameters = {}
+    parameters: ClassVar[dict] = {}
 
     def __init__(self):
         super().__init__()
@@ -169,7 +167,7 @@ def test_plain_text_behind_starttls_is_no_command(serve):
 
 def test_the_connection_as_the_client(serve, version):
     class Calls(Starts):
-        parameters = {"server_side": False, "server_hostname": "localhost"}
+        parameters: ClassVar[dict] = {"server_side": False, "server_hostname": "localhost"}
 
         def __init__(self):
             super().__init__()
@@ -191,13 +189,13 @@ def test_the_done_callback_runs_before_any_data(serve):
     class Tells(Starts):
         def start(self):
             super().start()
-            self.future.add_done_callback(lambda future: order.append("done"))
+            self.future.add_done_callback(lambda _: order.append("done"))
 
         def on_data(self, data):
             order.append(data)
             super().on_data(data)
 
-    client, protocol = serve(Tells).open()
+    client, _ = serve(Tells).open()
     secure = upgraded(client)
     assert secure.exchange([b"hello"]) == b"hello"
     assert order == [b"STARTTLS", "done", b"hello"]
@@ -235,7 +233,7 @@ def test_an_end_in_place_of_the_handshake(serve):
 
 def test_a_handshake_that_takes_too_long_and_never_earlier(serve):
     class HasLittleTime(Starts):
-        parameters = {"ssl_handshake_timeout_s": 0.3}
+        parameters: ClassVar[dict] = {"ssl_handshake_timeout_s": 0.3}
 
     client, protocol = serve(HasLittleTime).open()
     begun = clock()
@@ -283,7 +281,7 @@ class Tries(Starts):
     """Calls start_tls() with what `arguments` says and keeps what it raises."""
 
     arguments = ()
-    keywords = {}
+    keywords: ClassVar[dict] = {}
 
     def on_data(self, data):
         try:
@@ -388,4 +386,4 @@ def test_a_name_that_is_not_given_cannot_be_verified(serve):
     # Without one OpenSSL would take a certificate of any name.
     exc = tried(serve, [client_context()], server_side=False)
     assert type(exc) is ValueError
-    assert "server_hostname must be given" in str(exc)
+    assert "check_hostname requires server_hostname" in str(exc)

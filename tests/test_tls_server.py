@@ -1,4 +1,4 @@
-"""The threaded server's TLS: data, marks, both ends' ends, and what can be asked of a connection."""
+"""The threaded server's TLS: data, marks, both sides' ends, and what can be asked."""
 
 import ssl
 import threading
@@ -363,19 +363,20 @@ def test_a_name_that_the_callback_refuses_costs_that_client(serve_tls, version):
 
 def test_data_sent_counts_what_was_written(serve_tls, version):
     client, protocol = serve_tls(CountingSent, client=client_context(version)).open()
+    written = 0
     for size in (1, 1000, 2 * MB):
-        before = protocol.sent
+        written += size
         protocol.transport.write(pattern(size))
         client.read_exactly(size)
         protocol.wait_until(
-            lambda: protocol.finished["sent"] >= before + size, "data_sent of all bytes"
+            lambda wanted=written: protocol.finished["sent"] >= wanted, "data_sent of all bytes"
         )
-        assert protocol.sent == before + size
+        assert protocol.sent == written
     protocol.transport.close()
     assert read_all(client) == b""
     client.close()
     protocol.wait_for("connection_lost")
-    assert protocol.sent == 1001 + 2 * MB
+    assert protocol.sent == written
 
 
 def test_there_is_no_end_in_one_direction(serve_tls):
@@ -612,11 +613,8 @@ def test_abort_tells_the_client_nothing(serve_tls, version):
     protocol.wait_for("connection_lost")
     assert protocol.lost_with is None
     assert protocol.transport.get_write_buffer_size() == 0
-    got = bytearray()
     with pytest.raises(ConnectionError):
-        while True:
-            got += client.read_exactly(1)
-            assert len(got) < MORE_THAN_THE_KERNEL_TAKES
+        client.read_exactly(MORE_THAN_THE_KERNEL_TAKES)
 
 
 def test_the_end_takes_no_longer_than_its_time(serve_tls):
@@ -654,10 +652,7 @@ def test_the_server_closes_during_handshakes(serve_tls):
     wait_for_figure(served.server, "handshakes_waiting", 3)
     served.server.close()
     for client in clients:
-        client.sock.settimeout(WAIT_S)
-        with pytest.raises(ConnectionError):
-            while True:
-                client.receive()
+        client.wait_for_the_end()
         client.close()
     served.finish()
     assert served.protocols == []

@@ -124,6 +124,12 @@ class TlsClient(Client):
         with self._lock:
             self.incoming.write(data)
 
+    def wait_for_the_end(self):
+        """Wait until the server has ended the stream, with whatever comes before that."""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                self.receive()
+
     def encrypt(self, data):
         """The records of `data`, for the test to send."""
         with self._lock:
