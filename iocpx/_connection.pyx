@@ -258,7 +258,7 @@ cdef class Connection:
         cdef size_t part
         cdef bint buffered
         # After start_tls() the rest is that one's.
-        while buf.size > 0 and self._tls is None and conn_is_reading_on(conn):
+        while buf.size > 0 and conn_is_reading_on(conn) and self._tls is None:
             with cython.critical_section(self):
                 protocol = self._protocol
                 buffered = self._buffered
