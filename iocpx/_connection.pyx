@@ -378,7 +378,7 @@ cdef class Connection:
 
     def _give_up_tls_handshake(self, seconds):
         cdef conn_t *conn
-        if self._tls.opened:
+        if self._tls is None or self._tls.opened:
             return
         conn = self._enter()
         if conn != NULL:
