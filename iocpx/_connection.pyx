@@ -335,6 +335,8 @@ cdef class Connection:
             runtime = self._runtime
             self._take_tls(conn, Tls.__new__(Tls, runtime.sslcontext, True, None),
                            runtime.handshake_s, runtime.shutdown_s)
+        except ConnectionAbortedError:
+            pass                        # it ends already: the server closes
         except BaseException as exc:
             self._runtime.report("TLS cannot begin, the connection is reset", exc, None, None)
             conn_abort(NULL, conn, ABORT_CALLBACK)
@@ -343,13 +345,15 @@ cdef class Connection:
         cdef bint begun
         self._tls = tls
         self._tls_shutdown_s = shutdown_s
+        # Before the handshake can be over.
+        self._tls_timer = self._set_timer(self._give_up_tls_handshake, (handshake_s,),
+                                          microseconds(handshake_s))
         with nogil:
             begun = conn_filter_begin(NULL, conn)
         if not begun:
+            self._stop_tls_timer()
             self._tls = None
             raise ConnectionAbortedError("the connection is closing: TLS cannot begin")
-        self._tls_timer = self._set_timer(self._give_up_tls_handshake, (handshake_s,),
-                                          microseconds(handshake_s))
         return 0
 
     def _begin_waiting(self):
@@ -374,7 +378,7 @@ cdef class Connection:
 
     def _give_up_tls_handshake(self, seconds):
         cdef conn_t *conn
-        if self._tls.opened:
+        if self._tls is None or self._tls.opened:
             return
         conn = self._enter()
         if conn != NULL:
@@ -495,6 +499,7 @@ cdef class Connection:
                                   86400) / 1000.0
         if not isinstance(received, bytes):
             raise TypeError(f"received must be bytes, got {type(received).__name__}")
+        check_side(context, server_side)
         tls = Tls.__new__(Tls, context, server_side, server_hostname)
         if self._tls is not None:
             raise RuntimeError("the connection has TLS already")
@@ -872,6 +877,16 @@ cdef str limit_text(lost_t *lost, service_config_t *config):
     if lost.reason == ABORT_STOP:
         return f"the server stops, and its time for that is over: {unsent}"
     return None
+
+
+cdef int check_side(context, bint server_side) except -1:
+    # Tls would raise an ssl.SSLError, as if something had failed.
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"context must be an ssl.SSLContext, got {context!r}")
+    if context.protocol == (ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER):
+        raise ValueError(f"context must be for {'servers' if server_side else 'clients'}, "
+                         f"got one of {context.protocol.name}")
+    return 0
 
 
 cdef int check_data(data) except -1:

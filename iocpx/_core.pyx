@@ -14,7 +14,7 @@ from iocpx._delivery cimport (
     conn_give_buffer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
     lost_t, news_t,
 )
-from iocpx._requests cimport conn_abort, conn_close, conn_pause_reading
+from iocpx._requests cimport conn_abort, conn_close
 from iocpx._sched cimport worker_delivered, worker_next
 from iocpx._types cimport *
 from iocpx._engines cimport set_deliver
@@ -143,11 +143,8 @@ cdef void make_connection(Runtime runtime, conn_t *conn, context) noexcept:
     conn.user = <PyObject *>connection
     if runtime.sslcontext is not None:
         connection._handshaking = True
-        if runtime.handshake_wanted(connection):
+        if runtime.handshake_wanted(connection, conn):
             connection._begin_tls(conn)
-        else:
-            with nogil:
-                conn_pause_reading(NULL, conn, True)    # until _begin_waiting()
 
 
 set_deliver(deliver_batch)

@@ -42,8 +42,9 @@ cdef class Runtime:
     cdef dict handshake_failures    # by reason
 
     cdef void tell_trace(self, conn_t *conn, const char *line) noexcept
-    # Whether a connection may begin its handshake; if not, its _begin_waiting() is called when it may.
-    cdef bint handshake_wanted(self, connection) except -1
+    # Whether a connection may begin its handshake; if not, it is not read, and its _begin_waiting()
+    # is called when it may.
+    cdef bint handshake_wanted(self, connection, conn_t *conn) except -1
     # exc: why it failed, or None.
     cdef void handshake_over(self, connection, exc) noexcept
     cdef void report(self, message, exc, protocol, transport) noexcept

@@ -22,7 +22,7 @@ from iocpx._base cimport service_connections
 from iocpx._engines cimport wait_for, WAIT_SLICE_MS
 from iocpx._native cimport deliver_echo
 from iocpx._open cimport service_connect
-from iocpx._requests cimport service_close_clients
+from iocpx._requests cimport conn_pause_reading, service_close_clients
 from iocpx._service cimport (
     service_count, service_create, service_figures, service_figures_t, service_free, service_stop,
 )
@@ -472,7 +472,7 @@ cdef class Runtime:
     def _count(self, int counter):
         return 0 if self.service == NULL else service_count(self.service, counter)
 
-    cdef bint handshake_wanted(self, connection) except -1:
+    cdef bint handshake_wanted(self, connection, conn_t *conn) except -1:
         cdef bint may = False
         with cython.critical_section(self):
             may = self.handshaking < self.max_handshakes
@@ -480,6 +480,8 @@ cdef class Runtime:
                 self.handshaking += 1
             else:
                 self.waiting.append(connection)
+                # Before another one's end lets it begin.
+                conn_pause_reading(NULL, conn, True)
         return may
 
     cdef void handshake_over(self, connection, exc) noexcept:
