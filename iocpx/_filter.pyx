@@ -23,8 +23,9 @@ cdef bint conn_filter_begin(worker_t *worker, conn_t *conn) noexcept nogil:
     begun = conn.state == STATE_OPEN and not conn.filtered and not conn.write_eof
     if begun:
         conn.filtered = True
+        conn.filter_begun = True
         conn.filter_opening = True
-        conn.due |= DUE_TIMERS
+        conn.filtered_bytes = conn.outbox.nbytes    # what was written before, as it is
     conn_leave(worker, conn)
     return begun
 
@@ -50,6 +51,7 @@ cdef bint conn_may_filter(conn_t *conn) noexcept nogil:
 
 cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
+    conn.filter_begun = False
     if not conn.filter_opening:
         queue_move(&conn.plain, plain)
     cdef bint last = (conn.write_eof and not conn.filter_ended

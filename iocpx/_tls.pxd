@@ -15,8 +15,7 @@ cdef class Lent:
 # An error of the handshake or a read has ended the connection but for the alert: take_cipher()
 # gives it, feed() takes nothing any more and there is no more to read.
 #
-# Tls(context, server_side, server_hostname): as context.wrap_bio(), which checks no name where
-# server_hostname is None, whatever the context says.  To refuse that is the caller's.
+# Tls(context, server_side, server_hostname): as context.wrap_bio(), and raises what that raises.
 cdef class Tls:
     # ssl.SSLObject, or what the context makes instead.
     cdef readonly object ssl_object

@@ -79,6 +79,9 @@ cdef class Tls:
         if not isinstance(context, ssl.SSLContext):
             raise TypeError(
                 f"the context must be an ssl.SSLContext, got {type(context).__name__}")
+        # As Python does it itself from 3.14 on: before, no name would be checked.
+        if context.check_hostname and not server_side and not server_hostname:
+            raise ValueError("check_hostname requires server_hostname")
         self.context = context
         self.server_side = server_side
         self.incoming = MemoryBIO()

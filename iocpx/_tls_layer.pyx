@@ -26,6 +26,7 @@ from iocpx._types cimport *
 
 cdef enum:
     MAX_READ = 262144           # plaintext that is delivered at once
+    MAX_WRITE = 65536           # … and encrypted, before it goes to the outbox
 
 
 cdef class TlsUser:
@@ -87,23 +88,29 @@ cdef class TlsUser:
         cdef size_t nbytes
         cdef size_t taken
         cdef size_t consumed = 0
+        cdef int told = 0
         memset(&plain, 0, sizeof(plain))
         memset(&done, 0, sizeof(done))
         last = conn_take_plain(conn, &plain)
         try:
             while plain.head != NULL:
-                nbytes = plain.head.size
+                # In pieces: what OpenSSL has to write at once it keeps the memory for.
+                nbytes = min(plain.head.size, <size_t>MAX_WRITE)
                 taken = <size_t>self._tls.write(plain.head.data, nbytes)
                 queue_consume(&plain, taken, &done)
                 consumed += taken
                 if taken < nbytes:
                     break
+                if consumed >= MAX_WRITE and plain.head != NULL:
+                    self._tls_put(conn, consumed, done.writes - told)
+                    told = done.writes
+                    consumed = 0
             if last and not self._tls.opened:
                 # Closed in the midst of the handshake, by the server.
                 conn_abort(NULL, conn, ABORT_APPLICATION)
             elif last and plain.head == NULL:
                 self._tls.shutdown()
-            self._tls_put(conn, consumed, done.writes)
+            self._tls_put(conn, consumed, done.writes - told)
             if last and plain.head == NULL:
                 conn_filter_end(conn)
         except BaseException as exc:

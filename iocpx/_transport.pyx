@@ -42,7 +42,7 @@ import asyncio
 import ssl
 import sys
 import warnings
-from asyncio import constants, log, transports
+from asyncio import constants, log, sslproto, transports
 
 from iocpx._addresses import address_text, sockaddr
 from iocpx._errors import os_error
@@ -78,6 +78,8 @@ cdef class Transport:
     # this.  The mixin, which derives from it, is what sendfile() wants.
     @property
     def __class__(self):
+        if self._tls is not None:
+            return sslproto._SSLProtocolTransport
         return transports._FlowControlMixin
 
     def __repr__(self):
@@ -241,6 +243,9 @@ cdef class Transport:
             if self._connected:
                 self._protocol.connection_lost(exc)
         finally:
+            if self._tls is not None:
+                # As with asyncio: a protocol that keeps its transport keeps no SSLContext.
+                self._take_protocol(None)
             if given is not None:
                 given.close()
             if server is not None:

@@ -198,6 +198,7 @@ ctypedef struct conn_t:
     # A filter, a TLS layer that is, stands between the handler and the stream; it works in the
     # connection's turns, and what is received is for it.
     bint filtered
+    bint filter_begun           # … and has not had a turn yet
     bint filter_opening         # … which passes nothing yet: what is written waits
     queue_t plain               # written, not yet filtered
     bint filter_holds           # it has what the handler did not take, having paused reading

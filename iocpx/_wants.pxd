@@ -17,7 +17,7 @@ cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
 cdef inline bint conn_filter_due(conn_t *conn) noexcept nogil:
     """Has its filter something to do with what is written, or with the end of that?"""
     return conn.filtered and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING) and (
-        conn.plain.head != NULL and not conn.filter_opening
+        conn.filter_begun or conn.plain.head != NULL and not conn.filter_opening
         or conn.write_eof and not conn.filter_ended)
 
 
