@@ -218,8 +218,8 @@ class ByHand(Peer):
 
     async def receive_the_end(self):
         """The peer's close_notify comes next."""
-        with pytest.raises(ssl.SSLZeroReturnError):
-            await self.do(self.tls.read, 1)
+        # Without one it would be an SSLEOFError.
+        assert await self.do(self.tls.read, 1) == b""
 
 
 class Served:
@@ -450,8 +450,8 @@ def test_what_get_extra_info_knows_before_the_handshake(run, asked):
             assert transport.get_extra_info("found") == ("here" if asked else None)
             transport.abort()
             await client.lost()
-            await hand.until_told("eof")
             hand.transport.abort()
+            await hand.lost()
 
     run(main)
 
@@ -534,16 +534,16 @@ def pausing(base, every, *args):
 
 
 @pytest.mark.parametrize(
-    "factory",
+    "factory, size",
     [
-        pausing(Peer, 1),
-        pausing(BufferedPeer, 1, 7),
-        pausing(BufferedPeer, 3, 1000),
-        pausing(BufferedPeer, 2, 100_000),
+        (pausing(Peer, 1), len(BIG)),
+        (pausing(BufferedPeer, 1, 7), 20_000),
+        (pausing(BufferedPeer, 3, 1000), 100_000),
+        (pausing(BufferedPeer, 2, 100_000), len(BIG)),
     ],
 )
-def test_reading_is_paused_in_the_midst_of_what_has_come(run, version, factory):
-    data = BIG[:60_000]
+def test_reading_is_paused_in_the_midst_of_what_has_come(run, version, factory, size):
+    data = BIG[:size]
 
     async def main():
         async with pair(factory, Peer, version) as (peer, client):
@@ -690,6 +690,9 @@ def test_garbage_after_the_handshake_ends_a_connection(run):
 def test_abort_calls_connection_lost_by_call_soon(run):
     async def main():
         async with pair() as (peer, client):
+            # Behind it nothing of the handshake is unread, which would make a reset of an end.
+            peer.transport.write(b"x")
+            await client.until(lambda: client.received)
             client.transport.write(b"last")
             client.transport.abort()
             assert client.told == ["made"]
@@ -746,7 +749,7 @@ def test_a_closed_connection_gives_up_a_peer_that_takes_nothing(run):
                 client.transport.write(BIG)
             began = clock()
             client.transport.close()
-            assert isinstance(await client.lost(), TimeoutError)
+            assert isinstance(await client.lost(), asyncio.TimeoutError)
             assert clock() - began >= 0.2
             hand.transport.abort()
             await hand.lost()
@@ -948,6 +951,8 @@ if sys.version_info >= (3, 11):
     TIMEOUTS.append("ssl_shutdown_timeout")
 
 
+# Of asyncio's sockets, which nobody closes then.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("name", TIMEOUTS)
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_timeouts_that_are_refused(run, name, seconds):
@@ -1167,6 +1172,7 @@ class Blocking:
         sock, _ = self.listener.accept()
         sock.settimeout(WAIT_S)
         self.client = contexts()[0].wrap_socket(sock, server_side=True)
+        self.client.sendall(b"x")
 
     def receive(self, nbytes):
         data = b""
@@ -1208,6 +1214,8 @@ def connect_blocking(loop, blocking):
             connect(Peer, blocking.address, contexts()[1]), asyncio.to_thread(blocking.accept)
         )
         await loop.shutdown_default_executor()
+        # Behind it nothing of the handshake is unread, which would make a reset of an end.
+        await client.until(lambda: client.received)
         return client
 
     return loop.run_until_complete(main())
@@ -1302,11 +1310,9 @@ def test_nothing_keeps_a_context_alive_after_its_connection(run):
             await (await served.protocol()).lost()
         return weak
 
-    gc.collect()
     gc.disable()
     try:
-        weak = run(main)
-        assert weak() is None
+        assert run(main)() is None
     finally:
         gc.enable()
 
@@ -1318,13 +1324,9 @@ def test_nothing_keeps_a_context_alive_after_a_handshake_that_failed(run):
         async with serving(Echo, ssl=server_context) as served:
             with contextlib.suppress(ssl.SSLError):
                 await connect(Peer, served.address, client_context)
-            del client_context
         return weak
 
+    weak = run(main)
+    # asyncio's own frames are in the exception's traceback, and one of them has the exception.
     gc.collect()
-    gc.disable()
-    try:
-        weak = run(main)
-        assert weak() is None
-    finally:
-        gc.enable()
+    assert weak() is None
