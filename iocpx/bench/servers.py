@@ -363,6 +363,8 @@ def run_threads(name, handler, workers):
                 return
             with context.wrap_socket(sock, server_side=True) as secured:
                 handler(secured)
+                # Our close_notify, upon the client's.
+                secured.unwrap()
 
     def accept():
         while True:
