@@ -7,7 +7,7 @@ but this.
 import ssl
 from pathlib import Path
 
-from .sockets import STALL_S, Failed
+from .sockets import Failed
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 NAME = "localhost"
@@ -38,10 +38,5 @@ def secure(context, sock, index):
 
 
 def end(sock):
-    """The blocking socket without TLS: ours has ended, and so has the peer's."""
-    sock.settimeout(STALL_S)
-    try:
-        return sock.unwrap()
-    except ssl.SSLEOFError:
-        # Without a word, as a thread with a socket has it; the end itself is still to be seen.
-        return sock
+    """The socket, which blocks, without TLS: ours has ended, and so has the peer's."""
+    return sock.unwrap()
