@@ -257,7 +257,8 @@ cdef class Connection:
         cdef Py_buffer view
         cdef size_t part
         cdef bint buffered
-        while buf.size > 0 and conn_is_reading_on(conn):
+        # After start_tls() the rest is that one's.
+        while buf.size > 0 and conn_is_reading_on(conn) and self._tls is None:
             with cython.critical_section(self):
                 protocol = self._protocol
                 buffered = self._buffered

@@ -56,6 +56,13 @@ cdef class TlsUser:
                 self._tls_put(conn, 0, 0)
                 return 0
             self._tls_put(conn, 0, 0)
+            ssl_object = tls.ssl_object
+            # Now: another thread may ask for them while this one is in a call of OpenSSL's.
+            self._tls_info = {
+                "sslcontext": tls.context, "ssl_object": ssl_object,
+                "peercert": ssl_object.getpeercert(), "cipher": ssl_object.cipher(),
+                "compression": ssl_object.compression(),
+            }
             with nogil:
                 conn_filter_open(conn)
             self._tls_opened(conn)
@@ -121,12 +128,7 @@ cdef class TlsUser:
 
     cdef dict _tls_extra(self):
         """What get_extra_info() knows beside what it knows without TLS."""
-        ssl_object = self._tls.ssl_object
-        extra = {"sslcontext": self._tls.context}
-        if self._tls.opened:
-            extra.update(ssl_object=ssl_object, peercert=ssl_object.getpeercert(),
-                         cipher=ssl_object.cipher(), compression=ssl_object.compression())
-        return extra
+        return self._tls_info or {"sslcontext": self._tls.context}
 
     cdef int _tls_put(self, conn_t *conn, size_t plain_bytes, int writes) except -1:
         """What TLS has to send goes to the outbox."""

@@ -23,7 +23,7 @@ from iocpx._delivery cimport (
 )
 from iocpx._endpoint cimport Endpoint, set_tell_of_transports
 from iocpx._engine_loop cimport EngineLoop
-from iocpx._filter cimport conn_filter_begin
+from iocpx._filter cimport conn_filter_begin, conn_filter_end, conn_filter_hold
 from iocpx._open cimport conn_open
 from iocpx._provider cimport provider_of_family
 from iocpx._requests cimport (
@@ -653,7 +653,11 @@ cdef void drop_news(conn_t *conn) noexcept:
     """Nobody is told."""
     cdef size_t wanted
     cdef lost_t lost
-    cdef buf_t *buf = conn_take_data(conn, &wanted)
+    cdef buf_t *buf
+    if conn.filtered:
+        conn_filter_end(conn)
+        conn_filter_hold(conn, False)
+    buf = conn_take_data(conn, &wanted)
     while buf != NULL:
         buf.size = 0
         conn_give_buffer(conn, buf)
