@@ -41,9 +41,10 @@ def answer(head):
         status, text = b"404 Not Found", b"There is nothing here.\n"
     else:
         status, text = b"200 OK", b"Hello from iocpx %s.\n" % iocpx.__version__.encode()
-    return (
-        b"HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
-        % (status, len(text), text)
+    return b"HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (
+        status,
+        len(text),
+        text,
     )
 
 

@@ -404,7 +404,6 @@ def test_connection_made_comes_after_the_handshake(run):
 
 def test_what_get_extra_info_knows(run):
     async def main():
-        server_context, client_context = contexts()
         async with pair() as (peer, client):
             for end in (peer, client):
                 known = {name: end.transport.get_extra_info(name) for name in NAMES}
@@ -894,7 +893,9 @@ def test_a_server_that_says_nothing_is_given_up(run):
     async def main():
         async with serving(Silent) as served:
             began = clock()
-            with pytest.raises(ConnectionAbortedError, match="handshake is taking longer than 0.2"):
+            with pytest.raises(
+                ConnectionAbortedError, match=r"handshake is taking longer than 0\.2"
+            ):
                 await connect(Peer, served.address, contexts()[1], ssl_handshake_timeout=0.2)
             assert clock() - began >= 0.2
             await (await served.protocol()).lost()
@@ -919,9 +920,7 @@ def test_the_timeout_is_of_the_handshake_only(run):
         loop = asyncio.get_running_loop()
         server_context, client_context = contexts()
         async with serving(Echo, ssl=server_context, ssl_handshake_timeout=5) as served:
-            client = await connect(
-                Peer, served.address, client_context, ssl_handshake_timeout=5
-            )
+            client = await connect(Peer, served.address, client_context, ssl_handshake_timeout=5)
             peer = await served.protocol()
             await peer.until_told("made")
             # No timer of the two is left, and nothing waits for one.
@@ -1269,14 +1268,10 @@ def test_a_loop_may_be_closed_with_connections_and_handshakes(left, told):
         kept.append(other)
         kept.append(await connect(Peer, address, client_context))
         # A handshake under way on each side: the client's, of whom a task waits, and the server's.
-        task = asyncio.ensure_future(
-            connect(Peer, other.sockets[0].getsockname(), client_context)
-        )
+        task = asyncio.ensure_future(connect(Peer, other.sockets[0].getsockname(), client_context))
         kept.append(task)
         await (await silent.protocol()).until(lambda: silent.protocols[0].received)
-        hand = await connect(
-            lambda: ByHand(client_context, server_hostname="localhost"), address
-        )
+        hand = await connect(lambda: ByHand(client_context, server_hostname="localhost"), address)
         with pytest.raises(ssl.SSLWantReadError):
             hand.tls.do_handshake()
         hand.flush()

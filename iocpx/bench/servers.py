@@ -378,8 +378,18 @@ def run_threads(name, handler, workers):
 
 TLS = "echo-tls"
 PROTOCOLS = {"echo": Echo, TLS: OverTls(Echo), "sink": Sink, "source": Source}
-STREAMS = {"echo": echo_stream, TLS: OverTls(echo_stream), "sink": sink_stream, "source": source_stream}
-SOCKETS = {"echo": echo_socket, TLS: OverTls(echo_socket), "sink": sink_socket, "source": source_socket}
+STREAMS = {
+    "echo": echo_stream,
+    TLS: OverTls(echo_stream),
+    "sink": sink_stream,
+    "source": source_stream,
+}
+SOCKETS = {
+    "echo": echo_socket,
+    TLS: OverTls(echo_socket),
+    "sink": sink_socket,
+    "source": source_socket,
+}
 ON_LOOPS = {
     **PROTOCOLS,
     "streams": echo_stream,
@@ -392,7 +402,10 @@ ON_LOOPS = {
 SERVERS = {
     "iocpx-native": (run_iocpx_native, {"echo": "Echo"}),
     "iocpx-protocol": (run_iocpx, {**PROTOCOLS, "compute": Compute}),
-    "iocpx-buffered": (run_iocpx, {"echo": BufferedEcho, TLS: OverTls(BufferedEcho), "sink": BufferedSink}),
+    "iocpx-buffered": (
+        run_iocpx,
+        {"echo": BufferedEcho, TLS: OverTls(BufferedEcho), "sink": BufferedSink},
+    ),
     "asyncio": (run_loop, ON_LOOPS),
     "asyncio-streams": (run_loop, STREAMS),
     **dict.fromkeys(loops.LOOPS, (run_loop, ON_LOOPS)),

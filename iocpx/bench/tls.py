@@ -1,7 +1,7 @@
 """TLS of the benchmark: a certificate of its own, for both sides, and nothing older than TLS 1.3.
 
-localhost.pem is self-signed, with its key (ECDSA P-256, as most sites have), and is good for nothing
-but this.
+localhost.pem is self-signed, with its key (ECDSA P-256, as many sites have), and is good for
+nothing but this.
 """
 
 import ssl

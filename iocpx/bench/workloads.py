@@ -101,9 +101,7 @@ LOOP_WORKLOADS = {
     **OVER_TLS,
     "idle-2k": IDLE,
     "uvicorn": Workload(50, 13, kind="get", role="uvicorn", **HTTP),
-    "uvicorn-tls": Workload(
-        50, 13, kind="get", role="uvicorn-tls", tls=True, once=True, **HTTP
-    ),
+    "uvicorn-tls": Workload(50, 13, kind="get", role="uvicorn-tls", tls=True, once=True, **HTTP),
     "uvicorn-in": Workload(8, LARGE_BYTES, kind="post", role="uvicorn", once=True, **HTTP),
     "uvicorn-out": Workload(8, LARGE_BYTES, kind="get", role="uvicorn", once=True, **HTTP),
     "aiohttp": Workload(50, 13, kind="get", role="aiohttp", **HTTP),

@@ -494,7 +494,9 @@ def test_computing_is_measured_without_a_gil_only(free_threaded):
     planned.facts = {"iocpx-protocol": {"free_threaded": free_threaded}}
     planned.plan()
     roles = {workload.role for _, workload in planned.rows}
-    assert roles == {"echo", "echo-tls", "sink", "source"} | ({"compute"} if free_threaded else set())
+    assert roles == {"echo", "echo-tls", "sink", "source"} | (
+        {"compute"} if free_threaded else set()
+    )
     # Whatever the arrangement is; only where there are two are idle connections left out of one.
     assert any(workload.idle for _, workload in planned.rows)
 
