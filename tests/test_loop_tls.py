@@ -455,6 +455,29 @@ def test_what_get_extra_info_knows_before_the_handshake(run, asked):
     run(main)
 
 
+class Greets(Peer):
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        transport.write(b"welcome")
+
+
+def test_who_waits_for_a_connection_may_set_its_protocol_before_data_comes(run, version):
+    async def main():
+        server_context, client_context = contexts(version)
+        async with serving(Greets, ssl=server_context) as served:
+            first = await connect(Peer, served.address, client_context)
+            second = Peer()
+            first.transport.set_protocol(second)
+            await second.until(lambda: second.received == b"welcome")
+            assert first.told == ["made"] and not first.received
+            assert first.transport.get_protocol() is second
+            first.transport.close()
+            assert await second.lost() is None
+            assert await (await served.protocol()).lost() is None
+
+    run(main)
+
+
 # -- flow control ----------------------------------------------------------------------------------
 
 
@@ -716,20 +739,87 @@ def test_a_direction_alone_has_no_end(run):
     run(main)
 
 
-def test_a_callback_that_raises_costs_its_connection(run, told):
-    class Raises(Peer):
-        def data_received(self, data):
-            raise ZeroDivisionError
+@pytest.mark.parametrize(
+    "base, name",
+    [
+        (Peer, "data_received"),
+        (Peer, "eof_received"),
+        (BufferedPeer, "get_buffer"),
+        (BufferedPeer, "buffer_updated"),
+        (BufferedPeer, "eof_received"),
+    ],
+)
+def test_a_callback_that_raises_costs_its_connection(run, told, base, name):
+    def fail(self, *args):
+        raise ZeroDivisionError
 
     async def main():
-        async with pair(Raises) as (peer, client):
+        raises = type("Raises", (base,), {name: fail})
+        async with pair(raises) as (peer, client):
             client.transport.write(b"x")
+            client.transport.close()
             assert isinstance(await peer.lost(), ZeroDivisionError)
             await client.lost()
 
     run(main)
-    assert [type(context["exception"]) for context in told.complaints] == [ZeroDivisionError]
+    (context,) = told.complaints
+    assert type(context["exception"]) is ZeroDivisionError
+    assert name in context["message"] and context["transport"] is not None
     told.complaints.clear()
+
+
+def test_an_empty_buffer_is_refused(run, told):
+    async def main():
+        async with pair(lambda: BufferedPeer(0)) as (peer, client):
+            client.transport.write(b"x")
+            assert "empty buffer" in str(await peer.lost())
+            await client.lost()
+
+    run(main)
+    (context,) = told.complaints
+    assert "get_buffer" in context["message"]
+    told.complaints.clear()
+
+
+def test_what_is_written_in_eof_received_is_sent(run, version):
+    class Answers(Peer):
+        def eof_received(self):
+            super().eof_received()
+            self.transport.write(b"last words")
+
+    async def main():
+        async with client_and_hand(Answers, version) as (client, hand):
+            with pytest.raises(ssl.SSLWantReadError):
+                hand.tls.unwrap()
+            hand.flush()
+            assert await hand.receive(10) == b"last words"
+            await hand.receive_the_end()
+            hand.transport.close()
+            assert await client.lost() is None
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_a_connection_that_has_paused_reading_ends(run, end):
+    """With something that is decrypted and not delivered."""
+
+    class Pauses(BufferedPeer):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.pause_reading()
+
+    async def main():
+        async with pair(lambda: Pauses(10)) as (peer, client):
+            client.transport.write(pattern(1000))
+            await peer.until(lambda: peer.received)
+            getattr(peer.transport, end)()
+            client.transport.close()
+            assert await peer.lost() is None
+            assert peer.received == pattern(1000)[:10]
+            assert peer.told == ["made", "lost"]
+
+    run(main)
 
 
 def test_a_closed_connection_gives_up_a_peer_that_takes_nothing(run):
