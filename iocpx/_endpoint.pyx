@@ -24,11 +24,13 @@ cdef enum:
     CLOSE_TIMEOUT_MS = 60000
 
 cdef tell_fn tell_of_transports = NULL
+cdef tell_fn pump_transports = NULL
 
 
-cdef void set_tell_of_transports(tell_fn tell) noexcept:
-    global tell_of_transports
+cdef void set_tell_of_transports(tell_fn tell, tell_fn pump) noexcept:
+    global tell_of_transports, pump_transports
     tell_of_transports = tell
+    pump_transports = pump
 
 
 # Not cleared: __dealloc__ needs `run`.
@@ -51,6 +53,7 @@ cdef class Endpoint:
         self.context = PyContext_CopyCurrent()
         self._ended = ended
         self.config.handler.tell = tell_of_transports
+        self.config.handler.pump = pump_transports
         self.config.handler.context = <PyObject *>self  # borrowed: `endpoints` has us to the end
         self.config.backlog = backlog
         self.config.initial_accepts = INITIAL_ACCEPTS

@@ -784,6 +784,12 @@ cdef void tell_transport(Transport transport, conn_t *conn, news_t *news) noexce
         Py_DECREF(transport)            # of the INCREF in make_transport or open_transport
 
 
+cdef void pump(void *context, conn_t *conn) noexcept:
+    """Encrypt what was written, for a loop that may not come to its next turn."""
+    if conn.user != NULL and (<Transport>conn.user)._tls is not None:
+        (<Transport>conn.user)._tls_pump(conn)
+
+
 cdef name_of(ask):
     try:
         return ask()
@@ -846,4 +852,4 @@ def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, e
     return transport
 
 
-set_tell_of_transports(tell)
+set_tell_of_transports(tell, pump)

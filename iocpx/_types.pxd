@@ -286,6 +286,7 @@ ctypedef void (*tell_fn)(void *context, conn_t *conn) noexcept
 ctypedef struct handler_t:
     deliver_fn deliver          # never enters Python; NULL: the engine's deliver_batch calls…
     tell_fn tell                # … this
+    tell_fn pump                # GIL held: filters what was written, tells nothing; or NULL
     void *context               # borrowed: what it finds its way by; Python's: Runtime, Endpoint
 
 ctypedef struct engine_config_t:
