@@ -33,7 +33,8 @@ cdef class Runtime:
     cdef readonly object sslcontext # None: no TLS
     cdef readonly double handshake_s    # how long a TLS handshake may take…
     cdef readonly double shutdown_s     # … and a TLS connection's end
-    # Critical section:
+    cdef object handshake_lock
+    # Under it:
     cdef int max_handshakes
     cdef int handshaking            # connections that have begun theirs
     cdef object waiting             # a deque of those that have not

@@ -143,6 +143,7 @@ cdef class Runtime:
         self.shutdown_s = numbers["ssl_shutdown_timeout_s"] / 1000.0
         self.max_handshakes = numbers["max_handshakes"]
         self.waiting = collections.deque()
+        self.handshake_lock = allocate_lock()
         self.handshake_failures = {}
         memset(&self.config, 0, sizeof(self.config))
         if factory is Echo:
@@ -459,7 +460,7 @@ cdef class Runtime:
                                    for i in range(<int>ACCEPT_ERROR_CODES)
                                    if figures.accept_error_counts[i] > 0},
         )
-        with cython.critical_section(self):
+        with self.handshake_lock:
             stats.update(
                 handshakes=self.handshakes,
                 active_handshakes=self.handshaking,
@@ -474,7 +475,7 @@ cdef class Runtime:
 
     cdef bint handshake_wanted(self, connection, conn_t *conn) except -1:
         cdef bint may = False
-        with cython.critical_section(self):
+        with self.handshake_lock:
             may = self.handshaking < self.max_handshakes
             if may:
                 self.handshaking += 1
@@ -488,7 +489,7 @@ cdef class Runtime:
         """Of one that was told to begin, or that has gone while it waited."""
         after = None
         reason = getattr(exc, "reason", None) or type(exc).__name__
-        with cython.critical_section(self):
+        with self.handshake_lock:
             if exc is None:
                 self.handshakes += 1
             elif isinstance(exc, TimeoutError):
