@@ -31,6 +31,7 @@ ENGINE = [
     "_conn",
     "_open",
     "_requests",
+    "_filter",
     "_delivery",
     "_accept",
     "_service",
@@ -41,6 +42,7 @@ ENGINE = [
 ]
 MODULES = [
     *ENGINE,
+    *("_tls", "_buffers", "_tls_layer"),
     *("_engines", "_runtime", "_timers", "_connection", "_server", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),
     "_transport",

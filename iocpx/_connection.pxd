@@ -4,10 +4,12 @@ from iocpx._delivery cimport lost_t
 from iocpx._runtime cimport Runtime
 from iocpx._state cimport buf_t, queue_t
 from iocpx._timers cimport TimerHandle, Timers
+from iocpx._tls cimport Tls
+from iocpx._tls_layer cimport TlsUser
 from iocpx._types cimport ADDRESS_BYTES, conn_t, worker_t
 
 
-cdef class Connection:
+cdef class Connection(TlsUser):
     cdef conn_t *_conn              # one reference, until connection_lost; critical section
     cdef Runtime _runtime           # keeps the engine's memory while _conn may be used
     cdef char[ADDRESS_BYTES] _local
@@ -17,6 +19,10 @@ cdef class Connection:
     cdef Timers _timers             # made when the first is set; critical section
     cdef object _raised             # what a callback raised, for connection_lost
     cdef object _context            # its callbacks', until connection_lost; the executor's
+    cdef object _tls_timer          # the handshake, or the end, takes too long; the executor's
+    cdef double _tls_shutdown_s     # how long the end may take
+    cdef object _tls_future         # start_tls() returned it, and the handshake is under way
+    cdef bint _handshaking          # it is one of the runtime's handshakes; the executor's
     cdef object __weakref__
     # Critical section: set_protocol changes them.
     cdef object _protocol
@@ -36,7 +42,6 @@ cdef class Connection:
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _run_timers(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
-    cdef int _queue(self, conn_t *conn, queue_t *parts, data) except -1
     cdef int _after_write(self, conn_t *conn, int result) except -1
     cdef _flush(self, conn_t *conn)
     cdef _pause(self, bint paused)
@@ -44,16 +49,13 @@ cdef class Connection:
     cdef TimerHandle _set_timer(self, callback, tuple args, uint64_t delay_us)
     cdef object _socket_for_options(self, default)
     cdef object _duplicate(self)
+    # Take up TLS, from the runtime's context; in its first turn, or when another's handshake is over.
+    cdef void _begin_tls(self, conn_t *conn) noexcept
+    cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s, double shutdown_s) except -1
+    cdef void _end_handshake(self, exc) noexcept
+    cdef void _stop_tls_timer(self) noexcept
+    cdef bint _take_protocol_of_factory(self, conn_t *conn) noexcept
 
 
-# Lets go of what has been sent: an owned chain of conn_take_news or conn_take_spent.
-cdef void release_spent(buf_t *spent) noexcept
 # TypeError if `result`, of a call of `name`, is what only an `async def` returns.
 cdef int refuse_coroutine(str name, result) except -1
-# What was received, as bytes: the object that it was received into, or a copy.
-cdef bytes take_bytes(buf_t *buf)
-# Has the next receive fill a bytes object of that size, where that is worth it.
-cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept
-# Queues a write, or puts it into `parts` where that is not NULL.  The result is write_result's.
-cdef int queue_bytes(worker_t *worker, conn_t *conn, queue_t *parts, const char *data,
-                     size_t nbytes, void *owner) noexcept nogil

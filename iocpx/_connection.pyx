@@ -8,39 +8,38 @@ where there is a GIL.
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
-)
-from cpython.bytes cimport (
-    _PyBytes_Resize, PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+    PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport NEVER, conn_ref, now_ms
-from iocpx._delivery cimport conn_is_reading_on, conn_offer, lost_t
+from iocpx._buffers cimport queue_data, release_spent, take_bytes
+from iocpx._delivery cimport conn_is_reading_on, lost_t
 from iocpx._engine cimport engine_on_worker
+from iocpx._filter cimport conn_filter_begin, conn_may_filter
 from iocpx._requests cimport (
-    WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_KEPT, WRITE_NO_MEMORY, WRITE_SPENT, conn_abort,
-    conn_borrow_handle, conn_close, conn_flush, conn_gather, conn_get_marks, conn_is_closing,
-    conn_is_reading, conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
-    conn_tell_sent, conn_wait_writable, conn_write, conn_write_buffer_size, conn_write_eof,
-    conn_write_parts, wait_result,
+    WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_SPENT, conn_abort, conn_borrow_handle, conn_close,
+    conn_flush, conn_get_marks, conn_is_closing, conn_is_reading, conn_pause_reading,
+    conn_return_handle, conn_set_marks, conn_take_spent, conn_tell_sent, conn_wait_writable,
+    conn_write_buffer_size, conn_write_eof, conn_write_parts, wait_result,
 )
 from iocpx._engines cimport WAIT_SLICE_MS
 from iocpx._runtime cimport Runtime, address_tuple
 from iocpx._sched cimport conn_unref
-from iocpx._state cimport buf_free, buf_t, queue_t
+from iocpx._state cimport buf_t, queue_t
+from iocpx._tls cimport Tls
 from iocpx._timers cimport check_callback, microseconds, TimerHandle, Timers
 from iocpx._types cimport *
 from iocpx._winsock cimport DWORD
 
 import asyncio
 import collections.abc
+import concurrent.futures
 import socket
+import ssl
 import sys
-import sysconfig
 import threading
 
 from iocpx._addresses import address_text
@@ -51,29 +50,6 @@ cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's default
 
 MAX_BYTES = sys.maxsize
-
-# Of the build, whether the GIL is on or not: an object that one thread has made and another
-# one lets go of keeps its memory until the first runs Python again.
-cdef bint frees_late = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-
-
-cdef bytes take_bytes(buf_t *buf):
-    """What was received, as bytes: the object that it was received into, or a copy, so that
-    a little data does not keep much memory."""
-    cdef size_t nbytes = buf.size
-    cdef PyObject *owner = <PyObject *>buf.owner
-    if owner == NULL or buf.data != buf.base or 2 * nbytes < buf.capacity:
-        data = PyBytes_FromStringAndSize(buf.data, <Py_ssize_t>nbytes)
-        buf.size = 0
-        return data
-    buf.owner = NULL
-    buf.base = NULL
-    buf.size = 0
-    if nbytes < buf.capacity:
-        _PyBytes_Resize(&owner, <Py_ssize_t>nbytes)
-    data = <bytes>owner
-    Py_DECREF(data)                     # of the INCREF in offer_bytes
-    return data
 
 
 cdef int refuse_coroutine(str name, result) except -1:
@@ -281,7 +257,8 @@ cdef class Connection:
         cdef Py_buffer view
         cdef size_t part
         cdef bint buffered
-        while buf.size > 0 and conn_is_reading_on(conn):
+        # After start_tls() the rest is that one's.
+        while buf.size > 0 and conn_is_reading_on(conn) and self._tls is None:
             with cython.critical_section(self):
                 protocol = self._protocol
                 buffered = self._buffered
@@ -318,6 +295,8 @@ cdef class Connection:
 
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
         self._runtime.connections.discard(self)
+        self._end_handshake(self._raised or ConnectionResetError("the client has gone"))
+        self._stop_tls_timer()
         # First the end of get_extra_info("socket"): what it has made by then is closed
         # before connection_lost, so that the peer sees the end.
         self._detach()
@@ -336,11 +315,207 @@ cdef class Connection:
                 exc = os_error(lost.error, "send" if lost.sending else "receive",
                                address_text(self.get_extra_info("peername")),
                                limit_text(lost, &conn.service.config))
-            self._run("connection_lost", (exc,))
+            if self._tls_future is not None:
+                future, self._tls_future = self._tls_future, None
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(
+                        exc or ConnectionAbortedError("the connection was closed"))
+            if self._protocol is not None:      # there is none before the handshake is done
+                self._run("connection_lost", (exc,))
         except BaseException as raised:
             self._runtime.report("connection_lost() raised", raised, self.get_protocol(), self)
         self._raised = None
         self._context = None
+
+    # -- TLS -----------------------------------------------------------------------
+
+    cdef void _begin_tls(self, conn_t *conn) noexcept:
+        """The handshake of a client, before anybody is told of him.  Any thread."""
+        try:
+            runtime = self._runtime
+            self._take_tls(conn, Tls.__new__(Tls, runtime.sslcontext, True, None),
+                           runtime.handshake_s, runtime.shutdown_s)
+        except ConnectionAbortedError:
+            pass                        # it ends already: the server closes
+        except BaseException as exc:
+            self._runtime.report("TLS cannot begin, the connection is reset", exc, None, None)
+            conn_abort(NULL, conn, ABORT_CALLBACK)
+
+    cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s, double shutdown_s) except -1:
+        cdef bint begun
+        self._tls = tls
+        self._tls_shutdown_s = shutdown_s
+        # Before the handshake can be over.
+        self._tls_timer = self._set_timer(self._give_up_tls_handshake, (handshake_s,),
+                                          microseconds(handshake_s))
+        with nogil:
+            begun = conn_filter_begin(NULL, conn)
+        if not begun:
+            self._stop_tls_timer()
+            self._tls = None
+            raise ConnectionAbortedError("the connection is closing: TLS cannot begin")
+        return 0
+
+    def _begin_waiting(self):
+        """For the runtime: this one's turn has come.  Any thread."""
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            self._begin_tls(conn)
+            with nogil:
+                conn_pause_reading(NULL, conn, False)
+                conn_unref(conn)
+
+    cdef void _end_handshake(self, exc) noexcept:
+        """It is over, exc says how: the next that waits for his may begin."""
+        if self._handshaking:
+            self._handshaking = False
+            self._runtime.handshake_over(self, exc)
+
+    cdef void _stop_tls_timer(self) noexcept:
+        timer, self._tls_timer = self._tls_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _give_up_tls_handshake(self, seconds):
+        cdef conn_t *conn
+        if self._tls is None or self._tls.opened:
+            return
+        conn = self._enter()
+        if conn != NULL:
+            self._tls_failed(conn, TimeoutError(
+                f"the TLS handshake took longer than {seconds:g} s"), False)
+            conn_unref(conn)
+
+    def _give_up_tls(self):
+        if self._raised is None:
+            self._raised = TimeoutError(
+                f"the end of TLS took longer than {self._tls_shutdown_s:g} s")
+        self.abort()
+
+    cdef void _tls_opened(self, conn_t *conn) noexcept:
+        self._stop_tls_timer()
+        self._end_handshake(None)
+        if self._tls_future is not None:
+            future, self._tls_future = self._tls_future, None
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+        elif self._take_protocol_of_factory(conn):
+            self._call("connection_made", (self,))
+
+    cdef bint _take_protocol_of_factory(self, conn_t *conn) noexcept:
+        fault = "raised"
+        try:
+            protocol = self._runtime.factory()
+            fault = "returned no protocol"
+            refuse_coroutine("protocol_factory", protocol)
+            self._bind(protocol)
+            self._runtime.connections.add(self)
+        except BaseException as exc:
+            self._runtime.report(f"protocol_factory {fault}, the connection is reset", exc, None,
+                                 None)
+            conn_abort(NULL, conn, ABORT_CALLBACK)
+            return False
+        return True
+
+    cdef void _tls_failed(self, conn_t *conn, exc, bint opened) noexcept:
+        self._stop_tls_timer()
+        self._end_handshake(exc)
+        if self._raised is None:
+            self._raised = exc
+        if isinstance(exc, TimeoutError):
+            conn_abort(NULL, conn, ABORT_APPLICATION)
+        else:
+            # The alert goes out before the end.
+            conn_close(NULL, conn)
+
+    cdef void _tls_data(self, conn_t *conn, bytes data) noexcept:
+        with cython.critical_section(self):
+            protocol = self._protocol
+        try:
+            result = protocol.data_received(data)
+            if result is not None:
+                refuse_coroutine("data_received", result)
+        except BaseException as exc:
+            self._failed("data_received", exc)
+
+    cdef bint _tls_is_buffered(self) noexcept:
+        return not self._takes_bytes()
+
+    cdef int _tls_fill(self, conn_t *conn) except -1:
+        cdef Py_buffer view
+        cdef Py_ssize_t got = 0
+        if not self._tls.has_more():
+            return 0
+        name = "get_buffer"
+        try:
+            protocol = self.get_protocol()
+            lent = protocol.get_buffer(-1)
+            if not PyObject_CheckBuffer(lent):
+                refuse_coroutine(name, lent)
+            PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
+            lent = None                     # a memoryview would keep the protocol's buffer locked
+            try:
+                if view.len == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                got = self._tls.read_into(<char *>view.buf, view.len)
+            finally:
+                PyBuffer_Release(&view)
+            if got > 0:
+                name = "buffer_updated"
+                result = protocol.buffer_updated(got)
+                if result is not None:
+                    refuse_coroutine(name, result)
+        except ssl.SSLError:
+            raise
+        except BaseException as exc:
+            self._failed(name, exc)
+            return 0
+        return got > 0
+
+    cdef void _tls_eof(self, conn_t *conn) noexcept:
+        self._keeps_open()                  # which TLS cannot
+        self.close()
+
+    def start_tls(self, context, *, server_side=True, server_hostname=None, received=b"",
+                  ssl_handshake_timeout_s=60.0, ssl_shutdown_timeout_s=30.0):
+        """Go on with TLS: STARTTLS, or TLS after a PROXY header.  asyncio.loop.start_tls(), for a
+        connection of a server.  Returns a concurrent.futures.Future: its result is None once the
+        handshake is done, its exception what has ended it.
+
+        context: ssl.SSLContext.  server_side: bool; False: we are the client, of server_hostname.
+        received: bytes of the TLS stream that data_received() has got already, behind the last
+        words without TLS.  What comes from now on is TLS's, and is delivered decrypted; what was
+        written before leaves as it is, and what is written now waits for the handshake.
+        ssl_handshake_timeout_s, ssl_shutdown_timeout_s: as Server's.
+
+        From a callback of this connection: whatever was delivered before was no TLS.  Raises
+        RuntimeError elsewhere, or where there is TLS already, ConnectionAbortedError on a
+        connection that closes, TypeError or ValueError for a wrong argument.
+        """
+        cdef conn_t *conn
+        handshake_s = milliseconds("ssl_handshake_timeout_s", ssl_handshake_timeout_s, 0.001,
+                                   86400) / 1000.0
+        shutdown_s = milliseconds("ssl_shutdown_timeout_s", ssl_shutdown_timeout_s, 0.001,
+                                  86400) / 1000.0
+        if not isinstance(received, bytes):
+            raise TypeError(f"received must be bytes, got {type(received).__name__}")
+        check_side(context, server_side)
+        tls = Tls.__new__(Tls, context, server_side, server_hostname)
+        if self._tls is not None:
+            raise RuntimeError("the connection has TLS already")
+        conn = self._enter()
+        if conn == NULL:
+            raise ConnectionAbortedError("the connection is closed: TLS cannot begin")
+        try:
+            if not conn_may_filter(conn):
+                raise RuntimeError("start_tls() must be called from a callback of its connection")
+            self._take_tls(conn, tls, handshake_s, shutdown_s)
+        finally:
+            conn_unref(conn)
+        tls.feed_bytes(received)
+        future = concurrent.futures.Future()
+        self._tls_future = future
+        return future
 
     # -- asyncio.Transport ---------------------------------------------------------
 
@@ -360,7 +535,7 @@ cdef class Connection:
         if conn == NULL:
             return
         try:
-            self._after_write(conn, self._queue(conn, NULL, data))
+            self._after_write(conn, queue_data(NULL, conn, NULL, data))
         finally:
             conn_unref(conn)
 
@@ -381,7 +556,7 @@ cdef class Connection:
         try:
             try:
                 for data in items:
-                    self._queue(conn, &parts, data)
+                    queue_data(NULL, conn, &parts, data)
             finally:
                 # Also if one raised, as a released memoryview does: those before it go.
                 if parts.head != NULL:
@@ -390,35 +565,10 @@ cdef class Connection:
         finally:
             conn_unref(conn)
 
-    cdef int _queue(self, conn_t *conn, queue_t *parts, data) except -1:
-        """Into the connection's queue, or into `parts`.  The result is write_result's."""
-        cdef Py_buffer view
-        cdef int result = 0
-        if not PyBytes_Check(data):
-            if type(data) is memoryview and not data.c_contiguous:
-                data = bytes(data)
-            else:
-                # What the caller may change behind our back is copied at once.
-                PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-                if view.len > 0:
-                    result = queue_bytes(NULL, conn, parts, <char *>view.buf, view.len, NULL)
-                PyBuffer_Release(&view)
-                if result & WRITE_NO_MEMORY:
-                    raise MemoryError
-                return result
-        if PyBytes_GET_SIZE(data) == 0:
-            return 0
-        Py_INCREF(data)                 # dropped here, or by deliver once it is sent
-        result = queue_bytes(NULL, conn, parts, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
-                             <PyObject *>data)
-        if not result & WRITE_KEPT:
-            Py_DECREF(data)
-        if result & WRITE_NO_MEMORY:
-            raise MemoryError
-        return result
-
     cdef int _after_write(self, conn_t *conn, int result) except -1:
         if result & WRITE_FLUSH:
+            if self._tls is not None and conn_may_filter(conn):
+                self._tls_pump(conn)
             self._flush(conn)
         if result & (WRITE_FLUSH | WRITE_SPENT):
             # By whoever has the GIL: the connection's own turn may have to wait for a callback
@@ -468,12 +618,15 @@ cdef class Connection:
             self._tell_marks("pause_writing")
 
     def can_write_eof(self):
-        """True.  asyncio.WriteTransport.can_write_eof()."""
-        return True
+        """True, but for TLS.  asyncio.WriteTransport.can_write_eof()."""
+        return self._tls is None
 
     def write_eof(self):
         """End our direction once all is sent; receiving goes on.
-        asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND).  Any thread."""
+        asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND).  NotImplementedError with
+        TLS, whose end ends both directions.  Any thread."""
+        if self._tls is not None:
+            raise NotImplementedError("a TLS connection has no end in one direction only")
         self._eof_written = True
         cdef conn_t *conn = self._enter()
         if conn != NULL:
@@ -490,6 +643,9 @@ cdef class Connection:
         """
         cdef conn_t *conn = self._enter()
         if conn != NULL:
+            if self._tls is not None and self._tls.opened and self._tls_timer is None:
+                self._tls_timer = self._set_timer(self._give_up_tls, (),
+                                                  microseconds(self._tls_shutdown_s))
             with nogil:
                 conn_close(NULL, conn)
                 conn_unref(conn)
@@ -587,6 +743,8 @@ cdef class Connection:
             nbytes = conn_write_buffer_size(conn)
             conn_get_marks(conn, &high, &low)
             if nbytes > high:
+                if self._tls is not None and conn_may_filter(conn):
+                    self._tls_pump(conn)
                 self._flush(conn)
                 nbytes = conn_write_buffer_size(conn)
         finally:
@@ -655,14 +813,16 @@ cdef class Connection:
     def get_extra_info(self, name, default=None):
         """"peername", "sockname" (addresses as the socket module shows them, also after
         the close) or "socket" (an asyncio.trsock.TransportSocket while the connection is
-        open, for options), else default.  asyncio.BaseTransport.get_extra_info()."""
+        open, for options); with TLS "sslcontext", and after the handshake "ssl_object",
+        "peercert", "cipher" and "compression"; else default.
+        asyncio.BaseTransport.get_extra_info()."""
         if name == "peername":
             return address_tuple(<const unsigned char *>self._remote)
         if name == "sockname":
             return address_tuple(<const unsigned char *>self._local)
         if name == "socket":
             return self._socket_for_options(default)
-        return default
+        return default if self._tls is None else self._tls_extra().get(name, default)
 
     cdef object _socket_for_options(self, default):
         made = self._duplicate() if self._socket is None else None
@@ -702,33 +862,6 @@ cdef class Connection:
                 conn_unref(conn)
 
 
-cdef void release_spent(buf_t *spent) noexcept:
-    """Let go of what has been sent: an owned chain."""
-    cdef buf_t *buf
-    while spent != NULL:
-        buf = spent
-        spent = buf.next
-        Py_DECREF(<object>buf.owner)    # of the INCREF in Connection._queue or offer_bytes
-        buf_free(buf)
-
-
-cdef void offer_bytes(conn_t *conn, size_t nbytes) noexcept:
-    """Have the next receive fill a bytes object, for data_received as it is.
-
-    Only now that the one before has been delivered: if the protocol has let go of it, its
-    memory, still in the processor's cache, is used again.
-    """
-    if frees_late:
-        return
-    try:
-        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>nbytes)
-    except MemoryError:
-        return      # the receive takes a buffer of the engine's
-    Py_INCREF(data)                     # dropped by take_bytes or deliver
-    if not conn_offer(conn, <void *>data, PyBytes_AS_STRING(data), nbytes):
-        Py_DECREF(data)
-
-
 cdef str limit_text(lost_t *lost, service_config_t *config):
     """What a limit of ours says that has ended a connection; None: it was none."""
     unsent = f"{lost.unsent_bytes:,} bytes of {lost.unsent_writes:,} writes were not sent"
@@ -746,14 +879,17 @@ cdef str limit_text(lost_t *lost, service_config_t *config):
     return None
 
 
+cdef int check_side(context, bint server_side) except -1:
+    # Tls would raise an ssl.SSLError, as if something had failed.
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"context must be an ssl.SSLContext, got {context!r}")
+    if context.protocol == (ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER):
+        raise ValueError(f"context must be for {'servers' if server_side else 'clients'}, "
+                         f"got one of {context.protocol.name}")
+    return 0
+
+
 cdef int check_data(data) except -1:
     if not PyObject_CheckBuffer(data):
         raise TypeError(f"data must be a bytes-like object, got {type(data).__name__}")
     return 0
-
-
-cdef int queue_bytes(worker_t *worker, conn_t *conn, queue_t *parts, const char *data,
-                     size_t nbytes, void *owner) noexcept nogil:
-    if parts == NULL:
-        return conn_write(worker, conn, data, nbytes, owner)
-    return conn_gather(conn, parts, data, nbytes, owner)

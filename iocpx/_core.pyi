@@ -2,6 +2,8 @@ import socket
 from asyncio import BaseProtocol
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, TypeAlias, TypedDict
 
@@ -40,6 +42,11 @@ class ServerStats(TypedDict):
     accepts_pending: int
     aborts_by_reason: dict[str, int]
     accept_errors_by_code: dict[int, int]
+    handshakes: int
+    active_handshakes: int
+    handshakes_waiting: int
+    handshake_timeouts: int
+    handshake_failures: dict[str, int]
 
 class EngineStats(TypedDict):
     packets: int
@@ -82,6 +89,16 @@ class Connection:
     def call_soon(
         self, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]
     ) -> TimerHandle: ...
+    def start_tls(
+        self,
+        context: SSLContext,
+        *,
+        server_side: bool = True,
+        server_hostname: str | None = None,
+        received: bytes = b"",
+        ssl_handshake_timeout_s: float = 60.0,
+        ssl_shutdown_timeout_s: float = 30.0,
+    ) -> Future[None]: ...
     def get_protocol(self) -> BaseProtocol | None: ...
     def set_protocol(self, protocol: BaseProtocol) -> None: ...
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
@@ -125,6 +142,10 @@ class Server:
         keepalive_idle_s: float | None = 5.0,
         keepalive_interval_s: float = 1.0,
         max_free_connections: int = 100,
+        ssl: SSLContext | None = None,
+        ssl_handshake_timeout_s: float = 60.0,
+        ssl_shutdown_timeout_s: float = 30.0,
+        max_handshakes: int = 256,
         exception_handler: Callable[[dict[str, Any]], object] | None = None,
         trace: Callable[[str], object] | None = None,
     ) -> None: ...

@@ -9,7 +9,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 # Under another name: a cimported one is none that Python could import from here.
 from iocpx._connection cimport Connection as ConnectionObject
-from iocpx._connection cimport offer_bytes, refuse_coroutine, release_spent
+from iocpx._buffers cimport offer_bytes, release_spent
 from iocpx._delivery cimport (
     conn_give_buffer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
     lost_t, news_t,
@@ -91,7 +91,7 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         conn_take_lost(conn, &lost)
         return
     connection = <ConnectionObject>conn.user
-    if news.made:
+    if news.made and connection._tls is None and connection._protocol is not None:
         connection._call("connection_made", (connection,))
     # Both: the queue was above its high mark and is below the low one by now.
     if news.pause:
@@ -100,17 +100,26 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         connection._tell_marks("resume_writing")
     if news.sent > 0:
         connection._call("data_sent", (news.sent,))
-    buf = conn_take_data(conn, &wanted)
-    while buf != NULL:
-        connection._feed(conn, buf)
-        conn_give_buffer(conn, buf)
+    if connection._tls is None:
         buf = conn_take_data(conn, &wanted)
-    if wanted > COPY_BYTES and connection._takes_bytes():
-        offer_bytes(conn, wanted)
+        while buf != NULL:
+            connection._feed(conn, buf)
+            conn_give_buffer(conn, buf)
+            # After start_tls() the rest is that one's.
+            buf = NULL if connection._tls is not None else conn_take_data(conn, &wanted)
+        if wanted > COPY_BYTES and connection._takes_bytes():
+            offer_bytes(conn, wanted)
+    if connection._tls is not None:
+        connection._tls_deliver(conn)
     if news.timers:
         connection._run_timers(conn)
-    if conn_take_eof(conn) and not connection._keeps_open():
-        conn_close(NULL, conn)
+    if conn_take_eof(conn):
+        if connection._tls is not None:
+            connection._tls_end_of_stream(conn)
+        elif not connection._keeps_open():
+            conn_close(NULL, conn)
+    if connection._tls is not None:
+        connection._tls_pump(conn)
     if conn_take_lost(conn, &lost):
         connection._lost(conn, &lost)
         conn.user = NULL
@@ -120,23 +129,22 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
 cdef void make_connection(Runtime runtime, conn_t *conn, context) noexcept:
     """Ask the factory for a protocol; conn.user becomes the Connection, or stays NULL."""
     cdef ConnectionObject connection = None
-    fault = "raised"
     try:
         connection = ConnectionObject.__new__(ConnectionObject)
         connection._attach(runtime, conn, context)
-        protocol = runtime.factory()
-        fault = "returned no protocol"
-        refuse_coroutine("protocol_factory", protocol)
-        connection._bind(protocol)
-        runtime.connections.add(connection)
-    except BaseException as exc:
-        if connection is not None:
+        if runtime.sslcontext is None and not connection._take_protocol_of_factory(conn):
             connection._detach()
-        runtime.report(f"protocol_factory {fault}, the connection is reset", exc, None, None)
+            return
+    except BaseException as exc:
+        runtime.report("the connection is reset", exc, None, None)
         conn_abort(NULL, conn, ABORT_CALLBACK)
         return
     Py_INCREF(connection)               # for conn.user
     conn.user = <PyObject *>connection
+    if runtime.sslcontext is not None:
+        connection._handshaking = True
+        if runtime.handshake_wanted(connection, conn):
+            connection._begin_tls(conn)
 
 
 set_deliver(deliver_batch)

@@ -9,12 +9,14 @@ cdef class Endpoint:
     cdef readonly object loop
     cdef readonly object factory    # of protocols; None: its connections bring their own
     cdef readonly object server     # the asyncio.Server, or None
-    cdef readonly object make_tls   # callable(protocol) → its SSLProtocol, or None
+    cdef readonly object sslcontext # None: no TLS
+    cdef readonly double handshake_s    # how long a TLS handshake may take…
+    cdef readonly double shutdown_s     # … and a TLS connection's end
     cdef readonly object context    # connections copy it
     cdef list _ended                # the loop's, which this joins at its end
 
     cdef void abort(self) noexcept
 
 
-# What every endpoint made from now on tells its protocols by.
-cdef void set_tell_of_transports(tell_fn tell) noexcept
+# What every endpoint made from now on tells its protocols by, and encrypts what they wrote.
+cdef void set_tell_of_transports(tell_fn tell, tell_fn pump) noexcept

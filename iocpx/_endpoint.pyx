@@ -24,11 +24,13 @@ cdef enum:
     CLOSE_TIMEOUT_MS = 60000
 
 cdef tell_fn tell_of_transports = NULL
+cdef tell_fn pump_transports = NULL
 
 
-cdef void set_tell_of_transports(tell_fn tell) noexcept:
-    global tell_of_transports
+cdef void set_tell_of_transports(tell_fn tell, tell_fn pump) noexcept:
+    global tell_of_transports, pump_transports
     tell_of_transports = tell
+    pump_transports = pump
 
 
 # Not cleared: __dealloc__ needs `run`.
@@ -39,16 +41,19 @@ cdef class Endpoint:
     The loop refers to it until it has ended, and its connections borrow it.
     """
 
-    def __cinit__(self, loop, EngineRun run, endpoints, ended, factory, server, make_tls,
-                  int backlog):
+    def __cinit__(self, loop, EngineRun run, endpoints, ended, factory, server, sslcontext,
+                  double handshake_s, double shutdown_s, int backlog):
         self.loop = loop
         self.run = run
         self.factory = factory
         self.server = server
-        self.make_tls = make_tls
+        self.sslcontext = sslcontext
+        self.handshake_s = handshake_s
+        self.shutdown_s = shutdown_s
         self.context = PyContext_CopyCurrent()
         self._ended = ended
         self.config.handler.tell = tell_of_transports
+        self.config.handler.pump = pump_transports
         self.config.handler.context = <PyObject *>self  # borrowed: `endpoints` has us to the end
         self.config.backlog = backlog
         self.config.initial_accepts = INITIAL_ACCEPTS

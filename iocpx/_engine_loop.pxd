@@ -23,6 +23,7 @@ cdef class EngineLoop(LoopCore):
     cdef void sweep(self) noexcept
     # Let go of endpoints that are over.
     cdef void drop_ended(self) noexcept
+    cdef void flush(self) noexcept
     cdef EngineRun engine_run(self)
     # To the exception handler; what ends a program is raised by the iteration under way.
     cdef void callback_raised(self, exc, message, protocol, transport) noexcept

@@ -15,7 +15,8 @@ from iocpx._sched cimport conn_unref
 from iocpx._types cimport *
 from iocpx._winsock cimport DWORD, InterlockedExchangeAdd, INVALID_SOCKET
 from iocpx._worker cimport (
-    engine_complete, engine_flush, engine_has_more, engine_poll, engine_serve,
+    engine_complete, engine_has_more, engine_poll, engine_send_waiting, engine_serve,
+    engine_take_waiting,
 )
 
 from asyncio import log
@@ -68,10 +69,23 @@ cdef class EngineLoop(LoopCore):
 
     cdef int wait_at_port(self, DWORD timeout_ms) except -1:
         cdef engine_t *engine
+        cdef bint told
         cdef int n
         if self._engine is None:
             return LoopCore.wait_at_port(self, timeout_ms)
         engine = self._engine.engine
+        # What was asked for since the last look, by a task that has written.  What the protocols
+        # are told then is all for this iteration: their peers' answers may be here already, but a
+        # loop that is to stop in it shall not go on with them.
+        self.polling = True
+        with nogil:
+            told = engine_serve(engine)
+        self.polling = False
+        if told:
+            self.next_entry = 0
+            self.n_entries = 0
+            self.look_due = True
+            return 0
         timeout_ms = self.begin_wait(timeout_ms)
         self.polling = True
         with nogil:
@@ -89,11 +103,27 @@ cdef class EngineLoop(LoopCore):
         finally:
             # What the last callbacks wrote does not wait for a loop that may not run again.
             if self._engine is not None:
-                self.polling = True
-                with nogil:
-                    engine_flush(self._engine.engine)
-                self.polling = False
-                self.look_due = True
+                self.flush()
+
+    cdef void flush(self) noexcept:
+        """Send what was written, encrypted where there is TLS, and tell nobody anything."""
+        cdef engine_t *engine = self._engine.engine
+        cdef handler_t *handler
+        cdef ready_t waiting
+        cdef conn_t *conn
+        self.polling = True
+        with nogil:
+            engine_take_waiting(engine, &waiting)
+        conn = waiting.head
+        while conn != NULL:
+            handler = &conn.service.config.handler
+            if conn.filtered and handler.pump != NULL:
+                handler.pump(handler.context, conn)
+            conn = conn.next_ready
+        with nogil:
+            engine_send_waiting(engine, &waiting)
+        self.polling = False
+        self.look_due = True
 
     cdef int refuse(self, DWORD nbytes, size_t key, size_t address) except -1:
         if address in self.adopted:
@@ -161,16 +191,16 @@ cdef class EngineLoop(LoopCore):
             self._engine = run
         return self._engine
 
-    def _endpoint(self, factory, server, make_tls, backlog):
+    def _endpoint(self, factory, server, sslcontext, handshake_s, shutdown_s, backlog):
         """A new Endpoint of this loop's; asyncio's loop._start_serving() asks for one."""
         return Endpoint(self, self.engine_run(), self.endpoints, self.ended, factory, server,
-                        make_tls, backlog)
+                        sslcontext, handshake_s, shutdown_s, backlog)
 
     def _clients(self):
         """The Endpoint of the connections that nobody has accepted here."""
         if self.clients is None:
             self.clients = Endpoint(self, self.engine_run(), self.endpoints, self.ended, None,
-                                    None, None, BACKLOG)
+                                    None, None, 0, 0, BACKLOG)
         return self.clients
 
     def _end_engine(self):
@@ -180,12 +210,14 @@ cdef class EngineLoop(LoopCore):
         cdef engine_t *engine
         cdef Endpoint endpoint
         cdef int n = 0
+        if self._engine is not None:
+            self.flush()
         self.is_over = True
         if self._engine is None:
             return
         engine = self._engine.engine
         with nogil:
-            engine_serve(engine)        # what was written, and is not sent
+            engine_serve(engine)
         for endpoint in list(self.endpoints):
             endpoint.abort()
         self._engine.release()

@@ -14,11 +14,15 @@ import _queue
 import _thread
 import asyncio
 import atexit
+import collections
+import collections.abc
+import concurrent.futures
 import contextvars
 import functools
 import logging
 import os
 import socket
+import ssl
 import sys
 import sysconfig
 import threading
@@ -31,6 +35,7 @@ from iocpx import (
     _addresses,
     _arguments,
     _base,
+    _buffers,
     _conn,
     _connect,
     _connection,
@@ -39,6 +44,7 @@ from iocpx import (
     _engine,
     _engines,
     _errors,
+    _filter,
     _keeper,
     _life,
     _listening,
@@ -56,6 +62,8 @@ from iocpx import (
     _state,
     _threads,
     _timers,
+    _tls,
+    _tls_layer,
     _worker,
     native,
 )

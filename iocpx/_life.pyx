@@ -98,8 +98,11 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         return
     if conn.sending or conn.outbox.head != NULL:
         return
+    if conn.filtered:
+        if not conn.filter_ended:
+            return
     # Who is paused may have more, once he is told that he may go on (conn_flushes_on).
-    if conn.service.config.like_asyncio and conn.pause_told and not conn.lost_told:
+    elif conn.service.config.like_asyncio and conn.pause_told and not conn.lost_told:
         return
     # Where the peer has ended its side, closesocket does the same: nothing is left unread that
     # would make a reset of it, and nobody else has the socket.
@@ -137,6 +140,9 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     conn.state = conn_next_state(conn.state, EVENT_QUIET)
     conn.sock = INVALID_SOCKET
     conn_drop_queue(conn, &conn.outbox)
+    conn_drop_queue(conn, &conn.plain)
+    conn.outbox.nbytes = 0
+    conn.outbox.writes = 0
     conn_drop_spare(conn)
     conn_disarm_timer(conn)
     ReleaseSRWLockExclusive(&conn.lock)

@@ -45,7 +45,8 @@ cdef bint conn_flushes_on(conn_t *conn) noexcept nogil:
     """Closing, does it take more?  asyncio's transports do as long as they have something to send:
     what a TLS layer holds back while it is paused comes after its close().
     Precondition: conn.lock held."""
-    return conn.service.config.like_asyncio and conn.state == STATE_FLUSHING and not conn.shut
+    return (conn.service.config.like_asyncio and conn.state == STATE_FLUSHING and not conn.shut
+            and not conn.filtered)
 
 
 cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
@@ -63,7 +64,7 @@ cdef int conn_may_write(conn_t *conn, size_t nbytes) noexcept nogil:
             over = over or conn.over_bytes > config.max_write_buffer
         elif conn_limit_counts(conn):
             over = over or conn.over_bytes + nbytes > config.max_write_buffer
-    if over and conn.outbox.head != NULL:
+    if over and conn.outbox.writes != 0:
         conn_fail(conn, ABORT_WRITE_LIMIT, WSAENOBUFS, True)
         return WRITE_CLOSED | WRITE_FLUSH
     return 0
@@ -125,13 +126,18 @@ cdef int conn_gather(conn_t *conn, queue_t *parts, const char *data, size_t nbyt
 cdef int conn_write(worker_t *worker, conn_t *conn, const char *data, size_t nbytes,
                     void *owner) noexcept nogil:
     cdef int result
+    cdef queue_t *queue
     AcquireSRWLockExclusive(&conn.lock)
     result = conn_may_write(conn, nbytes)
     if result == 0:
-        result = conn_gather(conn, &conn.outbox, data, nbytes, owner)
+        queue = &conn.plain if conn.filtered else &conn.outbox
+        result = conn_gather(conn, queue, data, nbytes, owner)
         if not result & WRITE_NO_MEMORY:
-            conn.outbox.tail.writes += 1
-            conn.outbox.writes += 1
+            queue.tail.writes += 1
+            queue.writes += 1
+            if conn.filtered:
+                conn.outbox.nbytes += nbytes
+                conn.outbox.writes += 1
             result |= conn_written(worker, conn, nbytes)
     if worker != NULL:
         conn_leave(worker, conn)
@@ -148,7 +154,10 @@ cdef int conn_write_parts(worker_t *worker, conn_t *conn, queue_t *parts) noexce
     if result == 0:
         parts.tail.writes += 1
         parts.writes += 1
-        queue_move(parts, &conn.outbox)
+        if conn.filtered:
+            conn.outbox.nbytes += nbytes
+            conn.outbox.writes += 1
+        queue_move(parts, &conn.plain if conn.filtered else &conn.outbox)
         result = conn_written(worker, conn, nbytes)
     else:
         conn_drop_queue(conn, parts)
@@ -297,7 +306,7 @@ cdef wait_result conn_wait_writable(conn_t *conn, DWORD timeout_ms) noexcept nog
         elif not conn.marks.above and (
                 config.max_sends == 0 or conn.outbox.writes < config.max_sends) and (
                 # Where the limit comes before the mark only an empty queue is sure to take more.
-                conn.outbox.head == NULL or config.max_write_buffer == 0
+                conn.outbox.writes == 0 or config.max_write_buffer == 0
                 or conn.marks.high < config.max_write_buffer):
             result = WAIT_WRITABLE
         if result != WAIT_AGAIN or timeout_ms == 0:

@@ -1,6 +1,6 @@
 from iocpx._engines cimport EngineRun
 from iocpx._types cimport conn_t, service_config_t, service_t, tell_fn
-from iocpx._winsock cimport HANDLE
+from iocpx._winsock cimport HANDLE, LONG64
 
 
 cdef class Runtime:
@@ -30,8 +30,24 @@ cdef class Runtime:
     cdef readonly object trace
     cdef readonly object context    # of the thread that called start(): connections copy it
     cdef readonly set connections
+    cdef readonly object sslcontext # None: no TLS
+    cdef readonly double handshake_s    # how long a TLS handshake may take…
+    cdef readonly double shutdown_s     # … and a TLS connection's end
+    cdef object handshake_lock
+    # Under it:
+    cdef int max_handshakes
+    cdef int handshaking            # connections that have begun theirs
+    cdef object waiting             # a deque of those that have not
+    cdef LONG64 handshakes          # that were done
+    cdef LONG64 handshake_timeouts
+    cdef dict handshake_failures    # by reason
 
     cdef void tell_trace(self, conn_t *conn, const char *line) noexcept
+    # Whether a connection may begin its handshake; if not, it is not read, and its _begin_waiting()
+    # is called when it may.
+    cdef bint handshake_wanted(self, connection, conn_t *conn) except -1
+    # exc: why it failed, or None.
+    cdef void handshake_over(self, connection, exc) noexcept
     cdef void report(self, message, exc, protocol, transport) noexcept
     cdef void _note_exit(self, exc) noexcept
 

@@ -22,7 +22,7 @@ from iocpx._base cimport service_connections
 from iocpx._engines cimport wait_for, WAIT_SLICE_MS
 from iocpx._native cimport deliver_echo
 from iocpx._open cimport service_connect
-from iocpx._requests cimport service_close_clients
+from iocpx._requests cimport conn_pause_reading, service_close_clients
 from iocpx._service cimport (
     service_count, service_create, service_figures, service_figures_t, service_free, service_stop,
 )
@@ -30,6 +30,7 @@ from iocpx._types cimport *
 from iocpx._winsock cimport CloseHandle, CreateEventW, GetLastError, SetEvent
 
 import atexit
+import collections
 import logging
 import socket
 import threading
@@ -49,7 +50,7 @@ logger = logging.getLogger("iocpx")
 
 cdef enum:
     HIGH_WATER_BYTES = 65536        # asyncio's defaults
-    LOW_WATER_BYTES = 16384
+    TLS_HIGH_WATER_BYTES = 524288
     LINGER_MS = 1000                # what threads get that have only to log, or to vanish
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
     EXIT_PATIENCE_MS = 5000         # … and callbacks
@@ -119,7 +120,7 @@ cdef class Runtime:
     Server, so that one that nobody has any more can be finalised, and stop it.
     """
 
-    def __cinit__(self, engine, factory, exception_handler, trace, numbers):
+    def __cinit__(self, engine, factory, exception_handler, trace, sslcontext, numbers):
         self.stopped = CreateEventW(NULL, True, False, NULL)
         if self.stopped == NULL:
             raise os_error(<int>GetLastError(), "event")
@@ -137,6 +138,13 @@ cdef class Runtime:
         self._end_told = allocate_lock()
         self._sockets_lock = threading.RLock()  # a signal handler may close in close()
         self.connections = set()
+        self.sslcontext = sslcontext
+        self.handshake_s = numbers["ssl_handshake_timeout_s"] / 1000.0
+        self.shutdown_s = numbers["ssl_shutdown_timeout_s"] / 1000.0
+        self.max_handshakes = numbers["max_handshakes"]
+        self.waiting = collections.deque()
+        self.handshake_lock = allocate_lock()
+        self.handshake_failures = {}
         memset(&self.config, 0, sizeof(self.config))
         if factory is Echo:
             self.config.handler.deliver = deliver_echo
@@ -156,8 +164,8 @@ cdef class Runtime:
         self.config.close_timeout_ms = numbers["close_timeout_s"]
         self.config.keepalive_idle_ms = numbers["keepalive_idle_s"]
         self.config.keepalive_interval_ms = numbers["keepalive_interval_s"]
-        self.config.high_water_bytes = HIGH_WATER_BYTES
-        self.config.low_water_bytes = LOW_WATER_BYTES
+        self.config.high_water_bytes = TLS_HIGH_WATER_BYTES if sslcontext else HIGH_WATER_BYTES
+        self.config.low_water_bytes = self.config.high_water_bytes // 4
         self.config.trace = trace is not None
 
     def __dealloc__(self):
@@ -452,10 +460,50 @@ cdef class Runtime:
                                    for i in range(<int>ACCEPT_ERROR_CODES)
                                    if figures.accept_error_counts[i] > 0},
         )
+        with self.handshake_lock:
+            stats.update(
+                handshakes=self.handshakes,
+                active_handshakes=self.handshaking,
+                handshakes_waiting=len(self.waiting),
+                handshake_timeouts=self.handshake_timeouts,
+                handshake_failures=dict(self.handshake_failures),
+            )
         return stats
 
     def _count(self, int counter):
         return 0 if self.service == NULL else service_count(self.service, counter)
+
+    cdef bint handshake_wanted(self, connection, conn_t *conn) except -1:
+        cdef bint may = False
+        with self.handshake_lock:
+            may = self.handshaking < self.max_handshakes
+            if may:
+                self.handshaking += 1
+            else:
+                self.waiting.append(connection)
+                # Before another one's end lets it begin.
+                conn_pause_reading(NULL, conn, True)
+        return may
+
+    cdef void handshake_over(self, connection, exc) noexcept:
+        """Of one that was told to begin, or that has gone while it waited."""
+        after = None
+        reason = getattr(exc, "reason", None) or type(exc).__name__
+        with self.handshake_lock:
+            if exc is None:
+                self.handshakes += 1
+            elif isinstance(exc, TimeoutError):
+                self.handshake_timeouts += 1
+            else:
+                self.handshake_failures[reason] = self.handshake_failures.get(reason, 0) + 1
+            if connection in self.waiting:
+                self.waiting.remove(connection)
+            elif self.waiting:
+                after = self.waiting.popleft()
+            else:
+                self.handshaking -= 1
+        if after is not None:
+            after._begin_waiting()
 
     cdef void tell_trace(self, conn_t *conn, const char *line) noexcept:
         try:

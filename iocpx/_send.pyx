@@ -104,6 +104,16 @@ cdef void send_fit(conn_t *conn, DWORD nbytes) noexcept nogil:
                                           <uint64_t>SLOW_SEND_BYTES), <uint64_t>SEND_BYTES)
 
 
+cdef size_t conn_sent_plain(conn_t *conn) noexcept nogil:
+    """Of what the handler has written, how much has been sent since the last time: known only when
+    nothing that the filter made of it is left.  Precondition: conn.lock held."""
+    cdef size_t nbytes = 0
+    if conn.outbox.head == NULL:
+        nbytes = conn.filtered_bytes
+        conn.filtered_bytes = 0
+    return nbytes
+
+
 cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
     """The outcome of a send enters the connection's state; a short one leaves the rest queued.
     Precondition: conn.lock held."""
@@ -118,7 +128,7 @@ cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
     conn_drop_queue(conn, &emptied)
     conn.over_bytes = min(conn.over_bytes, conn.outbox.nbytes)
     if conn.tell_sent:
-        conn.sent_untold += nbytes
+        conn.sent_untold += conn_sent_plain(conn) if conn.filtered else nbytes
     if error != 0:
         conn_fail(conn, ABORT_ERROR, error, True)
         return

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import warnings
+from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 
 from iocpx._addresses import address_text
 from iocpx._arguments import integer_between, limit, milliseconds, refuse_async
@@ -48,6 +49,14 @@ class Server:
         goes on sending after our end.
     keepalive_idle_s, keepalive_interval_s: TCP keep-alive, seconds; None: off.
     max_free_connections: how many connections' memory is kept for reuse, 0 to 1000000.
+    ssl: an ssl.SSLContext for a TLS server; None: no TLS.  connection_made() is called after
+        the handshake, and the protocol is made for it; a handshake that fails costs that client
+        only, and is counted (stats()).  The high mark of a TLS connection is 512 KiB.
+    ssl_handshake_timeout_s: seconds that a handshake may take before a reset, 0.001 to 86400.
+    ssl_shutdown_timeout_s: seconds that the end of a TLS connection may take, from its close()
+        on, before a reset, 0.001 to 86400.
+    max_handshakes: handshakes under way at once, 1 to 1000000; further clients wait for theirs,
+        in order.
     exception_handler: callable with asyncio's context dict ("message", "exception",
         "protocol", "transport"), called on a worker when a callback raises; None:
         logged under "iocpx".
@@ -90,7 +99,8 @@ class Server:
                  accept_timeout_s=120.0, max_connections=None, initial_reads=1,
                  idle_timeout_s=None, max_sends=None,
                  max_write_buffer=67108864, close_timeout_s=5.0, keepalive_idle_s=5.0,
-                 keepalive_interval_s=1.0, max_free_connections=100,
+                 keepalive_interval_s=1.0, max_free_connections=100, ssl=None,
+                 ssl_handshake_timeout_s=60.0, ssl_shutdown_timeout_s=30.0, max_handshakes=256,
                  exception_handler=None, trace=None):
         self._runtime = None
         self._address = None
@@ -104,6 +114,12 @@ class Server:
         refuse_async("protocol_factory", protocol_factory)
         if trace is not None and protocol_factory is Echo:
             raise ValueError(f"trace must be None with a native handler, got {trace!r}")
+        if ssl is not None and not isinstance(ssl, SSLContext):
+            raise TypeError(f"ssl must be an ssl.SSLContext or None, got {ssl!r}")
+        if ssl is not None and ssl.protocol == PROTOCOL_TLS_CLIENT:
+            raise ValueError("ssl must be a context for servers, got one of PROTOCOL_TLS_CLIENT")
+        if ssl is not None and protocol_factory is Echo:
+            raise ValueError(f"ssl must be None with a native handler, got {ssl!r}")
         if not isinstance(accept_receive, bool):
             raise TypeError(f"accept_receive must be True or False, got {accept_receive!r}")
         if engine is not None and not isinstance(engine, Engine):
@@ -133,12 +149,17 @@ class Server:
                 "keepalive_interval_s", keepalive_interval_s, 0.001, 86400),
             "max_free_connections": integer_between(
                 "max_free_connections", max_free_connections, 0, 10**6),
+            "ssl_handshake_timeout_s": milliseconds(
+                "ssl_handshake_timeout_s", ssl_handshake_timeout_s, 0.001, 86400),
+            "ssl_shutdown_timeout_s": milliseconds(
+                "ssl_shutdown_timeout_s", ssl_shutdown_timeout_s, 0.001, 86400),
+            "max_handshakes": integer_between("max_handshakes", max_handshakes, 1, 10**6),
         }
         if numbers["max_accepts"] < numbers["initial_accepts"]:
             raise ValueError(f"max_accepts must be initial_accepts ({initial_accepts}) or more, "
                              f"got {max_accepts}")
         self._numbers = numbers
-        self._arguments = (self._engine, protocol_factory, exception_handler, trace, numbers)
+        self._arguments = (self._engine, protocol_factory, exception_handler, trace, ssl, numbers)
         self._start_lock = threading.Lock()
 
     def __repr__(self):

@@ -7,14 +7,18 @@ Everything else is asyncio's.  Below it `_engine_loop` has the engine and
 import asyncio
 import inspect
 import socket
-from asyncio import proactor_events, protocols, sslproto, streams
+from asyncio import constants, proactor_events, protocols, sslproto, streams
 from typing import Any
 
 from iocpx._engine_loop import EngineLoop
-from iocpx._transport import open_transport
+from iocpx._tls import Tls
+from iocpx._transport import Transport, open_transport
 
 # Without ssl_shutdown_timeout in Python 3.10.
 _SSL_PARAMETERS = inspect.signature(sslproto.SSLProtocol).parameters
+
+# asyncio's of Python 3.11 and later.
+_SHUTDOWN_S = 30.0
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -35,21 +39,10 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        make_tls = None
-        if sslcontext is not None:
-
-            def make_tls(protocol: Any) -> Any:
-                return make_ssl_protocol(
-                    self,
-                    protocol,
-                    sslcontext,
-                    None,
-                    server_side=True,
-                    ssl_handshake_timeout=ssl_handshake_timeout,
-                    ssl_shutdown_timeout=ssl_shutdown_timeout,
-                )
-
-        endpoint = self._endpoint(protocol_factory, server, make_tls, backlog)
+        handshake_s, shutdown_s = _tls_timeouts(ssl_handshake_timeout, ssl_shutdown_timeout)
+        endpoint = self._endpoint(
+            protocol_factory, server, sslcontext, handshake_s, shutdown_s, backlog
+        )
         try:
             endpoint.listen(sock)
         except BaseException:
@@ -81,7 +74,7 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
         extra: Any = None,
         server: Any = None,
     ) -> Any:
-        if not (isinstance(sock, socket.socket) and sock.family in _FAMILIES):
+        if not _is_tcp(sock):
             # asyncio takes whatever behaves like a socket.
             return super()._make_socket_transport(  # type: ignore[misc]
                 sock, protocol, waiter, extra, server
@@ -111,18 +104,32 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        ssl_protocol = make_ssl_protocol(
+        timeouts = _tls_timeouts(ssl_handshake_timeout, ssl_shutdown_timeout)
+        if not _is_tcp(rawsock):
+            ssl_protocol = make_ssl_protocol(
+                self,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side,
+                server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+            )
+            self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+            return ssl_protocol._app_transport
+        return open_transport(
             self,
+            self._clients(),
+            rawsock,
             protocol,
-            sslcontext,
             waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
+            extra,
+            server,
+            rawsock in self._proactor._registered,
+            _make_tls(sslcontext, server_side, server_hostname),
+            *timeouts,
         )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
-        return ssl_protocol._app_transport
 
     async def start_tls(
         self,
@@ -144,7 +151,20 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
             raise TypeError(f"sslcontext must be an ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        timeouts = _tls_timeouts(ssl_handshake_timeout, ssl_shutdown_timeout)
         waiter: Any = self.create_future()
+        if type(transport) is Transport and not transport._has_tls():
+            tls = _make_tls(sslcontext, server_side, server_hostname)
+            early = _take_unread(protocol) if server_side else b""
+            transport._start_tls(protocol, tls, early, waiter, *timeouts)
+            try:
+                await waiter
+            except BaseException:
+                transport.close()
+                waiter = None  # has the exception, whose traceback has this frame: a cycle
+                raise
+            return transport
+        # TLS in TLS, or on a pipe.
         ssl_protocol = make_ssl_protocol(
             self,
             protocol,
@@ -169,6 +189,30 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
             waiter = None  # has the exception, whose traceback has this frame: a cycle
             raise
         return ssl_protocol._app_transport
+
+
+def _is_tcp(sock: Any) -> bool:
+    return isinstance(sock, socket.socket) and sock.family in _FAMILIES
+
+
+def _make_tls(sslcontext: Any, server_side: bool, server_hostname: str | None) -> Any:
+    if sslcontext is None:
+        sslcontext = sslproto._create_transport_context(  # type: ignore[attr-defined]
+            server_side, server_hostname
+        )
+    return Tls(sslcontext, server_side, None if server_side else server_hostname or None)
+
+
+def _tls_timeouts(handshake_s: float | None, shutdown_s: float | None) -> tuple[float, float]:
+    if handshake_s is None:
+        handshake_s = constants.SSL_HANDSHAKE_TIMEOUT
+    elif handshake_s <= 0:
+        raise ValueError(f"ssl_handshake_timeout should be a positive number, got {handshake_s}")
+    if shutdown_s is None:
+        shutdown_s = _SHUTDOWN_S
+    elif shutdown_s <= 0:
+        raise ValueError(f"ssl_shutdown_timeout should be a positive number, got {shutdown_s}")
+    return handshake_s, shutdown_s
 
 
 def _take_unread(protocol: Any) -> bytes:

@@ -2,10 +2,12 @@ from iocpx._delivery cimport lost_t
 from iocpx._endpoint cimport Endpoint
 from iocpx._engine_loop cimport EngineLoop
 from iocpx._state cimport buf_t, queue_t
+from iocpx._tls cimport Tls
+from iocpx._tls_layer cimport TlsUser
 from iocpx._types cimport ADDRESS_BYTES, conn_t, worker_t
 
 
-cdef class Transport:
+cdef class Transport(TlsUser):
     cdef conn_t *_conn              # one reference, until the engine is done with it
     cdef worker_t *_worker          # the loop's one; as long as _conn is
     cdef readonly EngineLoop _loop
@@ -25,10 +27,13 @@ cdef class Transport:
     cdef readonly bint _protocol_paused  # its writing, as asyncio's transports have it
     cdef bint _paused               # by the protocol…
     cdef bint _gated                # … or until whoever waits for the connection has had its turn
+    cdef bint _connected            # connection_made was called
     cdef bint _told                 # connection_lost was called
     cdef bint _lost_soon            # … or will be, by call_soon
     cdef object _exc                # what it is called with
     cdef int _dropped_writes
+    cdef object _tls_timer          # a handle: the handshake, or the end, takes too long
+    cdef double _tls_shutdown_s     # how long the end may take
     cdef object __weakref__
     cdef dict __dict__              # as with asyncio's, whose attributes may be set
 
@@ -42,7 +47,8 @@ cdef class Transport:
     cdef void _end_of_stream(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
     cdef void _fail(self, exc, str message) noexcept
-    cdef int _queue(self, queue_t *parts, data) except -1
     cdef int _after_write(self, int result) except -1
     cdef bint _may_write(self) except -1
     cdef void _gate(self) noexcept
+    cdef _take_tls(self, Tls tls, double handshake_s, double shutdown_s)
+    cdef void _stop_tls_timer(self) noexcept

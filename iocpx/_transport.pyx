@@ -6,9 +6,9 @@ thread's, as asyncio has it; a call from another thread corrupts nothing.
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+    PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.contextvars cimport (
     PyContext_Copy, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
 )
@@ -16,38 +16,41 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.string cimport memcpy, memset
 
 from iocpx._base cimport conn_ref, count, drop_socket
-from iocpx._connection cimport offer_bytes, queue_bytes, release_spent, take_bytes
+from iocpx._buffers cimport offer_bytes, queue_data, release_spent, take_bytes
 from iocpx._delivery cimport (
     conn_give_buffer, conn_is_reading_on, conn_take_data, conn_take_eof, conn_take_lost,
     conn_take_news, lost_t, news_t,
 )
 from iocpx._endpoint cimport Endpoint, set_tell_of_transports
 from iocpx._engine_loop cimport EngineLoop
+from iocpx._filter cimport conn_filter_begin, conn_filter_end, conn_filter_hold
 from iocpx._open cimport conn_open
 from iocpx._provider cimport provider_of_family
 from iocpx._requests cimport (
     conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_get_marks, conn_lend_handle,
     conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
-    conn_write_buffer_size, conn_write_eof, conn_write_parts, WRITE_FLUSH, WRITE_KEPT,
-    WRITE_NO_MEMORY, WRITE_SPENT,
+    conn_write_buffer_size, conn_write_eof, conn_write_parts, WRITE_FLUSH, WRITE_SPENT,
 )
 from iocpx._runtime cimport address_tuple
 from iocpx._sched cimport conn_unref
 from iocpx._scheduling cimport now
 from iocpx._state cimport buf_t, queue_t, STATE_OPEN
+from iocpx._tls cimport Tls
 from iocpx._types cimport *
 
 import asyncio
+import ssl
 import sys
 import warnings
-from asyncio import constants, log, transports
+from asyncio import constants, log, sslproto, transports
 
 from iocpx._addresses import address_text, sockaddr
 from iocpx._errors import os_error
 from iocpx._transport_socket import TransportSocket
 
 cdef enum:
-    HIGH_WATER_BYTES = 65536        # asyncio's default
+    HIGH_WATER_BYTES = 65536        # asyncio's defaults
+    TLS_HIGH_WATER_BYTES = 524288
 
 MAX_BYTES = sys.maxsize
 
@@ -75,6 +78,8 @@ cdef class Transport:
     # this.  The mixin, which derives from it, is what sendfile() wants.
     @property
     def __class__(self):
+        if self._tls is not None:
+            return sslproto._SSLProtocolTransport
         return transports._FlowControlMixin
 
     def __repr__(self):
@@ -121,6 +126,7 @@ cdef class Transport:
             self._buffered = buffered
 
     cdef void _made(self) noexcept:
+        self._connected = True
         try:
             self._protocol.connection_made(self)
         except BaseException as exc:
@@ -228,13 +234,18 @@ cdef class Transport:
             return
         self._told = True
         self._dropped_writes += 1
+        self._stop_tls_timer()
         exc, self._exc = self._exc, None
         server, self._server = self._server, None
         given, self._given = self._given, None
         waiter, self._waiter = self._waiter, None
         try:
-            self._protocol.connection_lost(exc)
+            if self._connected:
+                self._protocol.connection_lost(exc)
         finally:
+            if self._tls is not None:
+                # As with asyncio: a protocol that keeps its transport keeps no SSLContext.
+                self._take_protocol(None)
             if given is not None:
                 given.close()
             if server is not None:
@@ -274,6 +285,8 @@ cdef class Transport:
         if self._exc is None:
             self._exc = exc
         if self._conn != NULL:
+            if self._tls is not None:
+                self._tls_pump(self._conn)
             with nogil:
                 # What was written leaves as far as the kernel takes it at once, as with asyncio,
                 # whose write() has given it to the kernel already.
@@ -309,7 +322,7 @@ cdef class Transport:
                             f"not {type(data).__name__}")
         if not self._may_write():
             return
-        self._after_write(self._queue(NULL, data))
+        self._after_write(queue_data(self._worker, self._conn, NULL, data))
 
     def writelines(self, list_of_data):
         """Queue several bytes-like objects as one write, without joining them.
@@ -326,45 +339,19 @@ cdef class Transport:
         memset(&parts, 0, sizeof(parts))
         try:
             for data in items:
-                self._queue(&parts, data)
+                queue_data(self._worker, self._conn, &parts, data)
         finally:
             # Also if one raised, as a released memoryview does: those before it go.
             if parts.head != NULL:
                 result = conn_write_parts(self._worker, self._conn, &parts)
         self._after_write(result)
 
-    cdef int _queue(self, queue_t *parts, data) except -1:
-        """Into the connection's queue, or into `parts`.  The result is write_result's."""
-        cdef Py_buffer view
-        cdef int result = 0
-        if not PyBytes_Check(data):
-            if type(data) is memoryview and not data.c_contiguous:
-                data = bytes(data)
-            else:
-                # What the caller may change behind our back is copied at once.
-                PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-                if view.len > 0:
-                    result = queue_bytes(self._worker, self._conn, parts, <char *>view.buf,
-                                         view.len, NULL)
-                PyBuffer_Release(&view)
-                if result & WRITE_NO_MEMORY:
-                    raise MemoryError
-                return result
-        if PyBytes_GET_SIZE(data) == 0:
-            return 0
-        Py_INCREF(data)                 # dropped here, or by release_spent once it is sent
-        result = queue_bytes(self._worker, self._conn, parts, PyBytes_AS_STRING(data),
-                             PyBytes_GET_SIZE(data), <PyObject *>data)
-        if not result & WRITE_KEPT:
-            Py_DECREF(data)
-        if result & WRITE_NO_MEMORY:
-            raise MemoryError
-        return result
-
     cdef int _after_write(self, int result) except -1:
         cdef bint pause
         self._loop.wants_look()
         if result & WRITE_FLUSH:
+            if self._tls is not None:
+                self._tls_pump(self._conn)
             with nogil:
                 pause = conn_flush(self._worker, self._conn)
             if pause:
@@ -374,12 +361,15 @@ cdef class Transport:
         return 0
 
     def can_write_eof(self):
-        """True.  asyncio.WriteTransport.can_write_eof()."""
-        return True
+        """True, but for TLS.  asyncio.WriteTransport.can_write_eof()."""
+        return self._tls is None
 
     def write_eof(self):
         """End our direction once all is sent; receiving goes on.
-        asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND)."""
+        asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND).  NotImplementedError with
+        TLS, whose end ends both directions."""
+        if self._tls is not None:
+            raise NotImplementedError("a TLS connection has no end in one direction only")
         if self._closing or self._eof_written:
             return
         self._eof_written = True
@@ -396,9 +386,14 @@ cdef class Transport:
         """
         if self._closing:
             return
+        if self._tls is not None and not self._tls.opened:
+            self._force_close(None)
+            return
         self._closing = True
         if self._conn == NULL:
             return
+        if self._tls is not None:
+            self._tls_timer = self._loop.call_later(self._tls_shutdown_s, self._give_up_tls)
         with nogil:
             conn_close(self._worker, self._conn)
         if conn_write_buffer_size(self._conn) == 0:
@@ -481,11 +476,14 @@ cdef class Transport:
                 "sockname": address_tuple(<const unsigned char *>self._local),
                 "socket": self._socket_view(),
             }
+            if self._tls is not None:
+                self._own_extra.update(self._tls_extra())
         return self._own_extra
 
     def get_extra_info(self, name, default=None):
-        """"peername", "sockname", "socket" (an asyncio.trsock.TransportSocket) or what _extra
-        has been given.  asyncio.BaseTransport.get_extra_info()."""
+        """"peername", "sockname", "socket" (an asyncio.trsock.TransportSocket), with TLS
+        "sslcontext", and after the handshake "ssl_object", "peercert", "cipher", "compression";
+        or what _extra has been given.  asyncio.BaseTransport.get_extra_info()."""
         if self._own_extra is not None:
             return self._own_extra.get(name, default)
         if name == "peername":
@@ -494,12 +492,129 @@ cdef class Transport:
             return address_tuple(<const unsigned char *>self._local)
         if name == "socket":
             return self._socket_view()
-        return default
+        return default if self._tls is None else self._tls_extra().get(name, default)
 
     def _socket_view(self):
         if self._view is None:
             self._view = TransportSocket(self, <int>self._local[0] | <int>self._local[1] << 8)
         return self._view
+
+    # -- TLS -----------------------------------------------------------------------
+
+    cdef _take_tls(self, Tls tls, double handshake_s, double shutdown_s):
+        """From here on there is TLS, and it begins with the handshake."""
+        cdef conn_t *conn = self._conn
+        cdef bint begun = False
+        if conn != NULL:
+            with nogil:
+                begun = conn_filter_begin(self._worker, conn)
+        if not begun:
+            raise ConnectionAbortedError("the connection is closing: TLS cannot begin")
+        self._tls = tls
+        self._tls_shutdown_s = shutdown_s
+        with nogil:
+            conn_set_marks(self._worker, conn, TLS_HIGH_WATER_BYTES, TLS_HIGH_WATER_BYTES // 4)
+        self._tls_timer = self._loop.call_later(handshake_s, self._give_up_tls_handshake,
+                                                handshake_s)
+        self._loop.wants_look()
+
+    def _has_tls(self):
+        return self._tls is not None
+
+    def _start_tls(self, protocol, Tls tls not None, bytes early, waiter, double handshake_s,
+                   double shutdown_s):
+        """For the loop's start_tls(): TLS on a connection whose protocol knows it already, and may
+        have received bytes of it."""
+        self._take_tls(tls, handshake_s, shutdown_s)
+        tls.feed_bytes(early)
+        self._take_protocol(protocol)
+        self._waiter = waiter
+        if self._own_extra is not None:
+            self._own_extra.update(self._tls_extra())
+        self._paused = False
+        self._gate()
+
+    cdef void _stop_tls_timer(self) noexcept:
+        timer, self._tls_timer = self._tls_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _give_up_tls_handshake(self, seconds):
+        if not self._tls.opened:
+            self._tls_failed(self._conn, ConnectionAbortedError(
+                f"SSL handshake is taking longer than {seconds} seconds: "
+                "aborting the connection"), False)
+
+    def _give_up_tls(self):
+        self._force_close(asyncio.TimeoutError("SSL shutdown timed out"))
+
+    cdef void _tls_opened(self, conn_t *conn) noexcept:
+        self._stop_tls_timer()
+        if self._own_extra is not None:
+            self._own_extra.update(self._tls_extra())
+        if not self._connected:
+            self._made()
+        else:
+            waiter, self._waiter = self._waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    cdef void _tls_failed(self, conn_t *conn, exc, bint opened) noexcept:
+        if opened:
+            message = "Fatal error on SSL protocol"
+        elif isinstance(exc, ssl.CertificateError):
+            message = "SSL handshake failed on verifying the certificate"
+        else:
+            message = "SSL handshake failed"
+        self._stop_tls_timer()
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(exc)
+        self._fail(exc, message)
+
+    cdef void _tls_data(self, conn_t *conn, bytes data) noexcept:
+        try:
+            self._protocol.data_received(data)
+        except BaseException as exc:
+            self._fail(exc, "Fatal error: protocol.data_received() call failed.")
+
+    cdef bint _tls_is_buffered(self) noexcept:
+        return self._buffered
+
+    cdef int _tls_fill(self, conn_t *conn) except -1:
+        cdef Py_buffer view
+        cdef Py_ssize_t got = 0
+        if not self._tls.has_more():
+            return 0
+        message = "Fatal error: protocol.get_buffer() call failed."
+        try:
+            lent = self._protocol.get_buffer(-1)
+            PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
+            lent = None                 # a memoryview would keep the protocol's buffer locked
+            try:
+                if view.len == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                got = self._tls.read_into(<char *>view.buf, view.len)
+            finally:
+                PyBuffer_Release(&view)
+            if got > 0:
+                message = "Fatal error: protocol.buffer_updated() call failed."
+                self._protocol.buffer_updated(got)
+        except BaseException as exc:
+            if isinstance(exc, ssl.SSLError):
+                raise
+            self._fail(exc, message)
+            return 0
+        return got > 0
+
+    cdef void _tls_eof(self, conn_t *conn) noexcept:
+        try:
+            if self._protocol.eof_received():
+                logger.warning("returning true from eof_received() has no effect when using ssl")
+        except BaseException as exc:
+            self._fail(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        self.close()
 
     # For TransportSocket.
 
@@ -538,7 +653,11 @@ cdef void drop_news(conn_t *conn) noexcept:
     """Nobody is told."""
     cdef size_t wanted
     cdef lost_t lost
-    cdef buf_t *buf = conn_take_data(conn, &wanted)
+    cdef buf_t *buf
+    if conn.filtered:
+        conn_filter_end(conn)
+        conn_filter_hold(conn, False)
+    buf = conn_take_data(conn, &wanted)
     while buf != NULL:
         buf.size = 0
         conn_give_buffer(conn, buf)
@@ -555,14 +674,15 @@ cdef void make_transport(Endpoint endpoint, conn_t *conn, context) noexcept:
     cdef Transport transport
     cdef EngineLoop loop = <EngineLoop>endpoint.loop
     server = endpoint.server
+    tls = None
     try:
         if server is not None and server._sockets is None:
             # Closed meanwhile; as with every client that is not taken, it sees a reset.
             conn_abort(NULL, conn, ABORT_STOP)
             return
         protocol = endpoint.factory()
-        if endpoint.make_tls is not None:
-            protocol = endpoint.make_tls(protocol)
+        if endpoint.sslcontext is not None:
+            tls = Tls.__new__(Tls, endpoint.sslcontext, True, None)
         transport = Transport.__new__(Transport)
         transport._take_protocol(protocol)
         transport._context = context
@@ -579,6 +699,11 @@ cdef void make_transport(Endpoint endpoint, conn_t *conn, context) noexcept:
     transport._attach(endpoint, conn)
     Py_INCREF(transport)                # for conn.user
     conn.user = <PyObject *>transport
+    if tls is not None:
+        try:
+            transport._take_tls(tls, endpoint.handshake_s, endpoint.shutdown_s)
+        except BaseException as exc:
+            transport._fail(exc, "SSL handshake failed")
 
 
 cdef void tell(void *context, conn_t *conn) noexcept:
@@ -630,25 +755,39 @@ cdef void tell_transport(Transport transport, conn_t *conn, news_t *news) noexce
     cdef buf_t *buf
     cdef size_t wanted
     cdef lost_t lost
-    if news.made:
+    if news.made and transport._tls is None:
         transport._made()
     if news.pause:
         transport._tell_marks("pause_writing")
     if news.resume:
         transport._tell_marks("resume_writing")
-    buf = conn_take_data(conn, &wanted)
-    while buf != NULL:
-        transport._feed(buf, conn)
-        conn_give_buffer(conn, buf)
+    if transport._tls is not None:
+        transport._tls_deliver(conn)
+    else:
         buf = conn_take_data(conn, &wanted)
-    if wanted > COPY_BYTES and not transport._buffered:
-        offer_bytes(conn, wanted)
+        while buf != NULL:
+            transport._feed(buf, conn)
+            conn_give_buffer(conn, buf)
+            buf = NULL if transport._tls is not None else conn_take_data(conn, &wanted)
+        if wanted > COPY_BYTES and not transport._buffered:
+            offer_bytes(conn, wanted)
     if conn_take_eof(conn):
-        transport._end_of_stream(conn)
+        if transport._tls is not None:
+            transport._tls_end_of_stream(conn)
+        else:
+            transport._end_of_stream(conn)
+    if transport._tls is not None:
+        transport._tls_pump(conn)
     if conn_take_lost(conn, &lost):
         transport._lost(conn, &lost)
         conn.user = NULL
         Py_DECREF(transport)            # of the INCREF in make_transport or open_transport
+
+
+cdef void pump(void *context, conn_t *conn) noexcept:
+    """Encrypt what was written, for a loop that may not come to its next turn."""
+    if conn.user != NULL and (<Transport>conn.user)._tls is not None:
+        (<Transport>conn.user)._tls_pump(conn)
 
 
 cdef name_of(ask):
@@ -659,10 +798,11 @@ cdef name_of(ask):
 
 
 def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, extra, server,
-                   bint joined):
+                   bint joined, Tls tls=None, double handshake_s=0, double shutdown_s=0):
     """A Transport of a connected socket, which closes it in the end.
 
     joined: asyncio's proactor has brought the socket to the port.
+    tls: what it is to begin with; then how long the handshake and the end may take.
     """
     cdef Transport transport = Transport.__new__(Transport)
     cdef const provider_t *provider = NULL
@@ -696,6 +836,8 @@ def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, e
         loop.adopt(conn)
     conn_unref(conn)                    # _attach has its own
     transport._given = sock
+    if tls is not None:
+        transport._take_tls(tls, handshake_s, shutdown_s)
     (<object>loop)._transports[sock.fileno()] = transport
     if extra:
         transport._extra.update(extra)
@@ -710,4 +852,4 @@ def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, e
     return transport
 
 
-set_tell_of_transports(tell)
+set_tell_of_transports(tell, pump)

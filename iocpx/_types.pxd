@@ -182,7 +182,9 @@ ctypedef struct conn_t:
     size_t send_lent            # bytes that it has to send
     size_t send_bytes           # of the next one, at most
     uint64_t send_ms            # when it was posted, if it pends
-    queue_t outbox              # not yet sent; its front is lent to the kernel while sending
+    # Not yet sent; its front is lent to the kernel while sending.  With a filter its figures
+    # count what waits for that as well: marks and limits are those of all that is queued.
+    queue_t outbox
     queue_t spent               # sent or dropped, with Python owners to release under the GIL
     marks_t marks
     bint passed                 # the queue was above its high mark, which is not told yet
@@ -193,6 +195,15 @@ ctypedef struct conn_t:
     size_t over_bytes           # queued although writing was paused: what the limit counts
     int waiters                 # threads in conn_wait_writable, which sleep on…
     CONDITION_VARIABLE writable
+    # A filter, a TLS layer that is, stands between the handler and the stream; it works in the
+    # connection's turns, and what is received is for it.
+    bint filtered
+    bint filter_begun           # … and has not had a turn yet
+    bint filter_opening         # … which passes nothing yet: what is written waits
+    queue_t plain               # written, not yet filtered
+    bint filter_holds           # it has what the handler did not take, having paused reading
+    bint filter_ended           # its last bytes are in the outbox: SD_SEND may follow them
+    size_t filtered_bytes       # of `plain`, in the outbox by now, not told as sent yet
     bint write_eof              # shutdown(SD_SEND) once the outbox is empty
     bint shut                   # it is done
     # The socket may have another handle, which closesocket leaves open, and through which
@@ -275,6 +286,7 @@ ctypedef void (*tell_fn)(void *context, conn_t *conn) noexcept
 ctypedef struct handler_t:
     deliver_fn deliver          # never enters Python; NULL: the engine's deliver_batch calls…
     tell_fn tell                # … this
+    tell_fn pump                # GIL held: filters what was written, tells nothing; or NULL
     void *context               # borrowed: what it finds its way by; Python's: Runtime, Endpoint
 
 ctypedef struct engine_config_t:

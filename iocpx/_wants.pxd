@@ -9,12 +9,22 @@ from iocpx._types cimport conn_t, DUE_MADE
 
 
 cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
-    return conn.inbox.head != NULL and not conn.deaf and not conn.read_paused
+    if conn.deaf or conn.read_paused and not conn.filter_opening:
+        return False
+    return conn.inbox.head != NULL or conn.filter_holds
+
+
+cdef inline bint conn_filter_due(conn_t *conn) noexcept nogil:
+    """Has its filter something to do with what is written, or with the end of that?"""
+    return conn.filtered and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING) and (
+        conn.filter_begun or conn.plain.head != NULL and not conn.filter_opening
+        or conn.write_eof and not conn.filter_ended)
 
 
 cdef inline bint conn_eof_due(conn_t *conn) noexcept nogil:
     return (conn.eof_seen and not conn.eof_told and conn.inbox.head == NULL
-            and conn.state == STATE_OPEN and not conn.read_paused)
+            and not conn.filter_holds and conn.state == STATE_OPEN
+            and (not conn.read_paused or conn.filter_opening))
 
 
 cdef inline bint conn_news_before_lost(conn_t *conn) noexcept nogil:
@@ -27,7 +37,7 @@ cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:
     if conn.lost_told:
         return conn.spent.head != NULL or conn.traces.head != NULL
     return (conn.due != 0 or conn_news_before_lost(conn) or conn_eof_due(conn)
-            or conn.traces.head != NULL
+            or conn.traces.head != NULL or conn_filter_due(conn)
             or ((conn.marks.above or conn.passed) != conn.pause_told
                 and conn.service.config.handler.deliver == NULL))
 

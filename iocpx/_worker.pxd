@@ -1,5 +1,5 @@
 from iocpx._op cimport op_t
-from iocpx._types cimport engine_t
+from iocpx._types cimport engine_t, ready_t
 from iocpx._winsock cimport DWORD, OVERLAPPED_ENTRY
 
 cdef enum:
@@ -25,6 +25,11 @@ cdef bint engine_serve(engine_t *engine) noexcept nogil
 # Likewise, as far as no handler has to be told anything; and what was written to the others, and
 # to those that wait for their turn, is sent.
 cdef void engine_flush(engine_t *engine) noexcept nogil
+# Its two halves.  Those that wait have had their share, or their handler is to be told something:
+# between the halves they may be looked at, and their filters work.
+cdef void engine_take_waiting(engine_t *engine, ready_t *waiting) noexcept nogil
+# They wait for the next step, but what was written to them does not.
+cdef void engine_send_waiting(engine_t *engine, ready_t *waiting) noexcept nogil
 # A packet of ours that has come under somebody else's key (conn_open, joined).  engine_serve
 # follows.
 cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nogil

@@ -241,28 +241,33 @@ cdef bint engine_serve(engine_t *engine) noexcept nogil:
     return worker.tally.n[<int>E_GIL_ACQUISITIONS] != before
 
 
-cdef void engine_flush(engine_t *engine) noexcept nogil:
+cdef void engine_take_waiting(engine_t *engine, ready_t *waiting) noexcept nogil:
     cdef worker_t *worker = &engine.workers[0]
-    cdef ready_t others
-    cdef conn_t *conn
     worker_serve_work(worker)
-    # Those that are left have had their share, or their handler is to be told something.  They
-    # wait for the next step, but what was written to them does not.
-    memset(&others, 0, sizeof(others))
+    memset(waiting, 0, sizeof(ready_t))
     AcquireSRWLockExclusive(&worker.lock)
     AcquireSRWLockExclusive(&engine.run_lock)
-    ready_move(&engine.run_queue, &others)
-    ready_move(&worker.news, &others)
-    ready_move(&worker.again, &others)
+    ready_move(&engine.run_queue, waiting)
+    ready_move(&worker.news, waiting)
+    ready_move(&worker.again, waiting)
     ReleaseSRWLockExclusive(&engine.run_lock)
     ReleaseSRWLockExclusive(&worker.lock)
-    conn = ready_pop(&others)
+
+
+cdef void engine_send_waiting(engine_t *engine, ready_t *waiting) noexcept nogil:
+    cdef conn_t *conn = ready_pop(waiting)
     while conn != NULL:
-        conn_send_all(worker, conn)
+        conn_send_all(&engine.workers[0], conn)
         AcquireSRWLockExclusive(&engine.run_lock)
         ready_append(&engine.run_queue, conn)
         ReleaseSRWLockExclusive(&engine.run_lock)
-        conn = ready_pop(&others)
+        conn = ready_pop(waiting)
+
+
+cdef void engine_flush(engine_t *engine) noexcept nogil:
+    cdef ready_t waiting
+    engine_take_waiting(engine, &waiting)
+    engine_send_waiting(engine, &waiting)
 
 
 cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nogil:

@@ -7,6 +7,7 @@ run where iocpx cannot be imported.
 import pytest
 from script import Script
 from served import Served
+from tls_peers import TlsClient, client_context, server_context
 
 
 @pytest.fixture
@@ -32,6 +33,22 @@ def serve():
             errors.append(error)
     if errors:
         raise errors[0]
+
+
+@pytest.fixture
+def serve_tls(serve):
+    """`serve()` with TLS, whose clients have it as well.
+
+    `context`: the server's. `client`: the clients'.
+    """
+
+    def make(protocol_factory, *, context=None, client=None, **parameters):
+        served = serve(protocol_factory, ssl=context or server_context(), **parameters)
+        trusting = client or client_context()
+        served.new_client = lambda address: TlsClient(address, trusting)
+        return served
+
+    return make
 
 
 @pytest.fixture

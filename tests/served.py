@@ -14,6 +14,9 @@ ENGINE = {"workers", "buffer_size", "max_free_buffers"}
 class Served:
     """A started server with its clients, the protocols it made and the errors it reported."""
 
+    # Makes a client of an address; a test may give a server another one.
+    new_client = Client
+
     def __init__(
         self,
         protocol_factory,
@@ -59,7 +62,7 @@ class Served:
 
     def connect(self, address=None):
         """A new client of this server."""
-        client = Client(address or self.server.address)
+        client = self.new_client(address or self.server.address)
         self._clients.append(client)
         return client
 

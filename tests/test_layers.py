@@ -27,7 +27,7 @@ BELOW = "_types _state _op _winsock libc"
 # The engine's rooms, from the bottom up; above them stands Python.
 ENGINE = (
     *("_types", "_wants", "_base", "_sched", "_life"),
-    *("_provider", "_connect", "_recv", "_send", "_conn", "_requests"),
+    *("_provider", "_connect", "_recv", "_send", "_conn", "_requests", "_filter"),
     *("_open", "_delivery", "_accept", "_service", "_worker", "_keeper", "_engine", "_native"),
 )
 
@@ -47,6 +47,7 @@ ROOMS = {
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
     "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _send"),
     "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _send _conn"),
+    "_filter": Room("iocpx/_filter.*", f"{BELOW} _base _sched _conn _requests"),
     "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
     "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _provider _conn"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _provider _open"),
@@ -63,6 +64,12 @@ ROOMS = {
     "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
     "_threads": Room("iocpx/_threads.*", "stdlib"),
     "native": Room("iocpx/native.*", "stdlib"),
+    "_tls": Room("iocpx/_tls.*", "cpython stdlib"),
+    "_buffers": Room("iocpx/_buffers.*", "_delivery _requests _types _state cpython stdlib"),
+    "_tls_layer": Room(
+        "iocpx/_tls_layer.*",
+        "_tls _buffers _filter _delivery _requests _types _state libc cpython",
+    ),
     "_engines": Room(
         "iocpx/_engines.*",
         "_engine _keeper _worker _base _types _winsock"
@@ -79,8 +86,8 @@ ROOMS = {
     ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_timers _runtime _engines _engine _delivery _requests _sched _base _types _state _winsock"
-        " _addresses _arguments _errors libc cpython stdlib",
+        "_tls _tls_layer _timers _runtime _engines _engine _filter _buffers _delivery _requests"
+        " _sched _base _types _state _winsock _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
         "iocpx/_server.*",
@@ -88,7 +95,8 @@ ROOMS = {
     ),
     "_core": Room(
         "iocpx/_core.*",
-        "_server _connection _timers _runtime _engines _delivery _requests _sched _types _state"
+        "_server _connection _timers _runtime _engines _buffers _delivery _requests _sched _types"
+        " _state"
         " native libc cpython stdlib",
     ),
     "_handles": Room("iocpx/_handles.*", "cpython stdlib"),
@@ -109,10 +117,10 @@ ROOMS = {
     "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
     "_transport": Room(
         "iocpx/_transport.*",
-        "_engine_loop _scheduling _endpoint _transport_socket _connection _runtime _open _delivery"
-        " _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
+        "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _tls _tls_layer _filter"
+        " _buffers _delivery _provider _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
-    "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _transport stdlib"),
+    "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport stdlib"),
     "_datagrams": Room("iocpx/_datagrams.*", "_errors stdlib"),
     "_socket_loop": Room("iocpx/_socket_loop.*", "_tcp_loop _datagrams stdlib"),
     "_event_loop": Room(

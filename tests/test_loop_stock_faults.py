@@ -680,6 +680,9 @@ def test_what_came_before_start_tls_and_is_no_tls_is_not_read_after_it_cpython_1
             except BaseException as exc:
                 failed.set_result((exc, bytes(reader._buffer)))
             writer.close()
+            # Which has the error once more, and somebody has to take it.
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
         server = await asyncio.start_server(serve, HOST, 0)
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

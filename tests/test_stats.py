@@ -64,17 +64,19 @@ REASONS = {
     "stop",
 }
 
+TABLES = ("aborts_by_reason", "accept_errors_by_code", "handshake_failures")
+
 
 def assert_form(stats):
     """Every documented name, and nothing but whole numbers from 0 on."""
-    assert set(stats) >= COUNTED | NOW | {"aborts_by_reason", "accept_errors_by_code"}
+    assert set(stats) >= COUNTED | NOW | {*TABLES}
     for name, value in stats.items():
-        if name in ("aborts_by_reason", "accept_errors_by_code"):
+        if name in TABLES:
             assert type(value) is dict
         else:
             assert type(value) is int and value >= 0, name
     assert set(stats["aborts_by_reason"]) == REASONS
-    for table in (stats["aborts_by_reason"], stats["accept_errors_by_code"]):
+    for table in map(stats.get, TABLES):
         assert all(type(count) is int and count >= 0 for count in table.values())
     assert all(type(code) is int for code in stats["accept_errors_by_code"])
     assert sum(stats["accept_errors_by_code"].values()) <= stats["accept_errors"]
@@ -82,11 +84,7 @@ def assert_form(stats):
 
 def numbers(stats):
     """All figures that must be 0 where nothing has happened."""
-    return {
-        name: value
-        for name, value in stats.items()
-        if name not in ("aborts_by_reason", "accept_errors_by_code")
-    }
+    return {name: value for name, value in stats.items() if name not in TABLES}
 
 
 def test_before_the_start_every_figure_is_there_and_zero():
@@ -94,7 +92,7 @@ def test_before_the_start_every_figure_is_there_and_zero():
     assert_form(stats)
     assert set(numbers(stats).values()) == {0}
     assert set(stats["aborts_by_reason"].values()) == {0}
-    assert stats["accept_errors_by_code"] == {}
+    assert stats["accept_errors_by_code"] == stats["handshake_failures"] == {}
 
 
 @pytest.mark.parametrize("handler", [Echoing, iocpx.native.Echo], ids=["protocol", "native"])
@@ -113,6 +111,8 @@ def test_the_tables_are_copies(serve):
     server.stats()["accept_errors_by_code"][64] = 77
     assert server.stats()["aborts_by_reason"]["error"] == 0
     assert server.stats()["accept_errors_by_code"] == {}
+    server.stats()["handshake_failures"]["HTTP_REQUEST"] = 77
+    assert server.stats()["handshake_failures"] == {}
 
 
 def test_counts_never_go_down(serve):

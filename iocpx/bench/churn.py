@@ -1,4 +1,4 @@
-"""Churn: connect, echo one message, close, and again, so many at a time."""
+"""Churn: connect, with TLS a handshake, echo one message, close, and again, so many at a time."""
 
 import contextlib
 import random
@@ -7,6 +7,7 @@ import time
 
 from .sockets import (
     STALL_S,
+    WOULD_BLOCK,
     Failed,
     Wrong,
     drop,
@@ -14,6 +15,7 @@ from .sockets import (
     make_poller,
     source_address,
 )
+from .tls import NAME
 
 # Client addresses among which the connections are spread.
 ADDRESSES = 250
@@ -21,9 +23,13 @@ ADDRESSES = 250
 
 class Churn:
     """Latencies are of the whole cycle: from the connect to the server's end of stream, which it
-    sends upon the client's."""
+    sends upon the client's.
 
-    def __init__(self, host, port, connections, size, depth):
+    context: an ssl.SSLContext, or None: no TLS.
+    """
+
+    def __init__(self, host, port, connections, size, depth, context=None):
+        self.context = context
         self.address = (host, port)
         self.at_a_time = connections
         self.size = size
@@ -51,6 +57,10 @@ class Churn:
             sock.bind(source)
         reply = b""
         unsent = message
+        # What comes before the message, and behind its reply: steps of TLS.
+        shaking = self.context is not None
+        ending = False
+        context = self.context
         began = clock()
         with contextlib.suppress(BlockingIOError):
             sock.connect(self.address)
@@ -58,8 +68,24 @@ class Churn:
         poller.want_write(fd, True)
 
         def on_event(events):
-            nonlocal reply, unsent
+            nonlocal sock, reply, unsent, shaking, ending
             try:
+                if shaking:
+                    if not hasattr(sock, "context"):
+                        # Connected only now, which a socket with TLS has to be.
+                        self.open[fd] = sock = context.wrap_socket(
+                            sock, do_handshake_on_connect=False, server_hostname=NAME
+                        )
+                        poller.want_write(fd, False)
+                    sock.do_handshake()
+                    shaking = False
+                    poller.want_write(fd, True)
+                    return
+                if ending:
+                    # Their close_notify; the end of the connection comes behind it.
+                    self.open[fd] = sock = sock.unwrap()
+                    ending = False
+                    return
                 if unsent:
                     # Raises what the connect came to, if it failed.
                     unsent = unsent[sock.send(unsent) :]
@@ -67,7 +93,7 @@ class Churn:
                         poller.want_write(fd, False)
                     return
                 data = sock.recv(65536)
-            except BlockingIOError:
+            except WOULD_BLOCK:
                 return
             except OSError as error:
                 raise Failed(f"connection {index}: {error}") from None
@@ -76,7 +102,11 @@ class Churn:
                 if not message.startswith(reply):
                     raise Wrong(f"connection {index}: its reply is not what was sent")
                 if len(reply) == size:
-                    sock.shutdown(socket.SHUT_WR)
+                    if context is None:
+                        sock.shutdown(socket.SHUT_WR)
+                    else:
+                        ending = True
+                        on_event(1)
                 return
             if len(reply) < size:
                 raise Failed(f"connection {index}: the server closed it before its reply")

@@ -1,6 +1,6 @@
 """The load: clients that check every byte, in a process of their own.
 
-    python -m iocpx.bench.client --port N [--kind echo|churn|in|out|get|post] [--connections N] …
+    python -m iocpx.bench.client --port N [--kind echo|churn|in|out|get|post] [--tls] …
 
 It uses the standard library only: it never runs in the process of a server, and on Linux it runs
 natively while the server runs on a Windows Python. The kinds: echo.py, churn.py, stream.py,
@@ -27,6 +27,7 @@ from .echo import Echo
 from .http_load import Get, Post
 from .sockets import STALL_S, Failed, Wrong, connect, drop
 from .stream import In, Out
+from .tls import client_context
 
 KINDS = {"echo": Echo, "churn": Churn, "in": In, "out": Out, "get": Get, "post": Post}
 # Connections opened before their messages are sent: below every server's backlog.
@@ -105,7 +106,10 @@ def run(args):
             parts.append(Idle(args.host, args.port, args.idle, args.size))
             tell(idle=args.idle)
             wait_for_a_line()
-        load = KINDS[args.kind](args.host, args.port, args.connections, args.size, args.depth)
+        more = (client_context(),) if args.tls else ()
+        load = KINDS[args.kind](
+            args.host, args.port, args.connections, args.size, args.depth, *more
+        )
         parts.append(load)
         load.phase(args.warmup)
         tell(ready=True)
@@ -137,6 +141,9 @@ def main():
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--size", type=int, default=64, help="bytes per message")
     parser.add_argument("--depth", type=int, default=1, help="messages under way per connection")
+    parser.add_argument(
+        "--tls", action="store_true", help="over TLS 1.3; not with in, out and --idle"
+    )
     parser.add_argument("--idle", type=int, default=0, help="more connections, which do nothing")
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--warmup", type=float, default=0.3, help="untimed seconds before")

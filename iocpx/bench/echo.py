@@ -13,7 +13,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .sockets import STALL_S, Failed, Wrong, connect, drop, latency_figures, make_poller
+from . import tls
+from .sockets import (
+    STALL_S,
+    WOULD_BLOCK,
+    Failed,
+    Wrong,
+    connect,
+    drop,
+    latency_figures,
+    make_poller,
+)
 
 # Bytes after which a connection's stream repeats: enough to tell messages apart,
 # little enough to stay in the processor's cache.
@@ -36,9 +46,12 @@ class Echo:
 
     seconds are wall clock; latencies are nanoseconds from just before the send
     of a message to just after the receive that completed its reply.
+    context: an ssl.SSLContext, or None: no TLS.
     """
 
-    def __init__(self, host, port, connections, size, depth):
+    def __init__(self, host, port, connections, size, depth, context=None):
+        self.least_chunk = tls.RECORD_BYTES if context else 4096
+        self.context = context
         self.size = size
         self.depth = depth
         self.sending = False
@@ -48,6 +61,8 @@ class Echo:
         self.poller = make_poller(connections)
         for index in range(connections):
             sock = connect(host, port, index, connections)
+            if context:
+                sock = tls.secure(context, sock, index)
             sock.setblocking(False)
             self._add(index, sock)
 
@@ -62,7 +77,7 @@ class Echo:
         # two, and a stale buffer must not line up with the stream by chance.
         messages = max(depth + 1, PERIOD_BYTES // size) | 1
         period = messages * size
-        chunk = min(262144, max(4096, depth * size))
+        chunk = min(262144, max(self.least_chunk, depth * size))
         once = random.Random(index).randbytes(period)
         # Longer than the period by what one call can take, so that a slice never wraps.
         extra = max(chunk, depth * size)
@@ -83,7 +98,7 @@ class Echo:
             nonlocal unsent
             try:
                 taken = send(data)
-            except BlockingIOError:
+            except WOULD_BLOCK:
                 taken = 0
             except OSError as error:
                 raise Failed(f"connection {index}: send: {error}") from None
@@ -118,7 +133,7 @@ class Echo:
                     return
             try:
                 data = recv(chunk)
-            except BlockingIOError:
+            except WOULD_BLOCK:
                 return
             except OSError as error:
                 raise Failed(f"connection {index}: receive: {error}") from None
@@ -225,12 +240,15 @@ class Echo:
         )
 
     def finish(self):
-        """Half-close every connection: nothing but its end may come now."""
+        """Half-close every connection, or end its TLS: nothing but its end may come now."""
         for index, connection in enumerate(self.connections):
             sock = connection.sock
             sock.settimeout(STALL_S)
             try:
-                sock.shutdown(socket.SHUT_WR)
+                if self.context:
+                    sock = tls.end(sock)
+                else:
+                    sock.shutdown(socket.SHUT_WR)
                 surplus = sock.recv(65536)
             except TimeoutError:
                 raise Failed(

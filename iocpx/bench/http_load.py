@@ -4,7 +4,7 @@ import time
 
 from .echo import Connection, Echo
 from .pattern import body
-from .sockets import Failed, Wrong
+from .sockets import WOULD_BLOCK, Failed, Wrong
 
 HEAD_END = b"\r\n\r\n"
 MAX_HEAD_BYTES = 65536
@@ -15,16 +15,16 @@ HEADS = 100
 class Http(Echo):
     """An echo's load, but what is sent is a request and the reply is an answer."""
 
-    def __init__(self, host, port, connections, size, depth):
+    def __init__(self, host, port, connections, size, depth, context=None):
         self.request, self.body = self.exchange(size)
         self.heads = set()
-        super().__init__(host, port, connections, size, depth)
+        super().__init__(host, port, connections, size, depth, context)
 
     def _add(self, index, sock):
         """Make the connection's functions, as Echo has them: closures, since they are the inner
         loop."""
         request, expected, heads = self.request, self.body, self.heads
-        size, chunk = len(expected), min(262144, max(4096, len(expected)))
+        size, chunk = len(expected), min(262144, max(self.least_chunk, len(expected)))
         head = b""  # of an answer whose head is not complete
         at = None  # bytes of the answer's body so far; None: its head is not complete
         unsent = None  # what the last send did not take
@@ -42,7 +42,7 @@ class Http(Echo):
             nonlocal unsent
             try:
                 taken = send(data)
-            except BlockingIOError:
+            except WOULD_BLOCK:
                 taken = 0
             except OSError as error:
                 raise Failed(f"connection {index}: send: {error}") from None
@@ -73,7 +73,7 @@ class Http(Echo):
                     return
             try:
                 data = recv(chunk)
-            except BlockingIOError:
+            except WOULD_BLOCK:
                 return
             except OSError as error:
                 raise Failed(f"connection {index}: receive: {error}") from None

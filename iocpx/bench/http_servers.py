@@ -9,10 +9,15 @@ import contextlib
 import functools
 import importlib
 
+from . import tls
 from .pattern import body
 
 # What each needs beside the loop.
-PACKAGES = {"uvicorn": ("uvicorn", "httptools"), "aiohttp": ("aiohttp",)}
+PACKAGES = {
+    "uvicorn": ("uvicorn", "httptools"),
+    "uvicorn_tls": ("uvicorn", "httptools"),
+    "aiohttp": ("aiohttp",),
+}
 MAX_BYTES = 1 << 20
 WRONG = b"wrong"
 # Between two looks whether uvicorn, which tells nobody, is up.
@@ -69,8 +74,8 @@ async def application(scope, receive, send):
 
 
 @contextlib.asynccontextmanager
-async def uvicorn(host, backlog):
-    """Gives the port."""
+async def uvicorn(host, backlog, **more):
+    """Gives the port. more: of uvicorn.Config."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -83,6 +88,7 @@ async def uvicorn(host, backlog):
         lifespan="off",
         access_log=False,
         log_level="warning",
+        **more,
     )
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve())
@@ -92,6 +98,10 @@ async def uvicorn(host, backlog):
         yield server.servers[0].sockets[0].getsockname()[1]
         server.should_exit = True
     await serving
+
+
+def uvicorn_tls(host, backlog):
+    return uvicorn(host, backlog, ssl_certfile=tls.CERTIFICATE)
 
 
 @contextlib.asynccontextmanager

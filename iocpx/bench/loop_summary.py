@@ -39,8 +39,10 @@ COLUMNS = (
     Column("echo, msg/s", median("rate", "echo-64"), "{:,.0f}", in_chart=True),
     Column("its CPU µs above the ceiling", overhead, "{:.1f}"),
     Column("streams, msg/s", median("rate", "streams-64"), "{:,.0f}"),
+    Column("TLS echo, msg/s", median("rate", "echo-tls-64"), "{:,.0f}"),
     Column("uvicorn, requests/s", median("rate", "uvicorn"), "{:,.0f}", in_chart=True),
     Column("its CPU µs", median("cpu_us", "uvicorn"), "{:.1f}"),
+    Column("over TLS, requests/s", median("rate", "uvicorn-tls"), "{:,.0f}"),
     Column("aiohttp, requests/s", median("rate", "aiohttp"), "{:,.0f}"),
 )
 WHAT = (

@@ -2,7 +2,7 @@
 
 from . import scheduling_table
 from .loops import LOOPS, OURS
-from .targets import ASYNCIO, KIB, WINLOOP, Target, ratio
+from .targets import ASYNCIO, KIB, WINLOOP, Target, ratio, tls_targets
 
 OTHERS = tuple(name for name in LOOPS if name != OURS)
 # asyncio is compared with apart.
@@ -70,6 +70,13 @@ LOOP_TARGETS = (
         "≥",
         1.4,
         ratio(OURS, [ASYNCIO], "rate", "streams-64"),
+    ),
+    *tls_targets("", OURS, OTHERS),
+    Target(
+        "uvicorn over TLS: requests/s by the best other loop's",
+        "≥",
+        1.15,
+        ratio(OURS, OTHERS, "rate", "uvicorn-tls"),
     ),
     Target("uvicorn: requests/s by asyncio's", "≥", 9, ratio(OURS, [ASYNCIO], "rate", "uvicorn")),
     Target(

@@ -119,6 +119,7 @@ def measure(name, server, workload, seconds, client_cpus, helper):
         *("--size", str(workload.size_bytes)),
         *("--depth", str(workload.depth)),
         *("--idle", str(workload.idle)),
+        *(("--tls",) if workload.tls else ()),
         *("--seconds", str(timed_s)),
         *("--warmup", str(min(0.1, seconds))),
     ]

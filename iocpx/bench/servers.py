@@ -27,8 +27,9 @@ import signal
 import socket
 import sys
 import threading
+from typing import Any, NamedTuple
 
-from . import http_servers, loops, scheduling
+from . import http_servers, loops, scheduling, tls
 from .pattern import HEADER, VERDICT, Check, Different, blocks
 
 HOST = "127.0.0.1"
@@ -38,6 +39,19 @@ RECEIVE_BYTES = 65536
 BACKLOG = 1024
 # About 200 µs on the processors of 2024.
 COMPUTE_STEPS = 5000
+
+
+class OverTls(NamedTuple):
+    """What is run, with TLS in between."""
+
+    handler: Any
+
+
+def taken_apart(handler):
+    """(what is run, an ssl.SSLContext or None)"""
+    if isinstance(handler, OverTls):
+        return handler.handler, tls.server_context()
+    return handler, None
 
 
 class Echo(asyncio.Protocol):
@@ -252,10 +266,12 @@ async def listening(loop, handler):
         async with getattr(http_servers, handler)(HOST, BACKLOG) as port:
             yield port
         return
+    handler, context = taken_apart(handler)
+    options = {"backlog": BACKLOG, "ssl": context}
     if inspect.iscoroutinefunction(handler):
-        server = await asyncio.start_server(handler, HOST, 0, backlog=BACKLOG)
+        server = await asyncio.start_server(handler, HOST, 0, **options)
     else:
-        server = await loop.create_server(handler, HOST, 0, backlog=BACKLOG)
+        server = await loop.create_server(handler, HOST, 0, **options)
     yield server.sockets[0].getsockname()[1]
     server.close()
 
@@ -312,7 +328,8 @@ def run_loop(name, handler, workers):
 def run_iocpx(name, handler, workers):
     import iocpx
 
-    server = iocpx.Server(handler, HOST, 0, engine=iocpx.Engine(workers=workers))
+    handler, context = taken_apart(handler)
+    server = iocpx.Server(handler, HOST, 0, engine=iocpx.Engine(workers=workers), ssl=context)
 
     def stats():
         return {**server.engine.stats(), **server.stats()}
@@ -335,12 +352,19 @@ def run_iocpx_native(name, handler, workers):
 
 def run_threads(name, handler, workers):
     """A thread for each connection; nothing is waited for at the end."""
+    handler, context = taken_apart(handler)
     listener = socket.create_server((HOST, 0), backlog=BACKLOG)
 
     def serve(sock):
         with sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            handler(sock)
+            if context is None:
+                handler(sock)
+                return
+            with context.wrap_socket(sock, server_side=True) as secured:
+                handler(secured)
+                # Our close_notify, upon the client's.
+                secured.unwrap()
 
     def accept():
         while True:
@@ -352,13 +376,25 @@ def run_threads(name, handler, workers):
     tell(totals={})
 
 
-PROTOCOLS = {"echo": Echo, "sink": Sink, "source": Source}
-STREAMS = {"echo": echo_stream, "sink": sink_stream, "source": source_stream}
-SOCKETS = {"echo": echo_socket, "sink": sink_socket, "source": source_socket}
+TLS = "echo-tls"
+PROTOCOLS = {"echo": Echo, TLS: OverTls(Echo), "sink": Sink, "source": Source}
+STREAMS = {
+    "echo": echo_stream,
+    TLS: OverTls(echo_stream),
+    "sink": sink_stream,
+    "source": source_stream,
+}
+SOCKETS = {
+    "echo": echo_socket,
+    TLS: OverTls(echo_socket),
+    "sink": sink_socket,
+    "source": source_socket,
+}
 ON_LOOPS = {
     **PROTOCOLS,
     "streams": echo_stream,
     "uvicorn": "uvicorn",
+    "uvicorn-tls": "uvicorn_tls",
     "aiohttp": "aiohttp",
     "scheduling": scheduling,
 }
@@ -366,7 +402,10 @@ ON_LOOPS = {
 SERVERS = {
     "iocpx-native": (run_iocpx_native, {"echo": "Echo"}),
     "iocpx-protocol": (run_iocpx, {**PROTOCOLS, "compute": Compute}),
-    "iocpx-buffered": (run_iocpx, {"echo": BufferedEcho, "sink": BufferedSink}),
+    "iocpx-buffered": (
+        run_iocpx,
+        {"echo": BufferedEcho, TLS: OverTls(BufferedEcho), "sink": BufferedSink},
+    ),
     "asyncio": (run_loop, ON_LOOPS),
     "asyncio-streams": (run_loop, STREAMS),
     **dict.fromkeys(loops.LOOPS, (run_loop, ON_LOOPS)),
@@ -392,8 +431,8 @@ def main():
     try:
         if args.name in loops.LOOPS:
             loops.maker(args.name)
-        if args.role in http_servers.PACKAGES:
-            http_servers.versions(args.role)
+        if isinstance(handlers[args.role], str) and run is run_loop:
+            http_servers.versions(handlers[args.role])
     except (ImportError, AttributeError) as error:
         tell(missing=str(error))
         return

@@ -2,6 +2,7 @@
 
 import select
 import socket
+import ssl
 import struct
 import sys
 
@@ -10,6 +11,10 @@ CONNECT_TIMEOUT_S = 10.0
 STALL_S = 10.0
 # select() on Windows takes 512 sockets, as CPython is compiled.
 SELECT_LIMIT = 500
+
+
+# What a socket that does not block raises where it would, without TLS and with.
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Wrong(Exception):

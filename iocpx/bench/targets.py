@@ -85,6 +85,44 @@ def ratio(server, others, *where):
     return lambda m: m(server, *where) / m.best(others, *where)
 
 
+def tls_adds(server):
+    """CPU time per message that TLS adds to an echo of ours, by what it adds to asyncio's."""
+
+    def added(m, name):
+        return m(name, "cpu_us", "echo-tls-64") - m(name, "cpu_us", "echo-64")
+
+    return lambda m: added(m, server) / added(m, ASYNCIO)
+
+
+def tls_targets(prefix, server, others):
+    return (
+        Target(
+            f"{prefix}TLS echo: msg/s by asyncio's, pinned",
+            "≥",
+            2,
+            ratio(server, [ASYNCIO], "rate", "echo-tls-64"),
+        ),
+        Target(
+            f"{prefix}TLS echo: msg/s by the best other loop's, pinned",
+            "≥",
+            1.25,
+            ratio(server, others, "rate", "echo-tls-64"),
+        ),
+        Target(
+            f"{prefix}TLS echo: CPU that TLS adds by what it adds on asyncio",
+            "≤",
+            0.5,
+            tls_adds(server),
+        ),
+        Target(
+            f"{prefix}TLS handshakes/s by asyncio's, pinned",
+            "≥",
+            1.3,
+            ratio(server, [ASYNCIO], "rate", "churn-tls"),
+        ),
+    )
+
+
 FREELY = ("rate", "echo-64", FREE)
 CHURN = ("rate", "churn")
 P99 = ("p99_us", "echo-64", FREE)
@@ -131,6 +169,7 @@ TARGETS = (
     Target("fairness, the least of all workloads", "≥", 0.9, lambda m: m.least_fairness()),
     Target("protocol: churn by asyncio's, pinned", "≥", 2, ratio(PROTOCOL, [ASYNCIO], *CHURN)),
     Target("protocol: churn by winloop's, pinned", "≥", 1.3, ratio(PROTOCOL, [WINLOOP], *CHURN)),
+    *tls_targets("protocol: ", PROTOCOL, OTHER_LOOPS),
     Target(
         "protocol: MB/s streamed to it by the best other loop's, pinned",
         "≥",

@@ -26,6 +26,7 @@ class Workload:
     unit: str = "msg/s"
     times: int = 1  # so many times as long as others, for each connection to have its share
     row: str | None = None  # of scheduling, where nobody connects
+    tls: bool = False
 
     def __str__(self):
         if self.row:
@@ -34,14 +35,18 @@ class Workload:
         kib, rest = divmod(self.size_bytes, 1024)
         size = f"{self.size_bytes} B" if rest else f"{kib:,} KiB"
         if self.kind == "churn":
-            return f"connect, echo {size}, close: {self.connections} at a time"
+            shake = "TLS handshake, " if self.tls else ""
+            return f"connect, {shake}echo {size}, close: {self.connections} at a time"
         if self.kind in ("in", "out"):
             way = "to" if self.kind == "in" else "from"
             return f"streaming {way} the server, {busy}, {size} writes"
         if self.kind in ("get", "post"):
             way = "answers" if self.kind == "get" else "bodies to it"
-            return f"{self.role}, {busy}, {way} of {size}"
+            over = " over TLS" if self.tls else ""
+            return f"{self.role.removesuffix('-tls')}{over}, {busy}, {way} of {size}"
         text = f"{busy}, {size}, depth {self.depth}"
+        if self.tls:
+            text = f"TLS, {text}"
         if self.role == "streams":
             text = f"asyncio's streams, {text}"
         if self.idle:
@@ -52,6 +57,13 @@ class Workload:
 
 
 IDLE = Workload(50, 64, idle=2000, once=True)
+OVER_TLS = {
+    "echo-tls-64": Workload(50, 64, role="echo-tls", tls=True, once=True),
+    "echo-tls-1k": Workload(50, 1024, role="echo-tls", tls=True, once=True),
+    "churn-tls": Workload(
+        50, 64, kind="churn", role="echo-tls", tls=True, once=True, unit="handshakes/s"
+    ),
+}
 WORKLOADS = {
     "echo-64": Workload(50, 64),
     "echo-4k": Workload(50, 4096, once=True),
@@ -60,6 +72,7 @@ WORKLOADS = {
     "one": Workload(1, 64),
     "thousand": Workload(1000, 64, once=True, times=5),
     "churn": Workload(50, 64, kind="churn", once=True, unit="connects/s"),
+    **OVER_TLS,
     "stream-in": Workload(8, 65536, kind="in", role="sink", once=True, unit="MB/s"),
     "stream-out": Workload(8, 65536, kind="out", role="source", once=True, unit="MB/s"),
     "idle-2k": IDLE,
@@ -85,8 +98,10 @@ LOOP_WORKLOADS = {
     "streams-64": Workload(50, 64, role="streams"),
     "echo-1m": Workload(8, LARGE_BYTES, once=True),
     "churn": WORKLOADS["churn"],
+    **OVER_TLS,
     "idle-2k": IDLE,
     "uvicorn": Workload(50, 13, kind="get", role="uvicorn", **HTTP),
+    "uvicorn-tls": Workload(50, 13, kind="get", role="uvicorn-tls", tls=True, once=True, **HTTP),
     "uvicorn-in": Workload(8, LARGE_BYTES, kind="post", role="uvicorn", once=True, **HTTP),
     "uvicorn-out": Workload(8, LARGE_BYTES, kind="get", role="uvicorn", once=True, **HTTP),
     "aiohttp": Workload(50, 13, kind="get", role="aiohttp", **HTTP),

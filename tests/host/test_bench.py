@@ -26,9 +26,11 @@ STAND_IN = r"""
 import asyncio, json, os, sys, threading
 
 sys.path.insert(0, os.getcwd())
+from bench import tls
 from bench.pattern import HEADER, PATTERN, VERDICT
 
 fault = sys.argv[1]
+context = tls.server_context() if "echo-tls" in sys.argv and fault != "no TLS" else None
 connections = []
 STATS = None
 if fault == "counts":
@@ -82,7 +84,7 @@ class Echo(asyncio.Protocol):
 
 
 async def serve():
-    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, ssl=context)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -324,9 +326,17 @@ def test_bad_arguments_are_refused(arguments, sentence):
 # A server of each kind; the real ones, on this Python.
 @pytest.mark.parametrize("name", ["asyncio", "asyncio-streams", "threads"])
 @pytest.mark.parametrize(
-    ("workload", "unit"), [("churn", "connects/s"), ("stream-in", "MB/s"), ("stream-out", "MB/s")]
+    ("workload", "unit"),
+    [
+        ("churn", "connects/s"),
+        ("echo-tls-64", "msg/s"),
+        ("echo-tls-1k", "msg/s"),
+        ("churn-tls", "handshakes/s"),
+        ("stream-in", "MB/s"),
+        ("stream-out", "MB/s"),
+    ],
 )
-def test_churn_and_streams(name, workload, unit):
+def test_churn_tls_and_streams(name, workload, unit):
     run = bench("--only", name, *QUICK[2:], "--workload", workload)
     assert run.returncode == 0, run.stderr
     (row,) = [line for line in run.stdout.splitlines() if line.startswith(name + "  ")]
@@ -339,15 +349,21 @@ def test_churn_and_streams(name, workload, unit):
     [
         ("churn", "always flipped", r"connection \d+: its reply is not what was sent"),
         ("churn", "drops", r"connection \d+: the server closed it before its reply"),
+        ("echo-tls-64", "flipped bit", r"connection 1: byte 5 of a reply of 64 bytes is 0x.. "),
+        ("echo-tls-64", "drops", r"connection \d+: the server closed it with 1 messages unanswere"),
+        ("echo-tls-64", "no TLS", r"connection 0: TLS handshake: "),
+        ("churn-tls", "always flipped", r"connection \d+: its reply is not what was sent"),
+        ("churn-tls", "drops", r"connection \d+: the server closed it before its reply"),
+        ("churn-tls", "no TLS", r"connection \d+: \[SSL"),
         ("stream-out", "flipped stream", r"connection \d: byte 70 of its stream is wrong"),
         ("stream-in", "complains", r"connection \d: the server got byte 70 of its stream wrong"),
         ("stream-in", "miscounts", r"connection \d: \d+ bytes were sent, the server got 1\b"),
     ],
 )
-def test_wrong_bytes_of_churn_and_streams_are_told(stand_in, workload, fault, sentence):
+def test_wrong_bytes_of_churn_tls_and_streams_are_told(stand_in, workload, fault, sentence):
     run = bench(*QUICK, "--workload", workload, server_python=stand_in(fault))
     assert run.returncode == 1
-    assert re.search(r"asyncio( as \w+)? failed: .*" + sentence, run.stderr), run.stderr
+    assert re.search(r"asyncio( as [\w-]+)? failed: .*" + sentence, run.stderr), run.stderr
 
 
 def test_a_server_that_fails_in_one_role_is_measured_in_the_others(stand_in):
@@ -478,7 +494,9 @@ def test_computing_is_measured_without_a_gil_only(free_threaded):
     planned.facts = {"iocpx-protocol": {"free_threaded": free_threaded}}
     planned.plan()
     roles = {workload.role for _, workload in planned.rows}
-    assert roles == {"echo", "sink", "source"} | ({"compute"} if free_threaded else set())
+    assert roles == {"echo", "echo-tls", "sink", "source"} | (
+        {"compute"} if free_threaded else set()
+    )
     # Whatever the arrangement is; only where there are two are idle connections left out of one.
     assert any(workload.idle for _, workload in planned.rows)
 

@@ -36,9 +36,11 @@ STAND_IN = r"""
 import asyncio, json, os, sys, threading
 
 sys.path.insert(0, os.getcwd())
+from bench import tls
 from bench.pattern import body
 
 fault = sys.argv[1]
+context = tls.server_context() if "uvicorn-tls" in sys.argv else None
 HEAD_END = b"\r\n\r\n"
 
 
@@ -84,7 +86,7 @@ class Http(asyncio.Protocol):
 
 async def serve():
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Http, "127.0.0.1", 0)
+    server = await loop.create_server(Http, "127.0.0.1", 0, ssl=context)
     ended = asyncio.Event()
 
     def commands():
@@ -306,14 +308,39 @@ def test_targets_of_echo_and_http():
     assert found["churn by asyncio's"] == ("", "not measured")
 
 
+def test_targets_of_tls():
+    rates = {
+        "echo-64": {"iocpx": 1, "asyncio": 1},
+        "echo-tls-64": {"iocpx": 220, "asyncio": 100, "winloop": 180},
+        "churn-tls": {"iocpx": 130, "asyncio": 100},
+        "uvicorn-tls": {"iocpx": 230, "asyncio": 100, "winloop": 200},
+    }
+    bench = measured(rates)
+    for name, cpu_us in (("iocpx", 4.0), ("asyncio", 11.0)):
+        row = bench.rows[workloads.PINNED, workloads.LOOP_WORKLOADS["echo-tls-64"]][name]
+        row.rounds[0].cpu_us = cpu_us
+    found = checked(bench)
+    assert found["TLS echo: msg/s by asyncio's, pinned"] == ("2.20", "met")
+    assert found["TLS echo: msg/s by the best other loop's, pinned"] == ("1.22", "NOT MET")
+    assert found["TLS echo: CPU that TLS adds by what it adds on asyncio"] == ("0.30", "met")
+    assert found["TLS handshakes/s by asyncio's, pinned"] == ("1.30", "met")
+    assert found["uvicorn over TLS: requests/s by the best other loop's"] == ("1.15", "met")
+    del bench.rows[workloads.PINNED, workloads.LOOP_WORKLOADS["echo-64"]]
+    found = checked(bench)
+    unknown = found["TLS echo: CPU that TLS adds by what it adds on asyncio"]
+    assert unknown == ("", "not measured")
+
+
 @pytest.mark.parametrize(
     ("workload", "fault"),
     [
         ("uvicorn", "none"),
+        ("uvicorn-tls", "none"),
         ("uvicorn-in", "none"),
         ("uvicorn-out", "none"),
         ("aiohttp", "none"),
         ("uvicorn", "in pieces"),
+        ("uvicorn-tls", "in pieces"),
         ("uvicorn-in", "in pieces"),
     ],
 )
@@ -329,6 +356,8 @@ def test_right_answers_are_counted(stand_in, workload, fault):
     ("workload", "fault", "sentence"),
     [
         ("uvicorn", "flipped bit", r"0 bytes of its answer's body were right, what came then "),
+        ("uvicorn-tls", "flipped bit", r"0 bytes of its answer's body were right, what came then"),
+        ("uvicorn-tls", "closes", r"the server closed it, its request unanswered"),
         ("uvicorn-out", "flipped bit", r"\d+ bytes of its answer's body were right, what came "),
         ("uvicorn", "short", r"its answer, of which 13 bytes were expected, begins with b'HTTP/"),
         ("uvicorn", "not found", r"its answer, of which 13 bytes .* begins with b'HTTP/1.1 404 "),
@@ -341,7 +370,7 @@ def test_right_answers_are_counted(stand_in, workload, fault):
 def test_wrong_answers_are_told(stand_in, workload, fault, sentence):
     run = loops_bench("--workload", workload, server_python=stand_in(fault))
     assert run.returncode == 1
-    assert re.search(r"asyncio as uvicorn failed: .*connection \d+: " + sentence, run.stderr), (
+    assert re.search(r"as uvicorn(-tls)? failed: .*connection \d+: " + sentence, run.stderr), (
         run.stderr
     )
 

@@ -17,6 +17,10 @@ cdef void set_marks(int client, conn_t *conn) noexcept nogil
 cdef void write_eof(int client, conn_t *conn) noexcept nogil
 # What follows a write that says so; only with a loop's connection, or in its own callbacks.
 cdef void flush(int client, conn_t *conn) noexcept nogil
+# The filter of a client's connection, in its callbacks or on its loop's thread.  Has it opened?
+cdef void filter_begin(int client, conn_t *conn) noexcept nogil
+cdef bint filter_open(int client, conn_t *conn) noexcept nogil
+cdef void filter_pump(int client, conn_t *conn) noexcept nogil
 cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil
 # Somebody else than the connection's own callbacks writes to it.
 cdef void meddle_write(int client, conn_t *conn) noexcept nogil

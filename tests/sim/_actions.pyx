@@ -2,18 +2,24 @@
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from _kernel cimport *
-from _run cimport mark, marked, protocol_t, protocols, worker_of, MEDDLED_WRITE
+from _run cimport (
+    mark, marked, protocol_t, protocols, served_of, worker_of, MEDDLED_WRITE,
+)
 from iocpx._base cimport conn_ref
+from iocpx._filter cimport (
+    conn_filter_begin, conn_filter_end, conn_filter_open, conn_free_plain, conn_put_filtered,
+    conn_return_plain, conn_take_plain,
+)
 from iocpx._requests cimport (
     conn_abort, conn_close, conn_flush, conn_gather, conn_pause_reading, conn_set_marks,
     conn_take_spent, conn_write, conn_write_eof, conn_write_parts, WRITE_CLOSED, WRITE_FLUSH,
     WRITE_KEPT, WRITE_NO_MEMORY, WRITE_SPENT,
 )
-from iocpx._sched cimport conn_unref
-from iocpx._state cimport buf_free, queue_t
+from iocpx._sched cimport conn_leave, conn_unref
+from iocpx._state cimport buf_free, queue_consume, queue_t
 from iocpx._types cimport *
 from iocpx._winsock cimport AcquireSRWLockExclusive, ReleaseSRWLockExclusive
 
@@ -119,7 +125,66 @@ cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil:
         conn_close(worker_of(conn), conn)
 
 
+cdef void filter_begin(int client, conn_t *conn) noexcept nogil:
+    sim_note("filter begins", client, 0)
+    if conn_filter_begin(worker_of(conn), conn):
+        protocols[client].filter_opening = True
+
+
+cdef bint filter_open(int client, conn_t *conn) noexcept nogil:
+    if protocols[client].filter_opening and sim_random(3) != 0:
+        sim_note("filter opens", client, 0)
+        protocols[client].filter_opening = False
+        conn_filter_open(conn)
+    return not protocols[client].filter_opening
+
+
+cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
+    """As the TLS layer does it, with a cipher that changes nothing, and that cannot take all at
+    times."""
+    cdef queue_t plain
+    cdef queue_t done
+    cdef size_t part
+    cdef int writes
+    cdef int result = 0
+    cdef char *made
+    cdef bint keep
+    cdef bint last
+    memset(&plain, 0, sizeof(plain))
+    memset(&done, 0, sizeof(done))
+    last = conn_take_plain(conn, &plain)
+    while plain.head != NULL and sim_random(8) != 0:
+        part = plain.head.size if sim_random(4) else 1 + sim_random(<uint32_t>plain.head.size)
+        made = <char *>malloc(part)
+        if made == NULL:
+            break
+        memcpy(made, plain.head.data, part)
+        writes = done.writes
+        queue_consume(&plain, part, &done)
+        keep = sim_random(2)
+        result = conn_put_filtered(conn, made, part, made if keep else NULL, part,
+                                   done.writes - writes)
+        if not result & WRITE_KEPT:
+            free(made)
+        if result & WRITE_NO_MEMORY:
+            close_conn(client, conn, True)
+            break
+        sim_point()
+    if last and plain.head == NULL and not protocols[client].filter_opening:
+        conn_filter_end(conn)
+    if plain.head != NULL:
+        conn_return_plain(conn, &plain)
+    if protocols[client].filter_opening:
+        # As if more of its handshake had come.
+        AcquireSRWLockExclusive(&conn.lock)
+        conn.filter_begun = True
+        conn_leave(worker_of(conn), conn)
+    release(conn_free_plain(conn, &done))
+
+
 cdef void write_eof(int client, conn_t *conn) noexcept nogil:
+    if served_of(client).filtered:
+        return
     sim_note("write_eof", client, 0)
     protocols[client].eof_written = conn.service.config.like_asyncio
     conn_write_eof(worker_of(conn), conn)
@@ -127,6 +192,8 @@ cdef void write_eof(int client, conn_t *conn) noexcept nogil:
 
 cdef void flush(int client, conn_t *conn) noexcept nogil:
     cdef bint untold
+    if served_of(client).filtered:
+        filter_pump(client, conn)
     if conn_flush(worker_of(conn), conn):
         sim_note("pause_writing", client, 1)
         if marked(&protocols[client].paused):

@@ -52,13 +52,14 @@ cdef enum knob:
     K_STOP
     K_SHARED
     K_LOOPED
+    K_FILTERED
     N_KNOBS
 
 KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
          "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
          "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
          "max_connections", "reads", "buffer", "idle", "limits", "trace", "called", "linger",
-         "stop", "shared", "looped"]
+         "stop", "shared", "looped", "filtered"]
 cdef long[N_KNOBS] knobs
 
 
@@ -128,6 +129,8 @@ cdef void configure() noexcept nogil:
     # Last, so that without it all is drawn as ever.
     if the.polled and turned(K_LOOPED, sim_random(2)):
         draw_loop()
+    for i in range(the.services):
+        services[i].filtered = turned(K_FILTERED, sim_random(3) == 0) and not services[i].echo
 
 
 cdef void draw_loop() noexcept nogil:

@@ -26,6 +26,7 @@ ctypedef struct protocol_t:
     conn_t *conn            # with a reference, from connection_made to connection_lost; atomic
     bint inside             # one of its callbacks runs
     bint made
+    bint filter_opening     # its filter passes nothing yet
     bint paused             # writing, by pause_writing; atomic
     bint reading_paused     # as the engine has it; lock
     bint eof
@@ -80,6 +81,7 @@ ctypedef struct served_t:
     unsigned int linger_ms      # how long it waits before it stops
     unsigned int stop_ms
     bint retires                # before it stops it accepts no more
+    bint filtered               # its connections have a filter, as TLS is, that changes no byte
     # What becomes of it:
     SOCKET[2] sockets
     HANDLE stopped_event

@@ -4,13 +4,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from _actions cimport (
-    close_conn, flush, is_paused, meddle_with_another, pause_reading, release, set_marks, write,
-    write_eof,
+    close_conn, filter_begin, filter_open, filter_pump, flush, is_paused, meddle_with_another,
+    pause_reading, release, set_marks, write, write_eof,
 )
 from _checks cimport check_bounds, check_bytes, check_loop_lost, check_lost
 from _kernel cimport *
 from _run cimport (
-    calm, client_of, disturbed, mark, marked, protocol_t, protocols, server, the, worker_of,
+    calm, client_of, disturbed, mark, marked, protocol_t, protocols, served_of, server, the,
+    worker_of,
 )
 from _wakes cimport wakes_before, wakes_cancel, wakes_set, wakes_told
 from iocpx._base cimport conn_ref
@@ -54,7 +55,8 @@ cdef void go_on(int client) noexcept nogil:
     cdef protocol_t *protocol = &protocols[client]
     cdef conn_t *conn = protocol.conn
     cdef size_t before = protocol.written
-    if sim_random(2) or protocol.eof_written or not takes_more(conn):
+    if (sim_random(2) or protocol.eof_written or not takes_more(conn)
+            or served_of(client).filtered):
         return
     answer(client, 1 + sim_random(900))
     if protocol.written == before and takes_more(conn) and not disturbed():
@@ -113,6 +115,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef size_t wanted
     cdef lost_t lost
     cdef bint paused
+    cdef bint open
     cdef uint64_t before
     if protocol.inside:
         sim_fail("client %d: two callbacks at once", client)
@@ -124,7 +127,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     check_bounds(conn)
     # Whoever closes it from here on, from another thread, has not waited for that.
-    if worker_of(conn) != NULL and conn.pause_told and conn.shut and not conn.lost_told:
+    if (worker_of(conn) != NULL and conn.pause_told and conn.shut and not conn.lost_told
+            and not conn.filtered):
         sim_fail("client %d: its end was sent before resume_writing", client)
     ReleaseSRWLockExclusive(&conn.lock)
     before = wakes_before(&protocol.wakes)
@@ -147,6 +151,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_atomic(True)
         protocol.conn = conn
         sim_atomic(False)
+        if served_of(client).filtered:
+            filter_begin(client, conn)
         if sim_random(3) == 0:
             react(client)
     if protocol.lost and (news.resume or news.pause or news.sent > 0 or news.timers):
@@ -174,7 +180,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             go_on(client)
     protocol.sent += news.sent
     sim_point()
-    buf = conn_take_data(conn, &wanted)
+    open = not served_of(client).filtered or filter_open(client, conn)
+    buf = conn_take_data(conn, &wanted) if open else NULL
     while buf != NULL:
         if protocol.eof:
             sim_fail("client %d: data after the end", client)
@@ -193,11 +200,11 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_point()
         conn_give_buffer(conn, buf)
         buf = conn_take_data(conn, &wanted)
-    if wanted > 0 and sim_random(3) == 0:
+    if open and wanted > 0 and sim_random(3) == 0:
         offer(conn, wanted)
     if news.timers and wakes_told(&protocol.wakes, conn, client, before) > 0:
         react(client)
-    if conn_take_eof(conn):
+    if open and conn_take_eof(conn):
         sim_note("eof_received", client, 0)
         if protocol.eof:
             sim_fail("client %d: eof_received twice", client)
@@ -208,6 +215,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             close_conn(client, conn, False)
         else:
             answer(client, sim_random(500))
+    if served_of(client).filtered:
+        filter_pump(client, conn)
     # Before: another thread may resume it when the loss is decided already.
     paused = is_paused(client)
     if conn_take_lost(conn, &lost):

@@ -797,8 +797,8 @@ MUTANTS = [
         "iocpx/_requests.pyx",
         [
             (
-                "    return conn.service.config.like_asyncio and conn.state == STATE_FLUSHING",
-                "    return False and conn.state == STATE_FLUSHING",
+                "    return (conn.service.config.like_asyncio and conn.state == STATE_FLUSHING",
+                "    return (False and conn.state == STATE_FLUSHING",
             )
         ],
     ),
@@ -817,9 +817,9 @@ MUTANTS = [
         "iocpx/_life.pyx",
         [
             (
-                "    if conn.service.config.like_asyncio and conn.pause_told"
+                "    elif conn.service.config.like_asyncio and conn.pause_told"
                 " and not conn.lost_told:\n",
-                "    if False:\n",
+                "    elif False:\n",
             )
         ],
     ),
@@ -847,5 +847,51 @@ MUTANTS = [
         "a service that accepts no more closes nothing when it stops",
         "iocpx/_service.pyx",
         [("    first = not service.closing_clients\n", "    first = not service.stopping\n")],
+    ),
+    (
+        "the end is sent before the filter has given its last",
+        "iocpx/_life.pyx",
+        [("        if not conn.filter_ended:\n", "        if False:\n")],
+    ),
+    (
+        "a filter is not told of the end",
+        "iocpx/_wants.pxd",
+        [("        or conn.write_eof and not conn.filter_ended)", "        or False)")],
+    ),
+    (
+        "what waits for a filter that opens is forgotten",
+        "iocpx/_wants.pxd",
+        [("conn.filter_begun or conn.plain.head != NULL", "conn.filter_begun or False")],
+    ),
+    (
+        "what a filter gives back comes after what was written meanwhile",
+        "iocpx/_filter.pyx",
+        [
+            (
+                "    queue_move(&conn.plain, plain)\n    queue_move(plain, &conn.plain)\n",
+                "    queue_move(plain, &conn.plain)\n",
+            )
+        ],
+    ),
+    (
+        "what was written before a filter came is not told as sent",
+        "iocpx/_filter.pyx",
+        [("conn.filtered_bytes = conn.outbox.nbytes ", "conn.filtered_bytes = 0 ")],
+    ),
+    (
+        "what a closed connection's filter did not get is kept",
+        "iocpx/_life.pyx",
+        [("    conn_drop_queue(conn, &conn.plain)\n", "")],
+    ),
+    (
+        "what was filtered counts as queued for good",
+        "iocpx/_filter.pyx",
+        [
+            (
+                "    conn.outbox.nbytes -= min(plain_bytes, conn.outbox.nbytes)\n    conn.outbox.writes -= "
+                "min(writes, conn.outbox.writes)\n    if nbytes > 0",
+                "    if nbytes > 0",
+            )
+        ],
     ),
 ]

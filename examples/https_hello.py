@@ -1,0 +1,64 @@
+"""Web pages without an event loop, on threads: python https_hello.py [PORT [CERTIFICATE.pem]]
+
+GET / says hello, any other path is answered with 404. A client may ask several times on one
+connection, also before it has the answers.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import sys
+
+import iocpx
+
+HEAD_END = b"\r\n\r\n"
+MAX_HEAD_BYTES = 16384
+
+
+class Hello(asyncio.Protocol):
+    """A browser's requests have a head and no body, and that is all that is understood here."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.unread = b""
+
+    def data_received(self, data):
+        *heads, self.unread = (self.unread + data).split(HEAD_END)
+        if len(self.unread) > MAX_HEAD_BYTES:
+            self.transport.abort()
+            return
+        # In one write, so in one record where there is TLS.
+        self.transport.writelines([answer(head) for head in heads])
+        if any(b"\r\nconnection: close" in head.lower() for head in heads):
+            self.transport.close()
+
+
+def answer(head):
+    method, path, *_ = [*head.split(b"\r\n", 1)[0].split(b" "), b"", b""]
+    if method != b"GET":
+        status, text = b"405 Method Not Allowed", b"GET alone is understood here.\n"
+    elif path != b"/":
+        status, text = b"404 Not Found", b"There is nothing here.\n"
+    else:
+        status, text = b"200 OK", b"Hello from iocpx %s.\n" % iocpx.__version__.encode()
+    return b"HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (
+        status,
+        len(text),
+        text,
+    )
+
+
+def main(port="8000", certificate=None):
+    tls = None
+    if certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+    server = iocpx.Server(Hello, "127.0.0.1", int(port), ssl=tls)
+    server.start()
+    print("serving on port", server.address[1], flush=True)
+    server.serve_forever()  # until Ctrl+C, which stops it in order
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(*sys.argv[1:])
