@@ -49,7 +49,7 @@ cdef class Connection(TlsUser):
     cdef TimerHandle _set_timer(self, callback, tuple args, uint64_t delay_us)
     cdef object _socket_for_options(self, default)
     cdef object _duplicate(self)
-    # Take up TLS, from the runtime's context; in its first turn, or when another's handshake is over.
+    # Take up TLS, from the runtime's context: in its first turn, or when it may begin.
     cdef void _begin_tls(self, conn_t *conn) noexcept
     cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s, double shutdown_s) except -1
     cdef void _end_handshake(self, exc) noexcept

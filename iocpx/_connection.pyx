@@ -341,7 +341,8 @@ cdef class Connection:
             self._runtime.report("TLS cannot begin, the connection is reset", exc, None, None)
             conn_abort(NULL, conn, ABORT_CALLBACK)
 
-    cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s, double shutdown_s) except -1:
+    cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s,
+                       double shutdown_s) except -1:
         cdef bint begun
         self._tls = tls
         self._tls_shutdown_s = shutdown_s

@@ -9,7 +9,7 @@ cdef class Endpoint:
     cdef readonly object loop
     cdef readonly object factory    # of protocols; None: its connections bring their own
     cdef readonly object server     # the asyncio.Server, or None
-    cdef readonly object sslcontext # None: no TLS
+    cdef readonly object sslcontext     # None: no TLS
     cdef readonly double handshake_s    # how long a TLS handshake may take…
     cdef readonly double shutdown_s     # … and a TLS connection's end
     cdef readonly object context    # connections copy it

@@ -30,7 +30,7 @@ cdef class Runtime:
     cdef readonly object trace
     cdef readonly object context    # of the thread that called start(): connections copy it
     cdef readonly set connections
-    cdef readonly object sslcontext # None: no TLS
+    cdef readonly object sslcontext     # None: no TLS
     cdef readonly double handshake_s    # how long a TLS handshake may take…
     cdef readonly double shutdown_s     # … and a TLS connection's end
     cdef object handshake_lock

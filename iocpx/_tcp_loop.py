@@ -197,9 +197,7 @@ def _is_tcp(sock: Any) -> bool:
 
 def _make_tls(sslcontext: Any, server_side: bool, server_hostname: str | None) -> Any:
     if sslcontext is None:
-        sslcontext = sslproto._create_transport_context(  # type: ignore[attr-defined]
-            server_side, server_hostname
-        )
+        sslcontext = sslproto._create_transport_context(server_side, server_hostname)
     return Tls(sslcontext, server_side, None if server_side else server_hostname or None)
 
 

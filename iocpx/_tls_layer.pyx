@@ -1,12 +1,13 @@
-"""TLS between a connection and its protocol: what a turn of a connection with TLS does, for both the
-threaded server's and the loop's.
+"""TLS between a connection and its protocol: what a turn of a connection with TLS does, for both
+the threaded server's and the loop's.
 
-An SSLObject is touched in the connection's turn only, or by the loop's one thread, so by one thread
-at a time.  What is received goes to it as it comes, and what it gives back is delivered in one piece
-per receive; what is written waits in the engine (`_filter`) until the end of the turn, so that many
-writes become few records and one send.
+An SSLObject is touched in the connection's turn only, or by the loop's one thread, so by one
+thread at a time.  What is received goes to it as it comes, and what it gives back is delivered in
+one piece per receive; what is written waits in the engine (`_filter`) until the end of the turn,
+so that many writes become few records and one send.
 
-Called by `_connection` and `_transport`, whose classes derive from TlsUser; calls `_tls`, `_filter`.
+Called by `_connection` and `_transport`, whose classes derive from TlsUser; calls `_tls` and
+`_filter`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

@@ -1,6 +1,20 @@
 from typing import Any
 
 from iocpx._engine_loop import EngineLoop
+from iocpx._tls import Tls
+
+class Transport:
+    def close(self) -> None: ...
+    def _has_tls(self) -> bool: ...
+    def _start_tls(
+        self,
+        protocol: Any,
+        tls: Tls,
+        early: bytes,
+        waiter: Any,
+        handshake_s: float,
+        shutdown_s: float,
+    ) -> None: ...
 
 def open_transport(
     loop: EngineLoop,
@@ -11,4 +25,7 @@ def open_transport(
     extra: Any,
     server: Any,
     joined: bool,
+    tls: Tls | None = ...,
+    handshake_s: float = ...,
+    shutdown_s: float = ...,
 ) -> Any: ...

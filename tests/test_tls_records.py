@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from iocpx._tls import Tls
 from payload import assert_same_bytes, pattern, pieces
+
+from iocpx._tls import Tls
 
 CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}

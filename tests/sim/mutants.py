@@ -888,8 +888,8 @@ MUTANTS = [
         "iocpx/_filter.pyx",
         [
             (
-                "    conn.outbox.nbytes -= min(plain_bytes, conn.outbox.nbytes)\n    conn.outbox.writes -= "
-                "min(writes, conn.outbox.writes)\n    if nbytes > 0",
+                "    conn.outbox.nbytes -= min(plain_bytes, conn.outbox.nbytes)\n"
+                "    conn.outbox.writes -= min(writes, conn.outbox.writes)\n    if nbytes > 0",
                 "    if nbytes > 0",
             )
         ],
