@@ -11,6 +11,7 @@ from typing import Any
 
 from iocpx._datagrams import DatagramTransport
 from iocpx._tcp_loop import TcpLoop
+from iocpx._transport import Transport
 
 # What TransmitFile takes at once.
 _MOST_OF_A_FILE = 2**31 - 2
@@ -76,6 +77,14 @@ class SocketLoop(TcpLoop):
             return offset - begin
         finally:
             _seek(file, offset)
+
+    async def _sendfile_native(
+        self, transp: Any, file: Any, offset: int, count: int | None
+    ) -> int:
+        if type(transp) is Transport:
+            # Its socket is the engine's, which sends bytes: asyncio's fallback reads the file.
+            raise SendfileNotAvailableError("TransmitFile is not available for a Transport")
+        return await super()._sendfile_native(transp, file, offset, count)  # type: ignore[misc,no-any-return]
 
     # That of older Pythons does not seek for an offset of 0.
 

@@ -69,7 +69,13 @@ cdef class Transport:
     """
 
     _start_tls_compatible = True
-    _sendfile_compatible = constants._SendfileMode.FALLBACK
+
+    @property
+    def _sendfile_compatible(self):
+        if self._tls is not None:
+            return constants._SendfileMode.FALLBACK
+        # Which the loop has to do (SocketLoop._sendfile_native).
+        return constants._SendfileMode.TRY_NATIVE
 
     def __init__(self):
         raise TypeError("Transport objects are made by iocpx.EventLoop only")

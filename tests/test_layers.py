@@ -123,7 +123,7 @@ ROOMS = {
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport stdlib"),
     "_datagrams": Room("iocpx/_datagrams.*", "_errors stdlib"),
-    "_socket_loop": Room("iocpx/_socket_loop.*", "_tcp_loop _datagrams stdlib"),
+    "_socket_loop": Room("iocpx/_socket_loop.*", "_tcp_loop _transport _datagrams stdlib"),
     "_event_loop": Room(
         "iocpx/_event_loop.*",
         "_socket_loop _endpoint _transport_socket _loop _scheduling _handles stdlib",
