@@ -53,6 +53,9 @@ cdef class TlsUser:
     cdef int _tls_read(self, conn_t *conn) except -1:
         cdef Tls tls = self._tls
         if not tls.opened:
+            # Its failure is told of once, and the connection may have further turns.
+            if tls.failed:
+                return 0
             if not tls.handshake():
                 self._tls_put(conn, 0, 0)
                 return 0

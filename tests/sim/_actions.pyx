@@ -157,6 +157,8 @@ cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
         part = plain.head.size if sim_random(4) else 1 + sim_random(<uint32_t>plain.head.size)
         made = <char *>malloc(part)
         if made == NULL:
+            # As the TLS layer has it: what can never be filtered would be tried for ever.
+            close_conn(client, conn, True)
             break
         memcpy(made, plain.head.data, part)
         writes = done.writes
