@@ -66,7 +66,7 @@ cdef buf_t *conn_take_data(conn_t *conn, size_t *wanted) noexcept nogil:
     cdef buf_t *buf = NULL
     wanted[0] = 0
     AcquireSRWLockExclusive(&conn.lock)
-    if conn.inbox.head != NULL and conn_readable(conn):
+    if conn_readable(conn):
         buf = queue_pop(&conn.inbox)
     elif (conn.state == STATE_OPEN and conn.spare == NULL and not conn.idle
             and conn_wants_recv(conn)):

@@ -9,10 +9,9 @@ from iocpx._types cimport conn_t, DUE_MADE
 
 
 cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
-    if conn.filtered:
-        return ((conn.inbox.head != NULL or conn.filter_holds) and not conn.deaf
-                and (not conn.read_paused or conn.filter_opening))
-    return conn.inbox.head != NULL and not conn.deaf and not conn.read_paused
+    if conn.inbox.head != NULL:
+        return not conn.deaf and (not conn.read_paused or conn.filter_opening)
+    return conn.filter_holds and not conn.deaf and not conn.read_paused
 
 
 cdef inline bint conn_filter_due(conn_t *conn) noexcept nogil:

@@ -33,13 +33,16 @@ cdef void worker_serve_work(worker_t *worker) noexcept nogil:
     cdef deliver_fn deliver
     while conn != NULL:
         deliver = conn.service.config.handler.deliver
-        if deliver != NULL and conn.deliver:
-            deliver(conn)
-        conn_send_turn(worker, conn)
-        ready_append(&worker.sent, conn)
+        if deliver != NULL:
+            if conn.deliver:
+                deliver(conn)
+            conn_served(worker, conn)
+        else:
+            conn_send_turn(worker, conn)
+            ready_append(&worker.sent, conn)
         conn = worker_next_work(worker)
-    # The receives after all the sends: by then some peers have answered, and what is there
-    # already is received without a packet.
+    # Those that Python was told of receive after all of them have sent: by then some peers have
+    # answered, and what is there already is received without a packet.
     conn = ready_pop(&worker.sent)
     while conn != NULL:
         conn_served(worker, conn)
