@@ -1,0 +1,417 @@
+"""TLS on the asyncio loop: handshakes that fail, start_tls(), servers, files.
+
+Each test runs a loop of its own, and ends on its engine's books.
+"""
+
+import asyncio
+import logging
+import ssl
+import sys
+
+import pytest
+import tls_loops
+from payload import assert_same_bytes
+from tls_loops import BIG, CERTIFICATE, ByHand, Echo, Peer, Silent, connect, contexts, pair, serving
+from waiting import WAIT_S, clock
+
+run = tls_loops.run
+told = tls_loops.told
+
+
+# -- handshakes that fail --------------------------------------------------------------------------
+
+
+class Talks(Peer):
+    """Says something else than TLS."""
+
+    def data_received(self, data):
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+class Ends(Peer):
+    def data_received(self, data):
+        self.transport.close()
+
+
+@pytest.mark.parametrize("factory, kind", [(Talks, ssl.SSLError), (Ends, ConnectionResetError)])
+def test_a_server_without_tls(run, factory, kind):
+    async def main():
+        async with serving(factory) as served:
+            with pytest.raises(kind) as raised:
+                await connect(Peer, served.address, contexts()[1])
+            assert type(raised.value) is kind
+            peer = await served.protocol()
+            await peer.lost()
+
+    run(main)
+
+
+def strangers():
+    """The client does not know the certificate."""
+    return contexts()[0], ssl.create_default_context(), "localhost"
+
+
+def other_name():
+    return *contexts(), "example.org"
+
+
+def versions_apart():
+    server, client = contexts()
+    server.minimum_version = ssl.TLSVersion.TLSv1_3
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    return server, client, "localhost"
+
+
+def no_client_certificate():
+    server, client = contexts(ssl.TLSVersion.TLSv1_2)
+    server.load_verify_locations(CERTIFICATE)
+    server.verify_mode = ssl.CERT_REQUIRED
+    return server, client, "localhost"
+
+
+@pytest.mark.parametrize(
+    "parties, kind",
+    [
+        (strangers, ssl.SSLCertVerificationError),
+        (other_name, ssl.SSLCertVerificationError),
+        (versions_apart, ssl.SSLError),
+        (no_client_certificate, ssl.SSLError),
+    ],
+)
+def test_a_handshake_that_fails_raises_and_costs_the_server_that_client_only(run, parties, kind):
+    async def main():
+        server_context, client_context, name = parties()
+        async with serving(Echo, ssl=server_context) as served:
+            other = None
+            if parties is not versions_apart and parties is not no_client_certificate:
+                other = await connect(Peer, served.address, contexts()[1])
+            with pytest.raises(ssl.SSLError) as raised:
+                await connect(Peer, served.address, client_context, server_hostname=name)
+            assert type(raised.value) is kind
+            assert served.protocols[-1].told == []
+            if other is not None:
+                other.transport.write(b"still there")
+                await other.until(lambda: other.received == b"still there")
+                other.transport.close()
+                await other.lost()
+                await served.protocols[0].lost()
+
+    run(main)
+
+
+def test_a_client_that_tls13_refuses_when_it_is_connected(run):
+    """The server looks at the client's certificate when the client's handshake is done."""
+
+    async def main():
+        server_context, client_context = contexts(ssl.TLSVersion.TLSv1_3)
+        server_context.load_verify_locations(CERTIFICATE)
+        server_context.verify_mode = ssl.CERT_REQUIRED
+        async with serving(Peer, ssl=server_context) as served:
+            client = await connect(Peer, served.address, client_context)
+            assert isinstance(await client.lost(), ssl.SSLError)
+            assert (await served.protocol()).told == []
+
+    run(main)
+
+
+def test_a_client_without_tls_costs_itself_only(run):
+    async def main():
+        server_context, client_context = contexts()
+        async with serving(Echo, ssl=server_context) as served:
+            plain = await connect(Peer, served.address)
+            plain.transport.write(b"GET / HTTP/1.1\r\n\r\n")
+            await plain.lost()
+            gone = await connect(Peer, served.address)
+            gone.transport.close()
+            await gone.lost()
+            client = await connect(Peer, served.address, client_context)
+            client.transport.write(b"hello")
+            await client.until(lambda: client.received == b"hello")
+            assert [len(peer.told) for peer in served.protocols] == [0, 0, 1]
+            client.transport.close()
+            await served.protocols[-1].lost()
+
+    run(main)
+
+
+def test_failed_handshakes_are_told_of_in_debug_mode(run, caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        loop.slow_callback_duration = WAIT_S  # no warning of a slow machine
+        async with serving(Echo, ssl=contexts()[0]) as served:
+            plain = await connect(Peer, served.address)
+            plain.transport.write(b"GET / HTTP/1.1\r\n\r\n")
+            await plain.lost()
+
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        run(main)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([message for message in messages if "SSL handshake failed" in message]) == 1
+
+
+def test_a_server_that_says_nothing_is_given_up(run):
+    async def main():
+        async with serving(Silent) as served:
+            began = clock()
+            with pytest.raises(
+                ConnectionAbortedError, match=r"handshake is taking longer than 0\.2"
+            ):
+                await connect(Peer, served.address, contexts()[1], ssl_handshake_timeout=0.2)
+            assert clock() - began >= 0.2
+            await (await served.protocol()).lost()
+
+    run(main)
+
+
+def test_a_client_that_says_nothing_is_given_up(run):
+    async def main():
+        began = clock()
+        async with serving(Peer, ssl=contexts()[0], ssl_handshake_timeout=0.2) as served:
+            client = await connect(Peer, served.address)
+            await client.lost()
+            assert clock() - began >= 0.2
+            assert (await served.protocol()).told == []
+
+    run(main)
+
+
+def test_the_timeout_is_of_the_handshake_only(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server_context, client_context = contexts()
+        async with serving(Echo, ssl=server_context, ssl_handshake_timeout=5) as served:
+            client = await connect(Peer, served.address, client_context, ssl_handshake_timeout=5)
+            peer = await served.protocol()
+            await peer.until_told("made")
+            # No timer of the two is left, and nothing waits for one.
+            assert not [h for h in loop._scheduled if "handshake" in repr(h) and not h.cancelled()]
+            client.transport.close()
+            assert await client.lost() is None and await peer.lost() is None
+
+    run(main)
+
+
+def test_a_connection_that_is_cancelled_in_its_handshake(run):
+    async def main():
+        async with serving(Silent) as served:
+            connecting = asyncio.ensure_future(connect(Peer, served.address, contexts()[1]))
+            peer = await served.protocol()
+            await peer.until(lambda: peer.received)  # the client's first message
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+            await peer.lost()
+
+    run(main)
+
+
+TIMEOUTS = ["ssl_handshake_timeout"]
+if sys.version_info >= (3, 11):
+    TIMEOUTS.append("ssl_shutdown_timeout")
+
+
+# Of asyncio's sockets, which nobody closes then.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.parametrize("name", TIMEOUTS)
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_timeouts_that_are_refused(run, name, seconds):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server_context, client_context = contexts()
+        options = {name: seconds}
+        message = f"{name} should be a positive number, got {seconds}"
+        with pytest.raises(ValueError, match=message):
+            await loop.create_server(Peer, "127.0.0.1", 0, ssl=server_context, **options)
+        async with serving(Peer) as served:
+            with pytest.raises(ValueError, match=message):
+                await connect(Peer, served.address, client_context, **options)
+            client = await connect(Peer, served.address)
+            with pytest.raises(ValueError, match=message):
+                await loop.start_tls(client.transport, client, client_context, **options)
+            client.transport.close()
+            await client.lost()
+            for peer in served.protocols:
+                await peer.lost()
+
+    run(main)
+
+
+# -- start_tls -------------------------------------------------------------------------------------
+
+
+async def both(server_side, client_side):
+    return await asyncio.gather(server_side, client_side)
+
+
+def test_start_tls_twice(run):
+    """The second within the first."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server_context, client_context = contexts()
+        async with serving(Echo) as served:
+            client = await connect(Peer, served.address)
+            echo = await served.protocol()
+            await echo.until_told("made")
+            inner, outer = client.transport, echo.transport
+            for _ in range(2):
+                outer, inner = await both(
+                    loop.start_tls(outer, echo, server_context, server_side=True),
+                    loop.start_tls(inner, client, client_context, server_hostname="localhost"),
+                )
+                echo.transport, client.transport = outer, inner
+                client.received.clear()
+                inner.write(BIG)
+                await client.until(lambda: len(client.received) == len(BIG))
+                assert_same_bytes(client.received, BIG)
+            inner.close()
+            assert await client.lost() is None
+            assert await echo.lost() is None
+            # connection_made was called once, for the connection without TLS.
+            assert client.told.count("made") == echo.told.count("made") == 1
+
+    run(main)
+
+
+def test_what_is_written_before_the_handshake_is_done_waits(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        server_context, client_context = contexts()
+        async with serving(lambda: ByHand(server_context, server_side=True)) as served:
+            client = await connect(Peer, served.address)
+            client.transport.write(b"plain")
+            hand = await served.protocol()
+            await hand.until(lambda: hand.received == b"plain")
+            hand.incoming.read()
+            starting = asyncio.ensure_future(
+                loop.start_tls(
+                    client.transport, client, client_context, server_hostname="localhost"
+                )
+            )
+            await hand.until(lambda: hand.incoming.pending)
+            client.transport.write(b"secret")
+            await asyncio.sleep(0)
+            await hand.handshake()
+            await starting
+            assert await hand.receive(6) == b"secret"
+            assert b"secret" not in hand.received
+            client.transport.write(b" too")
+            assert await hand.receive(4) == b" too"
+            hand.transport.abort()
+            await client.lost()
+
+    run(main)
+
+
+def test_start_tls_with_the_clients_first_message_behind_its_last_words(run):
+    async def main():
+        async def serve(reader, writer):
+            assert await reader.readline() == b"STARTTLS\n"
+            await writer.start_tls(server_context)
+            writer.write((await reader.readline()).upper())
+            writer.close()
+            await writer.wait_closed()
+            done.set()
+
+        server_context, client_context = contexts()
+        done = asyncio.Event()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        hand = await connect(
+            lambda: ByHand(client_context, server_hostname="localhost"),
+            server.sockets[0].getsockname(),
+        )
+        hand.transport.write(b"STARTTLS\n")
+        await hand.handshake()
+        await hand.send(b"hello\n")
+        assert await hand.receive(6) == b"HELLO\n"
+        await hand.receive_the_end()
+        hand.transport.close()
+        await done.wait()
+        server.close()
+        await server.wait_closed()
+
+    if hasattr(asyncio.StreamWriter, "start_tls"):  # from Python 3.11 on
+        run(main)
+
+
+def test_start_tls_that_fails_raises_and_closes(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serving(Talks) as served:
+            client = await connect(Peer, served.address)
+            with pytest.raises(ssl.SSLError):
+                await loop.start_tls(
+                    client.transport, client, contexts()[1], server_hostname="localhost"
+                )
+            assert client.transport.is_closing()
+            assert isinstance(await client.lost(), ssl.SSLError)
+            await (await served.protocol()).lost()
+
+    run(main)
+
+
+@pytest.mark.parametrize("ended", ["closed", "write_eof"])
+def test_start_tls_of_a_connection_that_ends_is_refused(run, ended):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serving(Peer) as served:
+            client = await connect(Peer, served.address)
+            if ended == "closed":
+                client.transport.close()
+            else:
+                client.transport.write_eof()
+            with pytest.raises(ConnectionAbortedError):
+                await loop.start_tls(
+                    client.transport, client, contexts()[1], server_hostname="localhost"
+                )
+            client.transport.close()
+            await client.lost()
+            await (await served.protocol()).lost()
+
+    run(main)
+
+
+# -- servers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio has these from Python 3.13 on")
+@pytest.mark.parametrize("end", ["close_clients", "abort_clients"])
+def test_a_servers_clients_are_ended_in_their_handshake_too(run, end):
+    async def main():
+        server_context, client_context = contexts()
+        async with serving(Peer, ssl=server_context) as served:
+            client = await connect(Peer, served.address, client_context)
+            await (await served.protocol()).until_told("made")
+            plain = await connect(Peer, served.address)
+            while len(served.protocols) < 2:
+                served.come.clear()
+                await served.come.wait()
+            served.server.close()
+            getattr(served.server, end)()
+            await client.lost()
+            await plain.lost()
+            await served.server.wait_closed()
+            assert served.protocols[1].told == []
+
+    run(main)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_sent(run, tmp_path):
+    async def main():
+        loop = asyncio.get_running_loop()
+        path = tmp_path / "file"
+        path.write_bytes(BIG)
+        async with pair() as (peer, client):
+            with path.open("rb") as file:
+                assert await loop.sendfile(client.transport, file, 1000, 300_000) == 300_000
+                assert file.tell() == 301_000
+                with pytest.raises(RuntimeError, match="fallback"):
+                    await loop.sendfile(client.transport, file, fallback=False)
+            await peer.until(lambda: len(peer.received) == 300_000)
+            assert_same_bytes(peer.received, BIG[1000:301_000])
+
+    run(main)
