@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from lab import here  # noqa: E402 - found only now
 
 LANE = here.default_lane()
-SHIPPED = (".py", ".pyi", ".pxd", ".typed")
+SHIPPED = (".py", ".pyi", ".pxd", ".typed", ".pem")
 BUILT_FROM = (*SHIPPED, ".pyx")
 
 
