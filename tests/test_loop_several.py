@@ -49,11 +49,19 @@ async def exchange(reader, writer, message):
 @pytest.mark.slow("makes 300 loops")
 def test_many_loops_with_tcp_leave_everything_where_it_was():
     async def main():
-        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        served = asyncio.Event()
+
+        async def serve(reader, writer):
+            await echo(reader, writer)
+            # Before 3.12 wait_closed() does not wait for it.
+            served.set()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         await exchange(reader, writer, b"hello")
         writer.close()
         await writer.wait_closed()
+        await served.wait()
         server.close()
         await server.wait_closed()
 
