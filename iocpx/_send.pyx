@@ -27,7 +27,8 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
     """One gather send of the front of the outbox.  True: it succeeded at once.
 
     overlapped: False on a thread that is not the engine's.  Then it takes what the kernel
-    takes at once, which may be nothing, and never pends.
+    takes at once, which may be nothing, and never pends.  So is what is larger than the kernel is
+    to have pending.
     Precondition: conn.lock held, which is released for the call: whoever writes
     meanwhile appends behind what is gathered here.
     """
@@ -35,12 +36,21 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
     cdef WSABUF[SEND_BUFFERS] wsabufs
     cdef DWORD n = 0
     cdef DWORD nbytes = 0
-    cdef size_t room = conn.send_bytes
+    cdef size_t room
     cdef buf_t *buf = conn.outbox.head
     cdef int error = 0
-    # Where somebody else has the socket as well it may block at any moment, whatever we make it.
-    if not overlapped and (conn.duplicated or not conn_make_nonblocking(conn)):
-        return False
+    cdef bint large = False
+    if not overlapped or conn.send_bytes > SEND_BYTES:
+        large = overlapped
+        # Where somebody else has the socket as well it may block at any moment, whatever we make
+        # it.
+        overlapped = conn.duplicated or not conn_make_nonblocking(conn)
+        if overlapped and not large:
+            return False
+        if overlapped:
+            conn.send_bytes = SEND_BYTES
+            large = False
+    room = conn.send_bytes
     while buf != NULL and n < SEND_BUFFERS and room > 0:
         wsabufs[n].buf = buf.data
         wsabufs[n].len = <ULONG>min(buf.size, room)
@@ -68,12 +78,18 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
         conn.sending = False
         conn.pending -= 1
         conn_unref(conn)    # never the last one: the caller has its own
+        if large:
+            conn.send_bytes = SEND_BYTES
+            return send_post(worker, conn, True)
         return False
     send_done(worker, conn, error, nbytes if error == 0 else 0)
     if error == 0:
         count(conn.service, worker, N_INLINE_COMPLETIONS, 1)
-        if nbytes == conn.send_bytes:
-            conn.send_bytes = min(2 * conn.send_bytes, <size_t>MOST_SEND_BYTES)
+        if nbytes >= SEND_BYTES:
+            if nbytes < conn.send_lent:
+                conn.send_bytes = SEND_BYTES
+            elif nbytes == conn.send_bytes:
+                conn.send_bytes = min(2 * conn.send_bytes, <size_t>MOST_SEND_BYTES)
     conn_unref(conn)    # never the last one: the caller has its own
     return error == 0
 

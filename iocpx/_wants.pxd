@@ -15,8 +15,9 @@ cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
 
 
 cdef inline bint conn_filter_due(conn_t *conn) noexcept nogil:
-    """Has its filter something to do with what is written, or with the end of that?"""
-    return conn.filtered and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING) and (
+    """Has its filter, which there is, something to do with what is written, or with the end of
+    that?"""
+    return (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING) and (
         conn.filter_begun or conn.plain.head != NULL and not conn.filter_opening
         or conn.write_eof and not conn.filter_ended)
 
@@ -37,7 +38,7 @@ cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:
     if conn.lost_told:
         return conn.spent.head != NULL or conn.traces.head != NULL
     return (conn.due != 0 or conn_news_before_lost(conn) or conn_eof_due(conn)
-            or conn.traces.head != NULL or conn_filter_due(conn)
+            or conn.traces.head != NULL or (conn.filtered and conn_filter_due(conn))
             or ((conn.marks.above or conn.passed) != conn.pause_told
                 and conn.service.config.handler.deliver == NULL))
 
