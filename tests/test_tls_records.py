@@ -1,6 +1,5 @@
 """The TLS of one connection: two of them in memory, and what is fed is cut at will."""
 
-import ctypes
 import itertools
 import ssl
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openssl import OpenSsl
 from payload import assert_same_bytes, pattern, pieces
 
 from iocpx._tls import Tls
@@ -654,31 +654,12 @@ def test_openssl_is_asked_as_often_as_there_are_records(version):
 # -- what the peer may do meanwhile -------------------------------------------------------------
 
 
-def openssl_of(tls):
-    """OpenSSL's functions and its SSL of this connection, which Python does not give away."""
-    for name in ("libssl-3.dll", "libssl-3-x64.dll", "libssl-3-arm64.dll", "libssl-1_1.dll"):
-        try:
-            library = ctypes.CDLL(name)
-            break
-        except OSError:
-            continue
-    else:
-        pytest.skip("OpenSSL's library has another name")
-    # Behind the head of the object: the socket, and the SSL.
-    place = id(tls.ssl_object._sslobj) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)
-    pointer = ctypes.c_void_p.from_address(place)
-    library.SSL_get_version.restype = ctypes.c_char_p
-    library.SSL_get_version.argtypes = [ctypes.c_void_p]
-    assert library.SSL_get_version(pointer).decode() == tls.ssl_object.version()
-    return library, pointer
-
-
 @pytest.mark.parametrize("ours", [False, True])
 def test_a_key_update_is_answered(ours):
     client, server = opened("1.3")
     sender, receiver = (client, server) if ours else (server, client)
-    library, pointer = openssl_of(sender)
-    assert library.SSL_key_update(pointer, 1) == 1
+    openssl = OpenSsl(sender.ssl_object)
+    openssl.update_key(ask=True)
     # The update goes out with the next write, in a record of its own.
     cipher = encrypted(sender, b"new key")
     assert len(records_of(cipher)) == 2
@@ -691,7 +672,7 @@ def test_a_key_update_is_answered(ours):
     sender.feed_bytes(answer)
     assert everything(sender) == b"new key too"
     # Alone, cut in two, it is answered with nothing to read.
-    assert library.SSL_key_update(pointer, 1) == 1
+    openssl.update_key(ask=True)
     cipher = encrypted(sender, b"!")
     update, rest = records_of(cipher)
     for part in (update[:7], update[7:]):
@@ -704,9 +685,7 @@ def test_a_key_update_is_answered(ours):
 def test_a_handshake_anew_is_no_obstacle():
     """The server of TLS 1.2 asks for it: the client answers in a read, and both write later."""
     client, server = opened("1.2")
-    library, pointer = openssl_of(server)
-    assert library.SSL_renegotiate(pointer) == 1
-    assert library.SSL_do_handshake(pointer) == 1
+    assert OpenSsl(server.ssl_object).begin_anew() == 1
     request = taken(server)
     assert request
     client.feed_bytes(request + encrypted(server, b"data meanwhile"))
