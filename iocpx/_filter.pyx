@@ -52,6 +52,7 @@ cdef bint conn_may_filter(conn_t *conn) noexcept nogil:
 cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn.filter_begun = False
+    conn.filter_waits = False
     if not conn.filter_opening:
         queue_move(&conn.plain, plain)
     cdef bint last = (conn.write_eof and not conn.filter_ended
@@ -65,6 +66,8 @@ cdef void conn_return_plain(conn_t *conn, queue_t *plain) noexcept nogil:
     # What was written meanwhile comes after it.
     queue_move(&conn.plain, plain)
     queue_move(plain, &conn.plain)
+    # Its turn comes with what is received, and no sooner: to ask again meanwhile would be in vain.
+    conn.filter_waits = True
     ReleaseSRWLockExclusive(&conn.lock)
 
 

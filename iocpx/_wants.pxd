@@ -18,8 +18,9 @@ cdef inline bint conn_filter_due(conn_t *conn) noexcept nogil:
     """Has its filter, which there is, something to do with what is written, or with the end of
     that?"""
     return (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING) and (
-        conn.filter_begun or conn.plain.head != NULL and not conn.filter_opening
-        or conn.write_eof and not conn.filter_ended)
+        conn.filter_begun or not conn.filter_waits and (
+            conn.plain.head != NULL and not conn.filter_opening
+            or conn.write_eof and not conn.filter_ended))
 
 
 cdef inline bint conn_eof_due(conn_t *conn) noexcept nogil:
@@ -49,9 +50,10 @@ cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
         return False
     if conn.state == STATE_OPEN:
         # Not while the handler is behind: what it was given waits, or its replies leave more
-        # slowly than requests come.
+        # slowly than requests come.  But a filter may have to receive before anything leaves.
         if conn.due & DUE_MADE or conn.inbox.head != NULL or (
-                conn.marks.above and not conn.service.config.like_asyncio):
+                conn.marks.above and not conn.service.config.like_asyncio
+                and not conn.filter_waits):
             return False
         # Where it has paused one stays posted, or it would not learn that the peer is gone.
         return conn.window.n < (1 if conn.idle or conn.read_paused else conn.window.size)

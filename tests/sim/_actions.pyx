@@ -150,6 +150,7 @@ cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
     cdef char *made
     cdef bint keep
     cdef bint last
+    cdef bint left
     memset(&plain, 0, sizeof(plain))
     memset(&done, 0, sizeof(done))
     last = conn_take_plain(conn, &plain)
@@ -174,10 +175,11 @@ cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
         sim_point()
     if last and plain.head == NULL and not protocols[client].filter_opening:
         conn_filter_end(conn)
-    if plain.head != NULL:
+    left = plain.head != NULL
+    if left:
         conn_return_plain(conn, &plain)
-    if protocols[client].filter_opening:
-        # As if more of its handshake had come.
+    if left or protocols[client].filter_opening:
+        # As if what it waits for had come.
         AcquireSRWLockExclusive(&conn.lock)
         conn.filter_begun = True
         conn_leave(worker_of(conn), conn)

@@ -856,12 +856,12 @@ MUTANTS = [
     (
         "a filter is not told of the end",
         "iocpx/_wants.pxd",
-        [("        or conn.write_eof and not conn.filter_ended)", "        or False)")],
+        [("            or conn.write_eof and not conn.filter_ended))", "            or False))")],
     ),
     (
         "what waits for a filter that opens is forgotten",
         "iocpx/_wants.pxd",
-        [("conn.filter_begun or conn.plain.head != NULL", "conn.filter_begun or False")],
+        [("            conn.plain.head != NULL and not", "            False and not")],
     ),
     (
         "what a filter gives back comes after what was written meanwhile",
