@@ -1,4 +1,6 @@
-"""The server's TLS on the default lane, with clients that are not Python's: openssl and curl."""
+"""The server's TLS on the default lane, and the examples that have it, with clients that are not
+Python's: openssl and curl.
+"""
 
 import shutil
 import subprocess
@@ -6,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import PORT, START
 
 ROOT = Path(__file__).resolve().parents[2]
 CERTIFICATE = "tests/data/localhost.pem"
@@ -41,14 +44,27 @@ print(figures["handshakes"], figures["handshake_failures"])
 
 
 @pytest.fixture
-def server():
-    argv = [sys.executable, ROOT / "dev.py", "run", "-c", SERVER, CERTIFICATE]
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT
-    )
-    yield process
-    process.kill()
-    process.communicate()
+def start():
+    """`start(program, *arguments)` starts a program of the lane's Python."""
+    processes = []
+
+    def starter(*arguments):
+        argv = [sys.executable, ROOT / "dev.py", "run", "-c", *arguments]
+        process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT
+        )
+        processes.append(process)
+        return process
+
+    yield starter
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def server(start):
+    return start(SERVER, CERTIFICATE)
 
 
 def finish(server):
@@ -98,3 +114,43 @@ def test_curl(server):
     figures = finish(server)
     assert figures.startswith("3 {")
     assert "UNKNOWN_CA" in figures and "'HTTP_REQUEST': 1" in figures
+
+
+EXAMPLES = {
+    "https_hello.py": ("file", "https_hello.py", "0", CERTIFICATE),
+    "uvicorn": (
+        *("-m", "uvicorn", "--loop", "iocpx:new_event_loop", "--port", "0"),
+        *("--ssl-certfile", CERTIFICATE, "asgi_app:app"),
+    ),
+}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_curl_on_an_example(start, name):
+    program = start(START, "examples", *EXAMPLES[name])
+    printed = []
+    while not (found := PORT.search("".join(printed[-1:]))):
+        printed.append(program.stdout.readline())
+        assert printed[-1], f"it ended: {printed}"
+    url = f"https://localhost:{found[1]}/"
+    curl = ("curl", "--resolve", f"localhost:{found[1]}:127.0.0.1", "--silent", "--show-error")
+    trusting = ("--cacert", CERTIFICATE)
+    # Twice on one connection.
+    code, output, errors = run(*curl, *trusting, url, url)
+    assert code == 0, errors
+    if name == "uvicorn":
+        assert output.count(b"iocpx._event_loop.EventLoop in process ") == 2
+        body = bytes(range(256)) * 4000
+        code, output, errors = run(*curl, *trusting, "--data-binary", "@-", url, data=body)
+        assert (code, output == body) == (0, True), errors
+    else:
+        assert output.count(b"Hello from iocpx ") == 2
+    # One that does not trust the server costs nobody else anything.
+    code, _, _ = run(*curl, "--cacert", "tests/data/other.pem", url)
+    assert code == 60
+    code, _, errors = run(*curl, *trusting, url)
+    assert code == 0, errors
+    output, _ = program.communicate("\n", timeout=WAIT_S)  # Ctrl+C
+    assert program.returncode == 0
+    assert "Traceback" not in "".join(printed) + output

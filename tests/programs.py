@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # Starts a program as `python FILE …` or `python -m MODULE …` would. A byte on its standard input is
 # Ctrl+C: a test has no console to press it at.
