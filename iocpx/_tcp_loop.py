@@ -118,6 +118,11 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
             )
             self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
             return ssl_protocol._app_transport
+        try:
+            tls = _make_tls(sslcontext, server_side, server_hostname)
+        except BaseException:
+            rawsock.close()  # as after a handshake that fails: nobody else has it
+            raise
         return open_transport(
             self,
             self._clients(),
@@ -127,7 +132,7 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
             extra,
             server,
             rawsock in self._proactor._registered,
-            _make_tls(sslcontext, server_side, server_hostname),
+            tls,
             *timeouts,
         )
 

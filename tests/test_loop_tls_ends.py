@@ -115,10 +115,15 @@ def test_that_eof_received_returns_true_has_no_effect(run, told):
     told.texts.clear()
 
 
-def test_garbage_after_the_handshake_ends_a_connection(run):
+@pytest.mark.parametrize(
+    "data",
+    [b"this is no record of TLS", bytes(100), b"\x17\x03\x03\xff\xff" + bytes(70_000)],
+    ids=["text", "zeros", "an oversized record"],
+)
+def test_garbage_after_the_handshake_ends_a_connection(run, data):
     async def main():
         async with client_and_hand() as (client, hand):
-            hand.transport.write(b"this is no record of TLS")
+            hand.transport.write(data)
             assert isinstance(await client.lost(), ssl.SSLError)
             assert client.told == ["made", "lost"]
 

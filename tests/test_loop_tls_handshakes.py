@@ -4,18 +4,21 @@ Each test runs a loop of its own, and ends on its engine's books.
 """
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import sys
 
 import pytest
 import tls_loops
-from payload import assert_same_bytes
+from payload import assert_same_bytes, pattern
 from tls_loops import BIG, CERTIFICATE, ByHand, Echo, Peer, Silent, connect, contexts, pair, serving
+from tls_peers import EXPIRED
 from waiting import WAIT_S, clock
 
 run = tls_loops.run
 told = tls_loops.told
+version = tls_loops.version
 
 
 # -- handshakes that fail --------------------------------------------------------------------------
@@ -33,7 +36,11 @@ class Ends(Peer):
         self.transport.close()
 
 
-@pytest.mark.parametrize("factory, kind", [(Talks, ssl.SSLError), (Ends, ConnectionResetError)])
+@pytest.mark.parametrize(
+    "factory, kind",
+    # The one that echoes sends the client its own first message.
+    [(Talks, ssl.SSLError), (Echo, ssl.SSLError), (Ends, ConnectionResetError)],
+)
 def test_a_server_without_tls(run, factory, kind):
     async def main():
         async with serving(factory) as served:
@@ -62,11 +69,40 @@ def versions_apart():
     return server, client, "localhost"
 
 
+def ciphers_apart():
+    server, client = contexts(ssl.TLSVersion.TLSv1_2)
+    server.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
+    client.set_ciphers("ECDHE-RSA-AES256-GCM-SHA384")
+    return server, client, "localhost"
+
+
+def name_refused():
+    server, client = contexts()
+
+    def refuse(ssl_object, name, context):
+        return None if name == "localhost" else ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+
+    server.sni_callback = refuse
+    return server, client, "example.org"
+
+
+def expired():
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(EXPIRED)
+    return server, ssl.create_default_context(cafile=EXPIRED), "expired.test"
+
+
 def no_client_certificate():
     server, client = contexts(ssl.TLSVersion.TLSv1_2)
-    server.load_verify_locations(CERTIFICATE)
+    server.load_verify_locations(EXPIRED)
     server.verify_mode = ssl.CERT_REQUIRED
     return server, client, "localhost"
+
+
+def expired_client_certificate():
+    server, client, name = no_client_certificate()
+    client.load_cert_chain(EXPIRED)
+    return server, client, name
 
 
 @pytest.mark.parametrize(
@@ -74,8 +110,12 @@ def no_client_certificate():
     [
         (strangers, ssl.SSLCertVerificationError),
         (other_name, ssl.SSLCertVerificationError),
+        (name_refused, ssl.SSLError),
+        (expired, ssl.SSLCertVerificationError),
         (versions_apart, ssl.SSLError),
+        (ciphers_apart, ssl.SSLError),
         (no_client_certificate, ssl.SSLError),
+        (expired_client_certificate, ssl.SSLError),
     ],
 )
 def test_a_handshake_that_fails_raises_and_costs_the_server_that_client_only(run, parties, kind):
@@ -83,7 +123,7 @@ def test_a_handshake_that_fails_raises_and_costs_the_server_that_client_only(run
         server_context, client_context, name = parties()
         async with serving(Echo, ssl=server_context) as served:
             other = None
-            if parties is not versions_apart and parties is not no_client_certificate:
+            if parties in (strangers, other_name, name_refused):
                 other = await connect(Peer, served.address, contexts()[1])
             with pytest.raises(ssl.SSLError) as raised:
                 await connect(Peer, served.address, client_context, server_hostname=name)
@@ -134,6 +174,172 @@ def test_a_client_without_tls_costs_itself_only(run):
     run(main)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        bytes(1000),
+        pattern(100_000, 5),
+        b"\x16\x03\x01\x00\x00" * 100,
+        b"\x15\x03\x01\x00\x02\x02\x28",
+        b"\x17\x03\x03\x00\x20" + bytes(32),
+        b"\x16\x03\x01\xff\xff" + bytes(66_000),
+    ],
+    ids=[
+        "zeros",
+        "random",
+        "empty records",
+        "an alert",
+        "data before the handshake",
+        "an oversized record",
+    ],
+)
+def test_garbage_costs_itself_only(run, data):
+    async def main():
+        server_context, client_context = contexts()
+        async with serving(Echo, ssl=server_context) as served:
+            garbage = await connect(Peer, served.address)
+            garbage.transport.write(data)
+            await garbage.lost()
+            await assert_serving(served, client_context)
+            assert served.protocols[0].told == []
+
+    run(main)
+
+
+async def assert_serving(served, client_context):
+    """One more client is served to the end, and nobody is left then."""
+    client = await connect(Peer, served.address, client_context)
+    client.transport.write(b"hello")
+    await client.until(lambda: client.received == b"hello")
+    client.transport.close()
+    await client.lost()
+    await served.protocols[-1].lost()
+    served.server.close()
+    # From Python 3.12 on this waits for those in their handshake, too.
+    await served.server.wait_closed()
+
+
+class StopsInItsFlight(ByHand):
+    """A server that answers the client's first message with the first `nbytes` of its own."""
+
+    def __init__(self, nbytes):
+        super().__init__(contexts()[0], server_side=True)
+        self.nbytes = nbytes
+
+    def data_received(self, data):
+        super().data_received(data)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        self.transport.write(self.outgoing.read()[: self.nbytes])
+
+    def eof_received(self):
+        super().eof_received()  # which would keep it open
+
+
+@pytest.mark.parametrize("flight, size", [(1, 0), (1, 1), (1, 200), (1, 9999), (2, 1), (2, 30)])
+def test_a_client_that_resets_in_its_handshake_costs_itself_only(run, version, flight, size):
+    async def main():
+        server_context, client_context = contexts(version)
+        async with serving(Echo, ssl=server_context) as served:
+            hand = await connect(
+                lambda: ByHand(client_context, server_hostname="localhost"), served.address
+            )
+            await served.protocol()
+            with pytest.raises(ssl.SSLWantReadError):
+                hand.tls.do_handshake()
+            if flight == 2:
+                hand.flush()
+                while not hand.outgoing.pending:
+                    hand.changed.clear()
+                    await hand.changed.wait()
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        hand.tls.do_handshake()
+            hand.transport.write(hand.outgoing.read()[:size])
+            hand.transport.abort()
+            await hand.lost()
+            await assert_serving(served, client_context)
+            assert served.protocols[0].told == []
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [0, 1, 200, 9999])
+def test_a_server_that_resets_in_its_flight(run, size):
+    class Resets(StopsInItsFlight):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.abort()
+
+    async def main():
+        async with serving(lambda: Resets(size)) as served:
+            client = Peer()
+            # With all of its flight a client of TLS 1.3 is done.
+            with contextlib.suppress(OSError):
+                await connect(lambda: client, served.address, contexts()[1])
+                await client.lost()
+                assert size == 9999
+            await served.protocols[0].lost()
+            assert client.told in ([], ["made", "lost"], ["made", "eof", "lost"])
+
+    run(main)
+
+
+def test_a_hello_that_comes_a_byte_at_a_time_is_taken(run, version):
+    async def main():
+        server_context, client_context = contexts(version)
+        async with serving(Echo, ssl=server_context) as served:
+            hand = await connect(
+                lambda: ByHand(client_context, server_hostname="localhost"), served.address
+            )
+            with pytest.raises(ssl.SSLWantReadError):
+                hand.tls.do_handshake()
+            for byte in hand.outgoing.read():
+                hand.transport.write(bytes([byte]))
+                await asyncio.sleep(0)  # each iteration of the loop sends
+            await hand.handshake()
+            await hand.send(b"hello")
+            assert await hand.receive(5) == b"hello"
+            hand.transport.close()
+            await hand.lost()
+            await served.protocols[0].lost()
+
+    run(main)
+
+
+def test_no_common_alpn_protocol_is_none(run):
+    async def main():
+        server_context, client_context = contexts()
+        server_context.set_alpn_protocols(["h2"])
+        client_context.set_alpn_protocols(["spdy"])
+        async with serving(Echo, ssl=server_context) as served:
+            client = await connect(Peer, served.address, client_context)
+            ssl_object = client.transport.get_extra_info("ssl_object")
+            assert ssl_object.selected_alpn_protocol() is None
+            client.transport.close()
+            await client.lost()
+            await served.protocols[0].lost()
+
+    run(main)
+
+
+def test_a_context_of_the_other_side(run, told):
+    """As with asyncio: the client is told, the server's exception handler at its clients."""
+
+    async def main():
+        server_context, client_context = contexts()
+        async with serving(Echo, ssl=server_context) as served:
+            with pytest.raises(ssl.SSLError, match="(?i)server"):
+                await connect(Peer, served.address, server_context, server_hostname="localhost")
+        async with serving(Echo, ssl=client_context) as served:
+            with pytest.raises(OSError):
+                await connect(Peer, served.address, client_context)
+
+    run(main)
+    (context,) = told.complaints
+    assert isinstance(context["exception"], ssl.SSLError)
+    told.complaints.clear()
+
+
 def test_failed_handshakes_are_told_of_in_debug_mode(run, caplog):
     async def main():
         loop = asyncio.get_running_loop()
@@ -150,9 +356,10 @@ def test_failed_handshakes_are_told_of_in_debug_mode(run, caplog):
     assert len([message for message in messages if "SSL handshake failed" in message]) == 1
 
 
-def test_a_server_that_says_nothing_is_given_up(run):
+@pytest.mark.parametrize("factory", [Silent, lambda: StopsInItsFlight(100)])
+def test_a_server_that_stops_is_given_up(run, factory):
     async def main():
-        async with serving(Silent) as served:
+        async with serving(factory) as served:
             began = clock()
             with pytest.raises(
                 ConnectionAbortedError, match=r"handshake is taking longer than 0\.2"
@@ -164,11 +371,20 @@ def test_a_server_that_says_nothing_is_given_up(run):
     run(main)
 
 
-def test_a_client_that_says_nothing_is_given_up(run):
+@pytest.mark.parametrize("sent", [0, 100, 9999], ids=["nothing", "a part", "all"])
+def test_a_client_that_stops_is_given_up(run, sent):
     async def main():
+        server_context, client_context = contexts()
         began = clock()
-        async with serving(Peer, ssl=contexts()[0], ssl_handshake_timeout=0.2) as served:
-            client = await connect(Peer, served.address)
+        async with serving(Peer, ssl=server_context, ssl_handshake_timeout=0.2) as served:
+            client = await connect(
+                lambda: ByHand(client_context, server_hostname="localhost"), served.address
+            )
+            with pytest.raises(ssl.SSLWantReadError):
+                client.tls.do_handshake()
+            client.transport.write(client.outgoing.read()[:sent])
+            await client.until_told("eof")
+            client.transport.close()
             await client.lost()
             assert clock() - began >= 0.2
             assert (await served.protocol()).told == []
