@@ -1,4 +1,4 @@
-"""OpenSSL itself, for what Python's ssl has no call: key updates, handshakes anew, records of a size.
+"""OpenSSL itself, for what Python's ssl has no call: key updates, handshakes anew, short records.
 
 To be called where the connection's TLS is: in its turn, on its loop's thread, or in the test that
 has it.
@@ -6,7 +6,6 @@ has it.
 
 import ctypes
 import functools
-import ssl
 
 import pytest
 

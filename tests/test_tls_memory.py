@@ -1,4 +1,4 @@
-"""Memory of large writes with TLS: what was sent is let go, on the threaded server and on the loop."""
+"""Large writes with TLS: what was sent is let go, by the threaded server and by the loop."""
 
 import asyncio
 import sys

@@ -177,7 +177,7 @@ def test_a_loop_per_thread_with_tls(told):
                 data = pattern(100_000, seed + turn)
                 for part in pieces(data, 10, seed):
                     client.transport.write(part)
-                await client.until(lambda size=len(data): len(client.received) == size)
+                await client.until(lambda data=data: len(client.received) == len(data))
                 assert_same_bytes(client.received, data)
                 client.received.clear()
 
