@@ -336,7 +336,8 @@ def test_a_context_of_the_other_side(run, told):
 
     run(main)
     (context,) = told.complaints
-    assert isinstance(context["exception"], ssl.SSLError)
+    # Python 3.14 looks first whether there is a host name to be checked.
+    assert isinstance(context["exception"], (ssl.SSLError, ValueError))
     told.complaints.clear()
 
 
