@@ -25,9 +25,9 @@ import time
 from .churn import Churn
 from .echo import Echo
 from .http_load import Get, Post
+from . import tls
 from .sockets import STALL_S, Failed, Wrong, connect, drop
 from .stream import In, Out
-from .tls import client_context
 
 KINDS = {"echo": Echo, "churn": Churn, "in": In, "out": Out, "get": Get, "post": Post}
 # Connections opened before their messages are sent: below every server's backlog.
@@ -35,14 +35,19 @@ IDLE_AT_A_TIME = 50
 
 
 class Idle:
-    """Connections that are open, have echoed one message, and do nothing more."""
+    """Connections that are open, have echoed one message, and do nothing more. context: an
+    ssl.SSLContext, or None: no TLS."""
 
-    def __init__(self, host, port, count, size):
+    def __init__(self, host, port, count, size, context=None):
+        self.context = context
         self.socks = []
         while len(self.socks) < count:
             first = len(self.socks)
             group = range(first, min(first + IDLE_AT_A_TIME, count))
             self.socks += [connect(host, port, index, count) for index in group]
+            if context:
+                for index in group:
+                    self.socks[index] = tls.secure(context, self.socks[index], index)
             for index in group:
                 self.socks[index].sendall(self.message(index, size))
             for index in group:
@@ -68,9 +73,12 @@ class Idle:
             raise Wrong(f"idle connection {index}: its reply is not what was sent")
 
     def finish(self):
-        """Half-close them all, then see them end."""
-        for sock in self.socks:
-            sock.shutdown(socket.SHUT_WR)
+        """Half-close them all, or end their TLS, then see them end."""
+        if self.context:
+            self.socks = [tls.end(sock) for sock in self.socks]
+        else:
+            for sock in self.socks:
+                sock.shutdown(socket.SHUT_WR)
         for index, sock in enumerate(self.socks):
             if sock.recv(1):
                 raise Wrong(f"idle connection {index}: bytes came that nobody had asked for")
@@ -101,12 +109,12 @@ def wait_for_a_line():
 def run(args):
     raise_descriptor_limit()
     parts = []
+    more = (tls.client_context(),) if args.tls else ()
     try:
         if args.idle:
-            parts.append(Idle(args.host, args.port, args.idle, args.size))
+            parts.append(Idle(args.host, args.port, args.idle, args.size, *more))
             tell(idle=args.idle)
             wait_for_a_line()
-        more = (client_context(),) if args.tls else ()
         load = KINDS[args.kind](
             args.host, args.port, args.connections, args.size, args.depth, *more
         )
@@ -142,7 +150,7 @@ def main():
     parser.add_argument("--size", type=int, default=64, help="bytes per message")
     parser.add_argument("--depth", type=int, default=1, help="messages under way per connection")
     parser.add_argument(
-        "--tls", action="store_true", help="over TLS 1.3; not with in, out and --idle"
+        "--tls", action="store_true", help="over TLS 1.3; not with in"
     )
     parser.add_argument("--idle", type=int, default=0, help="more connections, which do nothing")
     parser.add_argument("--seconds", type=float, default=1.0)

@@ -2,7 +2,7 @@
 
 from . import scheduling_table
 from .loops import LOOPS, OURS
-from .targets import ASYNCIO, KIB, WINLOOP, Target, ratio, tls_targets
+from .targets import ASYNCIO, KIB, WINLOOP, Target, ratio, tls_adds, tls_targets
 
 OTHERS = tuple(name for name in LOOPS if name != OURS)
 # asyncio is compared with apart.
@@ -77,6 +77,12 @@ LOOP_TARGETS = (
         "≥",
         1.15,
         ratio(OURS, OTHERS, "rate", "uvicorn-tls"),
+    ),
+    Target(
+        "uvicorn over TLS: CPU that TLS adds by the least that it adds to another loop's",
+        "≤",
+        0.7,
+        tls_adds(OURS, OTHERS, "uvicorn", "uvicorn-tls"),
     ),
     Target("uvicorn: requests/s by asyncio's", "≥", 9, ratio(OURS, [ASYNCIO], "rate", "uvicorn")),
     Target(

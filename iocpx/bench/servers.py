@@ -376,20 +376,17 @@ def run_threads(name, handler, workers):
     tell(totals={})
 
 
-TLS = "echo-tls"
-PROTOCOLS = {"echo": Echo, TLS: OverTls(Echo), "sink": Sink, "source": Source}
-STREAMS = {
-    "echo": echo_stream,
-    TLS: OverTls(echo_stream),
-    "sink": sink_stream,
-    "source": source_stream,
-}
-SOCKETS = {
-    "echo": echo_socket,
-    TLS: OverTls(echo_socket),
-    "sink": sink_socket,
-    "source": source_socket,
-}
+def over_tls_too(**handlers):
+    """These, by their roles, and those over TLS of the roles that the benchmark has with it."""
+    for role in ("echo", "source"):
+        if role in handlers:
+            handlers[f"{role}-tls"] = OverTls(handlers[role])
+    return handlers
+
+
+PROTOCOLS = over_tls_too(echo=Echo, sink=Sink, source=Source)
+STREAMS = over_tls_too(echo=echo_stream, sink=sink_stream, source=source_stream)
+SOCKETS = over_tls_too(echo=echo_socket, sink=sink_socket, source=source_socket)
 ON_LOOPS = {
     **PROTOCOLS,
     "streams": echo_stream,
@@ -402,10 +399,7 @@ ON_LOOPS = {
 SERVERS = {
     "iocpx-native": (run_iocpx_native, {"echo": "Echo"}),
     "iocpx-protocol": (run_iocpx, {**PROTOCOLS, "compute": Compute}),
-    "iocpx-buffered": (
-        run_iocpx,
-        {"echo": BufferedEcho, TLS: OverTls(BufferedEcho), "sink": BufferedSink},
-    ),
+    "iocpx-buffered": (run_iocpx, over_tls_too(echo=BufferedEcho, sink=BufferedSink)),
     "asyncio": (run_loop, ON_LOOPS),
     "asyncio-streams": (run_loop, STREAMS),
     **dict.fromkeys(loops.LOOPS, (run_loop, ON_LOOPS)),

@@ -4,8 +4,9 @@ by the side that receives it."""
 import socket
 import time
 
+from . import tls
 from .pattern import BLOCK_BYTES, HEADER, PATTERN, PERIOD, VERDICT, Check, Different, start_of
-from .sockets import STALL_S, Failed, Wrong, connect, drop, make_poller
+from .sockets import STALL_S, WOULD_BLOCK, Failed, Wrong, connect, drop, make_poller
 
 # Bytes do not count before, while the buffers on the way fill or empty.
 RAMP_S = 0.1
@@ -15,9 +16,9 @@ RECEIVE_BYTES = 4 * BLOCK_BYTES
 
 class Stream:
     """Both directions. handler(index, sock) makes a connection's functions: on_event, and the count
-    of its bytes so far."""
+    of its bytes so far. context: an ssl.SSLContext, or None: no TLS."""
 
-    def __init__(self, host, port, connections, size, depth):
+    def __init__(self, host, port, connections, size, depth, context=None):
         self.block_bytes = size
         self.socks = []
         self.handlers = {}
@@ -25,6 +26,8 @@ class Stream:
         self.poller = make_poller(connections)
         for index in range(connections):
             sock = connect(host, port, index, connections)
+            if context:
+                sock = tls.secure(context, sock, index)
             self.socks.append(sock)
             sock.sendall(HEADER.pack(start_of(index)))
             sock.setblocking(False)
@@ -131,7 +134,7 @@ class Out(Stream):
         def on_event(events):
             try:
                 count = receive(buffer)
-            except BlockingIOError:
+            except WOULD_BLOCK:
                 return
             except OSError as error:
                 raise Failed(f"connection {index}: receive: {error}") from None

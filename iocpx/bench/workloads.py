@@ -39,30 +39,35 @@ class Workload:
             return f"connect, {shake}echo {size}, close: {self.connections} at a time"
         if self.kind in ("in", "out"):
             way = "to" if self.kind == "in" else "from"
-            return f"streaming {way} the server, {busy}, {size} writes"
+            over = " over TLS" if self.tls else ""
+            return f"streaming{over} {way} the server, {busy}, {size} writes"
         if self.kind in ("get", "post"):
             way = "answers" if self.kind == "get" else "bodies to it"
             over = " over TLS" if self.tls else ""
             return f"{self.role.removesuffix('-tls')}{over}, {busy}, {way} of {size}"
         text = f"{busy}, {size}, depth {self.depth}"
-        if self.tls:
+        if self.tls and not self.idle:
             text = f"TLS, {text}"
         if self.role == "streams":
             text = f"asyncio's streams, {text}"
         if self.idle:
-            text = f"{self.idle:,} idle connections and {text}"
+            over = " over TLS" if self.tls else ""
+            text = f"{self.idle:,} idle connections and {text}{over}"
         if self.role == "compute":
             text += f", computing, {self.workers} worker{'' if self.workers == 1 else 's'}"
         return text
 
 
 IDLE = Workload(50, 64, idle=2000, once=True)
+STREAM_OUT = Workload(8, 65536, kind="out", role="source", once=True, unit="MB/s")
 OVER_TLS = {
     "echo-tls-64": Workload(50, 64, role="echo-tls", tls=True, once=True),
     "echo-tls-1k": Workload(50, 1024, role="echo-tls", tls=True, once=True),
     "churn-tls": Workload(
         50, 64, kind="churn", role="echo-tls", tls=True, once=True, unit="handshakes/s"
     ),
+    "stream-tls": replace(STREAM_OUT, role="source-tls", tls=True),
+    "idle-tls": replace(IDLE, role="echo-tls", tls=True),
 }
 WORKLOADS = {
     "echo-64": Workload(50, 64),
@@ -74,7 +79,7 @@ WORKLOADS = {
     "churn": Workload(50, 64, kind="churn", once=True, unit="connects/s"),
     **OVER_TLS,
     "stream-in": Workload(8, 65536, kind="in", role="sink", once=True, unit="MB/s"),
-    "stream-out": Workload(8, 65536, kind="out", role="source", once=True, unit="MB/s"),
+    "stream-out": STREAM_OUT,
     "idle-2k": IDLE,
     "idle-10k": replace(IDLE, idle=10_000),
     "compute-1": Workload(50, 64, role="compute", workers=1, arrangements=(FREE,), times=5),

@@ -30,7 +30,7 @@ from bench import tls
 from bench.pattern import HEADER, PATTERN, VERDICT
 
 fault = sys.argv[1]
-context = tls.server_context() if "echo-tls" in sys.argv and fault != "no TLS" else None
+context = tls.server_context() if any(word.endswith("-tls") for word in sys.argv) and fault != "no TLS" else None
 connections = []
 STATS = None
 if fault == "counts":
@@ -334,6 +334,7 @@ def test_bad_arguments_are_refused(arguments, sentence):
         ("churn-tls", "handshakes/s"),
         ("stream-in", "MB/s"),
         ("stream-out", "MB/s"),
+        ("stream-tls", "MB/s"),
     ],
 )
 def test_churn_tls_and_streams(name, workload, unit):
@@ -358,6 +359,8 @@ def test_churn_tls_and_streams(name, workload, unit):
         ("churn-tls", "drops", r"connection \d+: the server closed it before its reply"),
         ("churn-tls", "no TLS", r"connection \d+: \[SSL"),
         ("stream-out", "flipped stream", r"connection \d: byte 70 of its stream is wrong"),
+        ("stream-tls", "flipped stream", r"connection \d: byte 70 of its stream is wrong"),
+        ("stream-tls", "no TLS", r"connection 0: TLS handshake: "),
         ("stream-in", "complains", r"connection \d: the server got byte 70 of its stream wrong"),
         ("stream-in", "miscounts", r"connection \d: \d+ bytes were sent, the server got 1\b"),
     ],
@@ -402,12 +405,13 @@ def run_here(monkeypatch, *arguments):
     return run_module.main(["--server-python", command, *arguments])
 
 
-def test_idle_connections_are_counted_and_checked(monkeypatch, tmp_path, stand_in, capsys):
-    idle = workloads.Workload(3, 64, idle=120, once=True)
-    monkeypatch.setitem(workloads.WORKLOADS, "idle-2k", idle)
+@pytest.mark.parametrize("name", ["idle-2k", "idle-tls"])
+def test_idle_connections_are_counted_and_checked(monkeypatch, tmp_path, stand_in, capsys, name):
+    idle = dataclasses.replace(workloads.WORKLOADS[name], connections=3, idle=120)
+    monkeypatch.setitem(workloads.WORKLOADS, name, idle)
     monkeypatch.setattr(measure, "IDLE_S", 0)
     path = tmp_path / "figures.json"
-    arguments = (*QUICK, "--workload", "idle-2k")
+    arguments = (*QUICK, "--workload", name)
     assert run_here(monkeypatch, *arguments, "--json", str(path)) == 0
     (table,) = json.loads(path.read_text())["tables"]
     # 120 connections of asyncio's take some kilobytes, and not all that is there.
@@ -496,7 +500,7 @@ def test_computing_is_measured_without_a_gil_only(free_threaded):
     planned.facts = {"iocpx-protocol": {"free_threaded": free_threaded}}
     planned.plan()
     roles = {workload.role for _, workload in planned.rows}
-    assert roles == {"echo", "echo-tls", "sink", "source"} | (
+    assert roles == {"echo", "echo-tls", "sink", "source", "source-tls"} | (
         {"compute"} if free_threaded else set()
     )
     # Whatever the arrangement is; only where there are two are idle connections left out of one.
