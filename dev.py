@@ -251,20 +251,23 @@ def test(options):
     # pytest's own settings and its idea of the folder must be the checkout's.
     os.chdir(ROOT)
     some = ["-m", "not slow"] if options.fast else []
+    # What is the same on every Python is tested once.
+    once = here.default_lane() if here.default_lane() in lanes else lanes[0]
     todo = []
     if not options.arguments and builder(options) is build:
         pytest = [here.host_python(), "-m", "pytest", *pytest_options("host"), *some, "tests/host"]
-        todo.append(Job("host", pytest, host_environment()))
-        todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"]))
-        if not options.fast and here.default_lane() in lanes:
-            todo.append(frameworks_job(here.default_lane()))
-    for lane in lanes:
+        todo.append(Job("host", pytest, host_environment(), behind=True))
+    for lane in sorted(lanes, key=lambda lane: lane != once):  # the longest first
         name = builder(options).folder(lane).name
         argv, env = here.command(lane, builder(options).library(lane), alone=True)
         argv += ["-m", "pytest", *pytest_options(name), "--ignore=tests/host"]
         argv += [] if options.arguments else ["--ignore=tests/frameworks"]
-        argv += options.arguments or some
+        argv += options.arguments or (some if lane == once else ["-m", "not once"])
         todo.append(Job(name, argv, env))
+    if not options.arguments and builder(options) is build:
+        todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"], behind=True))
+        if not options.fast and here.default_lane() in lanes:
+            todo.append(frameworks_job(here.default_lane()))
     results = {}
     if len(todo) > 1:
         jobs.together(todo, lambda job: results.update({job.name: result(job)}))

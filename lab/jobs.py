@@ -11,15 +11,18 @@ import time
 from . import here
 from .steps import LAB, say
 
-# One more than there are CPUs: most programs wait now and then.
-AT_ONCE = (os.cpu_count() or 1) + 1
+# More than there are CPUs: the tests on a lane wait more than they work.
+AT_ONCE = (os.cpu_count() or 1) + 2
+# Who computes without end lets those go first who have one thing to do, and wait again.
+BEHIND = 10
 
 
 class Job:
-    """A program, and the file of what it prints."""
+    """A program, and the file of what it prints. behind: the others go before it, where the system
+    knows such a thing."""
 
-    def __init__(self, name, argv, env=None):
-        self.name, self.argv, self.env = name, argv, env
+    def __init__(self, name, argv, env=None, behind=False):
+        self.name, self.argv, self.env, self.behind = name, argv, env, behind
         self.output = LAB / "reports" / f"{name}.txt"
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self.process = None
@@ -33,6 +36,8 @@ class Job:
 
     def started(self, process):
         self.process = process
+        if self.behind and hasattr(os, "setpriority"):
+            os.setpriority(os.PRIO_PROCESS, process.pid, BEHIND)
 
     def progress(self):
         """How far it is, as pytest tells it; "" when it does not."""

@@ -65,6 +65,7 @@ def burst(served, held, count):
     return clients
 
 
+@pytest.mark.once("the pool is the engine's, and shrinks after seconds")
 @pytest.mark.slow("a pool shrinks after some seconds without need")
 def test_the_pool_grows_in_a_burst_to_its_limit_and_shrinks_again(serve):
     held = Held()
@@ -422,6 +423,7 @@ def test_clients_that_vanish_are_no_lack_of_resources(serve, caplog):
     assert [line for line in caplog.messages if "cannot serve" in line] == []
 
 
+@pytest.mark.once("the pool is the engine's, and shrinks after seconds")
 def test_a_silent_client_is_dropped_after_the_accept_timeout_and_not_before(serve):
     served = serve(Echoing, accept_receive=True, accept_timeout_s=1)
     talking = served.connect()

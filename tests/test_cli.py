@@ -83,6 +83,7 @@ def test_version():
     assert (run.returncode, run.stdout, run.stderr) == (0, f"iocpx {iocpx.__version__}\n", "")
 
 
+@pytest.mark.once("the command line")
 def test_the_benchmark_is_imported_by_its_command_alone():
     script = (
         "import atexit, runpy, sys\n"
@@ -115,6 +116,7 @@ def test_info_tells_what_is_installed():
     assert os.path.samefile(told["extension"], sys.modules[iocpx.Server.__module__].__file__)
 
 
+@pytest.mark.once("the command line")
 @pytest.mark.parametrize("native", [(), ("--native",)], ids=["protocol", "native"])
 def test_f21_echo_stops_when_another_process_sets_the_named_event(start_script, native):
     name = f"iocpx-test-{os.getpid()}-{len(native)}"
@@ -130,6 +132,7 @@ def test_f21_echo_stops_when_another_process_sets_the_named_event(start_script, 
     assert_totals(lines[1:], len(data))
 
 
+@pytest.mark.once("the command line")
 def test_echo_stops_on_ctrl_c(start_script):
     script = start_script(
         CLI_WITH_INTERRUPTS, "echo", "--stop-event", f"iocpx-test-{os.getpid()}-c"
@@ -145,6 +148,7 @@ def test_echo_stops_on_ctrl_c(start_script):
     assert_totals(lines[1:], len(data))
 
 
+@pytest.mark.once("the command line")
 def test_echo_resets_its_clients_on_a_second_ctrl_c(start_script):
     script = start_script(CLI_WITH_INTERRUPTS, "echo")
     address = listening_address(script)
@@ -184,6 +188,7 @@ runpy.run_module("iocpx", run_name="__main__")
 """
 
 
+@pytest.mark.once("the command line")
 def test_echo_that_is_interrupted_while_it_resolves_a_name_does_not_serve(start_script):
     script = start_script(CLI_CLOSED_WHILE_RESOLVING, "echo")
     status, lines, errors = script.finish()
@@ -201,6 +206,7 @@ runpy.run_module("iocpx", run_name="__main__")
 """
 
 
+@pytest.mark.once("the command line")
 def test_echo_stops_at_once_when_its_stop_event_is_set_already(start_script):
     name = f"iocpx-test-set-{os.getpid()}"
     script = start_script(CLI_WITH_A_SET_EVENT, "echo", "--stop-event", name)
@@ -226,6 +232,7 @@ runpy.run_module("iocpx", run_name="__main__")
 """
 
 
+@pytest.mark.once("the command line")
 def test_echo_that_is_interrupted_right_before_its_start_stops(start_script):
     script = start_script(CLI_INTERRUPTED_BEFORE_THE_START, "echo")
     status, lines, errors = script.finish()
@@ -234,6 +241,7 @@ def test_echo_that_is_interrupted_right_before_its_start_stops(start_script):
     assert lines[1:3] == ["stopped", "connections  0 made, 0 retired"]
 
 
+@pytest.mark.once("the command line")
 def test_echo_says_that_the_port_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -243,6 +251,7 @@ def test_echo_says_that_the_port_is_taken():
     assert run.stderr.startswith("iocpx echo: [WinError 10048]"), run.stderr
 
 
+@pytest.mark.once("the command line")
 def test_echo_says_that_the_event_is_no_event():
     name = f"iocpx-test-mutex-{os.getpid()}"
     kernel32 = ctypes.WinDLL("kernel32")
@@ -258,6 +267,7 @@ def test_echo_says_that_the_event_is_no_event():
     assert run.stderr.startswith(wanted), run.stderr
 
 
+@pytest.mark.once("the command line")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -272,6 +282,7 @@ def test_echo_refuses_bad_arguments(arguments, sentence):
     assert sentence in run.stderr
 
 
+@pytest.mark.once("the command line")
 def test_without_a_command_the_help_is_printed():
     run = command()
     assert (run.returncode, run.stderr) == (0, "")
@@ -280,12 +291,14 @@ def test_without_a_command_the_help_is_printed():
     assert listed == {"echo", "bench", "info"}
 
 
+@pytest.mark.once("the command line")
 def test_an_unknown_command_is_refused():
     run = command("serve")
     assert (run.returncode, run.stdout) == (2, "")
     assert "invalid choice: 'serve'" in run.stderr
 
 
+@pytest.mark.once("starts eight processes")
 @pytest.mark.slow("starts eight processes, one after the other")
 def test_bench_measures_iocpx_and_asyncio():
     # Short, as nothing here is about speed; the client checks every byte.
@@ -301,6 +314,7 @@ def test_bench_measures_iocpx_and_asyncio():
             assert calls_per_message > 1, row  # a receive and a send, about
 
 
+@pytest.mark.once("starts eight processes")
 @pytest.mark.slow("starts eight processes, one after the other")
 def test_bench_measures_loops():
     few = ("--rounds", "1", "--seconds", "0.05", "--arrangement", "free")

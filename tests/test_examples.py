@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from waiting import WAIT_S
 
+pytestmark = pytest.mark.once("the programs of a page")
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "PROTOCOLS.md").read_text(encoding="utf-8")
 

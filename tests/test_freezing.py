@@ -8,9 +8,12 @@ import modulefinder
 import sys
 from pathlib import Path
 
+import pytest
 from test_layers import MODULES, ROOT, blank, imported_modules, read
 
 import iocpx
+
+pytestmark = pytest.mark.once("looks at what the modules import")
 
 COMPILED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "iocpx").glob("*.pyx"))
 IMPORTS = "iocpx/_imports.py"

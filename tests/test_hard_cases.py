@@ -28,6 +28,7 @@ ROOM_FOR_OTHERS = 2000
 # -- clients that do not read
 
 
+@pytest.mark.once("the sockets are the engine's")
 @pytest.mark.parametrize("factory", [Echoing, iocpx.native.Echo], ids=["protocol", "native"])
 def test_a_client_that_sends_64_mb_and_never_reads(serve, factory):
     high = 256 * KB
@@ -119,6 +120,7 @@ def test_a_slow_reader_beside_fast_ones(serve):
 # -- masses
 
 
+@pytest.mark.once("the sockets are the engine's")
 @pytest.mark.parametrize("factory", [Plain, iocpx.native.Echo], ids=["protocol", "native"])
 def test_2000_connections_opened_at_once(serve, factory):
     assert_all_served(serve(factory, backlog=2048), 2000)
@@ -156,6 +158,7 @@ def assert_all_served(served, count):
     echo_until(last, lambda: server.connection_count == 1, "the end of all connections")
 
 
+@pytest.mark.once("the sockets are the engine's")
 @pytest.mark.slow("10,000 connections")
 def test_10000_connections_one_after_the_other_leave_no_handle(serve):
     served = serve(Plain)

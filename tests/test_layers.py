@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.once("reads the sources")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -146,6 +146,7 @@ def until_all_serve(load, processes):
     return counts
 
 
+@pytest.mark.once("starts four processes, which accept in the engine")
 @pytest.mark.timeout(300)
 def test_four_processes_have_their_share_of_the_clients(processes, listener):
     with Load(listener.getsockname()) as load:
@@ -159,6 +160,7 @@ def test_four_processes_have_their_share_of_the_clients(processes, listener):
         process.stop()
 
 
+@pytest.mark.once("starts four processes, which accept in the engine")
 @pytest.mark.slow("starts four processes")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", [0, 1], ids=["on the port", "by events"])
@@ -176,6 +178,7 @@ def test_one_is_killed_and_the_others_go_on(processes, listener, which):
         process.stop()
 
 
+@pytest.mark.once("starts four processes, which accept in the engine")
 @pytest.mark.slow("starts four processes")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", [0, 1], ids=["on the port", "by events"])
@@ -192,6 +195,7 @@ def test_one_stops_while_the_others_serve(processes, listener, which):
         process.stop()
 
 
+@pytest.mark.once("starts four processes, which accept in the engine")
 @pytest.mark.timeout(300)
 def test_the_last_stop_ends_the_listener(processes, listener):
     address = listener.getsockname()

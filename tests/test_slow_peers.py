@@ -3,9 +3,12 @@
 import socket
 import threading
 
+import pytest
 from payload import pattern
 from protocols import Recording
 from waiting import wait_for_figure, wait_until
+
+pytestmark = pytest.mark.once("the deadlines are the engine's")
 
 KB = 1 << 10
 # Seconds; what a test's peer needs is a multiple of it.

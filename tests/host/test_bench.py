@@ -30,7 +30,8 @@ from bench import tls
 from bench.pattern import HEADER, PATTERN, VERDICT
 
 fault = sys.argv[1]
-context = tls.server_context() if any(word.endswith("-tls") for word in sys.argv) and fault != "no TLS" else None
+secured = fault != "no TLS" and any(word.endswith("-tls") for word in sys.argv)
+context = tls.server_context() if secured else None
 connections = []
 STATS = None
 if fault == "counts":
