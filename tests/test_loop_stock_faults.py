@@ -25,7 +25,9 @@ from clients import Client
 from loops import run, running_loop
 from waiting import WAIT_S
 
+from iocpx import _tcp_loop
 from iocpx._errors import os_error
+from iocpx._tcp_loop import open_transport
 
 CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
 HOST = "127.0.0.1"
@@ -699,18 +701,29 @@ def test_what_came_before_start_tls_and_is_no_tls_is_not_read_after_it_cpython_1
     run(main())
 
 
-def test_a_start_tls_that_fails_leaves_no_cycle_cpython_159049():
+@pytest.mark.parametrize("how", ["create_connection", "start_tls"])
+def test_a_client_that_refuses_the_certificate_leaves_no_cycle_cpython_159049(how, monkeypatch):
+    made = []
+
+    def remember(*arguments):
+        transport = open_transport(*arguments)
+        made.append(weakref.ref(transport))
+        return transport
+
     async def fail(address):
-        # The context does not know the certificate.
+        # It does not know the certificate.
+        context = ssl.create_default_context()
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_connection(asyncio.Protocol, *address)
-        known = weakref.ref(transport)
         try:
-            await loop.start_tls(
-                transport, protocol, ssl.create_default_context(), server_hostname="localhost"
-            )
+            if how == "create_connection":
+                await loop.create_connection(
+                    asyncio.Protocol, *address, ssl=context, server_hostname="localhost"
+                )
+            else:
+                transport, protocol = await loop.create_connection(asyncio.Protocol, *address)
+                await loop.start_tls(transport, protocol, context, server_hostname="localhost")
         except ssl.SSLCertVerificationError:
-            return known
+            return
         raise AssertionError("the certificate was taken")
 
     async def main():
@@ -731,11 +744,12 @@ def test_a_start_tls_that_fails_leaves_no_cycle_cpython_159049():
         gc.collect()
         gc.disable()
         try:
-            known = await fail(server.sockets[0].getsockname())
+            monkeypatch.setattr(_tcp_loop, "open_transport", remember)
+            await fail(server.sockets[0].getsockname())
             await refused.wait()
             server.close()
             await server.wait_closed()
-            assert known() is None
+            assert [known() for known in made] == [None]
         finally:
             gc.enable()
 

@@ -22,10 +22,10 @@ import socket
 import sys
 import time
 
+from . import tls
 from .churn import Churn
 from .echo import Echo
 from .http_load import Get, Post
-from . import tls
 from .sockets import STALL_S, Failed, Wrong, connect, drop
 from .stream import In, Out
 
