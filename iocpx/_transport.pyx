@@ -27,8 +27,8 @@ from iocpx._filter cimport conn_filter_begin, conn_filter_end, conn_filter_hold
 from iocpx._open cimport conn_open
 from iocpx._provider cimport provider_of_family
 from iocpx._requests cimport (
-    conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_get_marks, conn_lend_handle,
-    conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
+    conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_get_marks, conn_is_closing,
+    conn_lend_handle, conn_pause_reading, conn_return_handle, conn_set_marks, conn_take_spent,
     conn_write_buffer_size, conn_write_eof, conn_write_parts, WRITE_FLUSH, WRITE_SPENT,
 )
 from iocpx._runtime cimport address_tuple
@@ -414,7 +414,9 @@ cdef class Transport:
 
     def is_closing(self):
         """asyncio.BaseTransport.is_closing()."""
-        return self._closing
+        # A send or a receive may have failed, and this callback is told of that only later: one
+        # that writes until it is paused or closing must come to its end.
+        return self._closing or (self._conn != NULL and conn_is_closing(self._conn))
 
     def pause_reading(self):
         """Deliver nothing until resume_reading(); nothing is lost and the peer is slowed down.

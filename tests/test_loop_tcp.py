@@ -14,7 +14,10 @@ import weakref
 from pathlib import Path
 
 import pytest
+from clients import Client
 from iocpx._engines import stats_of
+from tls_peers import TlsClient, server_context
+from waiting import wait_for_event
 
 import iocpx
 
@@ -819,3 +822,37 @@ def test_loops_in_several_threads(run):
     for one in threads:
         one.join()
     assert raised == []
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
+def test_who_writes_until_it_is_closing_learns_in_a_callback_that_nobody_is_there(run, secured):
+    """One that is neither paused nor closing goes on, and what it writes is dropped: for ever."""
+    begun, gone = threading.Event(), threading.Event()
+
+    class Writes(Peer):
+        def data_received(self, data):
+            begun.set()
+            wait_for_event(gone, "the client's reset")
+            before = self.transport.is_closing()
+            self.transport.write(BIG)
+            self.told.append((before, self.transport.is_closing()))
+
+    def ask(address):
+        client = TlsClient(address) if secured else Client(address)
+        client.send(b"go on")
+        wait_for_event(begun, "the callback")
+        client.reset()
+        gone.set()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        peer = Writes()
+        context = server_context() if secured else None
+        server = await loop.create_server(lambda: peer, "127.0.0.1", ssl=context)
+        await asyncio.to_thread(ask, server.sockets[0].getsockname())
+        assert isinstance(await peer.lost, ConnectionError)
+        assert (False, True) in peer.told
+        server.close()
+        await server.wait_closed()
+
+    run(main)
