@@ -17,6 +17,7 @@ import gc
 import os
 import socket
 import ssl
+import sys
 import weakref
 from pathlib import Path
 
@@ -701,7 +702,18 @@ def test_what_came_before_start_tls_and_is_no_tls_is_not_read_after_it_cpython_1
     run(main())
 
 
-@pytest.mark.parametrize("how", ["create_connection", "start_tls"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(
+            "create_connection",
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 14), reason="its own frame, which is asyncio's, is the cycle"
+            ),
+        ),
+        "start_tls",
+    ],
+)
 def test_a_client_that_refuses_the_certificate_leaves_no_cycle_cpython_159049(how, monkeypatch):
     made = []
 

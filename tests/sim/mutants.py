@@ -782,8 +782,8 @@ MUTANTS = [
         "iocpx/_wants.pxd",
         [
             (
-                "conn.marks.above and not conn.service.config.like_asyncio):",
-                "conn.marks.above):",
+                "conn.marks.above and not conn.service.config.like_asyncio\n",
+                "conn.marks.above\n",
             )
         ],
     ),
