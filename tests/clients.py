@@ -10,6 +10,20 @@ import time
 from payload import assert_same_bytes
 from waiting import WAIT_S, run_together
 
+# So much goes into the kernel's buffers though nobody reads meanwhile.
+SMALL_BYTES = 16384
+
+
+def limit_waits(sock):
+    """Calls of the connected socket that would take longer than WAIT_S raise TimeoutError.
+
+    By the system: with a timeout of Python's, each call would be two.
+    """
+    sock.settimeout(None)
+    limit = WAIT_S * 1000 if sys.platform == "win32" else struct.pack("ll", WAIT_S, 0)
+    for name in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, name, limit)
+
 
 class Client:
     """A blocking TCP client. Thread: one for sending and one for reading at a time."""
@@ -18,6 +32,7 @@ class Client:
         host, port = address[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         self.sock = socket.create_connection((host, port), timeout=WAIT_S)
+        limit_waits(self.sock)
         self.address = self.sock.getsockname()
 
     def send(self, data):
@@ -79,7 +94,11 @@ class Client:
             for chunk in chunks:
                 self.send(chunk)
 
-        total = sum(map(len, chunks)) if size is None else size
+        sent = sum(map(len, chunks))
+        total = sent if size is None else size
+        if sent <= SMALL_BYTES:
+            send_all()
+            return self.read_exactly(total)
         run_together(send_all, lambda: replies.append(self.read_exactly(total)))
         return replies[0]
 
@@ -145,7 +164,7 @@ def connect_all(address, count):
                 raise AssertionError(f"a connect failed with {error}")
             waiting = [sock for sock in waiting if sock not in set(done)]
     for sock in socks:
-        sock.settimeout(WAIT_S)
+        limit_waits(sock)
     return socks
 
 
