@@ -17,8 +17,9 @@ cdef bint conn_may_filter(conn_t *conn) noexcept nogil
 # What is to be filtered, in order; the figures of the queue count it until conn_put_filtered.
 # True: there is no more to come, the filter shall end once it has put all that.
 cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil
-# What of it the filter cannot take before it has received more, which is the rest.
-cdef void conn_return_plain(conn_t *conn, queue_t *plain) noexcept nogil
+# What of it the filter cannot take before it has received more, which is the rest; with `done`
+# where the connection has ended meanwhile.
+cdef void conn_return_plain(conn_t *conn, queue_t *plain, queue_t *done) noexcept nogil
 # What is not needed any more; an owned chain of what has owners: release_spent.
 cdef buf_t *conn_free_plain(conn_t *conn, queue_t *plain) noexcept nogil
 # Queues what the filter has made of `plain_bytes` in `writes`, both maybe 0: a copy, or data itself

@@ -61,13 +61,18 @@ cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil:
     return last
 
 
-cdef void conn_return_plain(conn_t *conn, queue_t *plain) noexcept nogil:
+cdef void conn_return_plain(conn_t *conn, queue_t *plain, queue_t *done) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
-    # What was written meanwhile comes after it.
-    queue_move(&conn.plain, plain)
-    queue_move(plain, &conn.plain)
-    # Its turn comes with what is received, and no sooner: to ask again meanwhile would be in vain.
-    conn.filter_waits = True
+    if conn.sock == INVALID_SOCKET:
+        # Ended by the filter's own failure, and its queues were dropped.
+        queue_move(plain, done)
+    else:
+        # What was written meanwhile comes after it.
+        queue_move(&conn.plain, plain)
+        queue_move(plain, &conn.plain)
+        # Its turn comes with what is received, and no sooner: to ask again meanwhile would be in
+        # vain.
+        conn.filter_waits = True
     ReleaseSRWLockExclusive(&conn.lock)
 
 

@@ -177,9 +177,11 @@ cdef bint conn_flush(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     # Elsewhere the pause comes as news, in its turn: but for a loop, whose one thread this is.
     if (worker != NULL or conn_in_callback(conn)) and conn.marks.above and not conn.pause_told:
-        conn.pause_told = True
+        # On a loop nobody has seen it above the mark when the kernel has taken the rest at once.
+        pause = worker == NULL or conn.outbox.nbytes > conn.marks.high
+        conn.marks.above = pause
+        conn.pause_told = pause
         conn.passed = False
-        pause = True
     ReleaseSRWLockExclusive(&conn.lock)
     return pause
 

@@ -127,7 +127,7 @@ cdef class TlsUser:
         except BaseException as exc:
             self._tls_fail(conn, exc)
         if plain.head != NULL:
-            conn_return_plain(conn, &plain)
+            conn_return_plain(conn, &plain, &done)
         release_spent(conn_free_plain(conn, &done))
 
     cdef dict _tls_extra(self):

@@ -42,11 +42,30 @@ cdef void worker_serve_work(worker_t *worker) noexcept nogil:
             ready_append(&worker.sent, conn)
         conn = worker_next_work(worker)
     # Those that Python was told of receive after all of them have sent: by then some peers have
-    # answered, and what is there already is received without a packet.
-    conn = ready_pop(&worker.sent)
+    # answered, and what is there already is received without a packet.  On a loop most answers
+    # come from tasks, which run after this: there it waits for the next look (worker_go_on).
+    if not worker.engine.borrows_port:
+        worker_receive(worker)
+
+
+cdef void worker_receive(worker_t *worker) noexcept nogil:
+    cdef conn_t *conn = ready_pop(&worker.sent)
     while conn != NULL:
         conn_served(worker, conn)
         conn = ready_pop(&worker.sent)
+
+
+cdef void worker_go_on(worker_t *worker) noexcept nogil:
+    """On a loop, when its callbacks have run: what these have written to those that Python was
+    told of is sent first, then they receive."""
+    cdef ready_t told = worker.sent
+    cdef conn_t *conn = ready_pop(&told)
+    memset(&worker.sent, 0, sizeof(ready_t))
+    while conn != NULL:
+        conn_send_turn(worker, conn)
+        ready_append(&worker.sent, conn)
+        conn = ready_pop(&told)
+    worker_receive(worker)
 
 
 cdef void worker_serve(worker_t *worker) noexcept nogil:
@@ -239,19 +258,27 @@ cdef int engine_poll(engine_t *engine, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
 cdef bint engine_serve(engine_t *engine) noexcept nogil:
     cdef worker_t *worker = &engine.workers[0]
     cdef LONG64 before = worker.tally.n[<int>E_GIL_ACQUISITIONS]
-    if worker_has_any(worker):
+    cdef bint told = False
+    worker_go_on(worker)
+    while not told and (worker_has_any(worker) or worker.again.head != NULL):
         worker_serve_all(worker)
-    return worker.tally.n[<int>E_GIL_ACQUISITIONS] != before
+        told = worker.tally.n[<int>E_GIL_ACQUISITIONS] != before
+        if not told:
+            worker_receive(worker)      # no callback comes that could write more
+    return told
 
 
 cdef void engine_take_waiting(engine_t *engine, ready_t *waiting) noexcept nogil:
     cdef worker_t *worker = &engine.workers[0]
+    worker_go_on(worker)
     worker_serve_work(worker)
+    worker_receive(worker)
     memset(waiting, 0, sizeof(ready_t))
     AcquireSRWLockExclusive(&worker.lock)
     AcquireSRWLockExclusive(&engine.run_lock)
     ready_move(&engine.run_queue, waiting)
     ready_move(&worker.news, waiting)
+    ready_move(&worker.work, waiting)
     ready_move(&worker.again, waiting)
     ReleaseSRWLockExclusive(&engine.run_lock)
     ReleaseSRWLockExclusive(&worker.lock)
@@ -281,7 +308,8 @@ cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nog
 
 
 cdef bint engine_has_more(engine_t *engine) noexcept nogil:
-    return worker_has_any(&engine.workers[0]) or engine_has_waiting(engine)
+    cdef worker_t *worker = &engine.workers[0]
+    return worker_has_any(worker) or worker.sent.head != NULL or engine_has_waiting(engine)
 
 
 cdef void worker_ended(engine_t *engine) noexcept nogil:

@@ -633,13 +633,14 @@ def test_each_connection_has_a_context_of_its_own(run):
     async def main():
         variable.set(10)
         for _ in range(2):
-            server, client, _other = await pair(Counts, KeepsOpen)
+            server, client, other = await pair(Counts, KeepsOpen)
             client.transport.write(b"x")
             await client.until(lambda peer: peer.received == b"12")
             client.transport.write(b"x")
             await client.until(lambda peer: peer.received == b"1213")
             client.transport.close()
             await client.lost
+            await other.lost
             server.close()
         assert variable.get() == 10
 

@@ -177,7 +177,7 @@ cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
         conn_filter_end(conn)
     left = plain.head != NULL
     if left:
-        conn_return_plain(conn, &plain)
+        conn_return_plain(conn, &plain, &done)
     if left or protocols[client].filter_opening:
         # As if what it waits for had come.
         AcquireSRWLockExclusive(&conn.lock)

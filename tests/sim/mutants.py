@@ -716,8 +716,9 @@ MUTANTS = [
         "iocpx/_worker.pyx",
         [
             (
-                "    worker_serve_work(worker)\n    memset(waiting, 0",
-                "    memset(waiting, 0",
+                "    worker_go_on(worker)\n    worker_serve_work(worker)\n"
+                "    worker_receive(worker)\n",
+                "",
             )
         ],
     ),
@@ -726,8 +727,8 @@ MUTANTS = [
         "iocpx/_worker.pyx",
         [
             (
-                "    worker_serve_work(worker)\n    memset(waiting, 0",
-                "    worker_serve_all(worker)\n    memset(waiting, 0",
+                "    worker_serve_work(worker)\n    worker_receive(worker)\n    memset",
+                "    worker_serve_all(worker)\n    worker_receive(worker)\n    memset",
             )
         ],
     ),
@@ -751,8 +752,8 @@ MUTANTS = [
         "iocpx/_worker.pyx",
         [
             (
-                "return worker_has_any(&engine.workers[0]) or engine_has_waiting(engine)",
-                "return worker_has_any(&engine.workers[0])",
+                "worker.sent.head != NULL or engine_has_waiting(engine)",
+                "worker.sent.head != NULL",
             )
         ],
     ),
@@ -771,9 +772,8 @@ MUTANTS = [
         "iocpx/_requests.pyx",
         [
             (
-                "        conn.pause_told = True\n        conn.passed = False\n"
-                "        pause = True\n",
-                "        pause = True\n",
+                "        conn.pause_told = pause\n        conn.passed = False\n",
+                "",
             )
         ],
     ),
@@ -868,8 +868,8 @@ MUTANTS = [
         "iocpx/_filter.pyx",
         [
             (
-                "    queue_move(&conn.plain, plain)\n    queue_move(plain, &conn.plain)\n",
-                "    queue_move(plain, &conn.plain)\n",
+                "        queue_move(&conn.plain, plain)\n        queue_move(plain, &conn.plain)\n",
+                "        queue_move(plain, &conn.plain)\n",
             )
         ],
     ),
