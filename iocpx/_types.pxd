@@ -200,8 +200,8 @@ ctypedef struct conn_t:
     bint filtered
     bint filter_begun           # … and has not had a turn yet
     bint filter_opening         # … which passes nothing yet: what is written waits
-    queue_t plain               # written, not yet filtered
     bint filter_waits           # it could not take what is written before it has received more
+    queue_t plain               # written, not yet filtered
     bint filter_holds           # it has what the handler did not take, having paused reading
     bint filter_ended           # its last bytes are in the outbox: SD_SEND may follow them
     size_t filtered_bytes       # of `plain`, in the outbox by now, not told as sent yet

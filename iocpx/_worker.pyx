@@ -44,7 +44,7 @@ cdef void worker_serve_work(worker_t *worker) noexcept nogil:
     # Those that Python was told of receive after all of them have sent: by then some peers have
     # answered, and what is there already is received without a packet.  On a loop most answers
     # come from tasks, which run after this: there it waits for the next look (worker_go_on).
-    if not worker.engine.borrows_port:
+    if worker.sent.head != NULL and not worker.engine.borrows_port:
         worker_receive(worker)
 
 
