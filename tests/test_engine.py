@@ -135,7 +135,11 @@ def test_each_server_has_its_own_figures(share):
     wait_for_figure(other.server, "accepts_pending", 10)
     assert other.server.stats()["bytes_received"] == 0
     assert one.server.connection_count == other.server.connection_count == 1
-    assert [len(served.server.connections) for served in (one, other)] == [1, 1]
+    # One is counted when it is accepted, and listed when its connection_made() is called.
+    wait_until(
+        lambda: [len(served.server.connections) for served in (one, other)] == [1, 1],
+        "a connection of each",
+    )
     other.connect()
     wait_for_figure(other.server, "connections_peak", 2)
     assert one.server.stats()["connections_peak"] == 1

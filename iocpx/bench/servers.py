@@ -187,7 +187,8 @@ async def sink_stream(reader, writer):
 async def source_stream(reader, writer):
     stream = itertools.cycle(blocks(*HEADER.unpack(await reader.readexactly(HEADER.size))))
     with contextlib.suppress(ConnectionError):
-        while True:
+        # drain() alone does not tell: over TLS asyncio's goes on with a connection that is gone.
+        while not writer.is_closing():
             writer.write(next(stream))
             await writer.drain()
 
