@@ -272,7 +272,7 @@ ctypedef struct worker_t:
     ready_t news                # Python is to be told
     ready_t work                # a native handler is, or it was told all: to be served
     ready_t again               # had their share; the worker's own, for the run queue
-    ready_t sent                # with the kernel is what they send: they receive next; its own
+    ready_t sent                # what they had to send has been; receives are next; its own
 
 # Called by a worker, no lock held: takes the GIL once, tells all connections from worker_next,
 # until that returns NULL, and gives each back by worker_delivered.

@@ -20,7 +20,7 @@ THREADS_RUNS = 1_000
 THREADS_CHUNK = 25
 PROFILES = ("windows", "wine")  # in the order of tests/sim/objects.c
 CORPUS = ROOT / "tests" / "sim" / "corpus.txt"
-MUTANTS = ROOT / "tests" / "sim" / "mutants.py"
+MUTANTS = [ROOT / "tests" / "sim" / name for name in ("mutants.py", "loop_mutants.py")]
 SCALE = (1_000, 10_000, 100_000, 1_000_000)
 # The figures of docs/SCALING.md count these.
 ENGINE = re.compile(r"^\s*([\d,]+) \(.*?\)\s+\S*iocpx/_\w+\.c:", re.MULTILINE)
@@ -241,16 +241,21 @@ def threads(seed, runs, knobs):
 # -- mutants --------------------------------------------------------------------------------------
 
 
+def catalogue():
+    """(what is wrong, file, edits) of each."""
+    return [mutant for path in MUTANTS for mutant in runpy.run_path(str(path))["MUTANTS"]]
+
+
 def mutants():
     """Every deliberate defect, in a copy of the engine. Returns the exit status."""
     program_of()
     program_of("threads")
-    catalogue = runpy.run_path(str(MUTANTS))["MUTANTS"]
+    every = catalogue()
     missed = 0
-    for name, how in at_once(catch, enumerate(catalogue)):
+    for name, how in at_once(catch, enumerate(every)):
         missed += how is None
         say(f"{how or 'NOT CAUGHT'}: {name}")
-    say(f"{len(catalogue) - missed} of {len(catalogue)} mutants caught")
+    say(f"{len(every) - missed} of {len(every)} mutants caught")
     return int(missed > 0)
 
 

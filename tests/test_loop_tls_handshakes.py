@@ -11,9 +11,21 @@ import sys
 
 import pytest
 import tls_loops
-from payload import assert_same_bytes, pattern
-from tls_loops import BIG, CERTIFICATE, ByHand, Echo, Peer, Silent, connect, contexts, pair, serving
-from tls_peers import EXPIRED
+from payload import assert_same_bytes
+from tls_loops import (
+    BIG,
+    CERTIFICATE,
+    ByHand,
+    Echo,
+    Peer,
+    Silent,
+    connect,
+    contexts,
+    echoes_to_the_end,
+    pair,
+    serving,
+)
+from tls_peers import EXPIRED, GARBAGE
 from waiting import WAIT_S, clock
 
 run = tls_loops.run
@@ -130,10 +142,7 @@ def test_a_handshake_that_fails_raises_and_costs_the_server_that_client_only(run
             assert type(raised.value) is kind
             assert served.protocols[-1].told == []
             if other is not None:
-                other.transport.write(b"still there")
-                await other.until(lambda: other.received == b"still there")
-                other.transport.close()
-                await other.lost()
+                await echoes_to_the_end(other)
                 await served.protocols[0].lost()
 
     run(main)
@@ -174,25 +183,7 @@ def test_a_client_without_tls_costs_itself_only(run):
     run(main)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        bytes(1000),
-        pattern(100_000, 5),
-        b"\x16\x03\x01\x00\x00" * 100,
-        b"\x15\x03\x01\x00\x02\x02\x28",
-        b"\x17\x03\x03\x00\x20" + bytes(32),
-        b"\x16\x03\x01\xff\xff" + bytes(66_000),
-    ],
-    ids=[
-        "zeros",
-        "random",
-        "empty records",
-        "an alert",
-        "data before the handshake",
-        "an oversized record",
-    ],
-)
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE)
 def test_garbage_costs_itself_only(run, data):
     async def main():
         server_context, client_context = contexts()
@@ -209,10 +200,7 @@ def test_garbage_costs_itself_only(run, data):
 async def assert_serving(served, client_context):
     """One more client is served to the end, and nobody is left then."""
     client = await connect(Peer, served.address, client_context)
-    client.transport.write(b"hello")
-    await client.until(lambda: client.received == b"hello")
-    client.transport.close()
-    await client.lost()
+    await echoes_to_the_end(client)
     await served.protocols[-1].lost()
     served.server.close()
     # From Python 3.12 on this waits for those in their handshake, too.

@@ -9,11 +9,11 @@ import ssl
 
 import pytest
 from clients import Client
-from payload import pattern
 from protocols import Echoing, Recording
 from tls_peers import (
     CERTIFICATE,
     EXPIRED,
+    GARBAGE,
     OTHER,
     TlsClient,
     client_context,
@@ -77,29 +77,7 @@ def test_plain_http_to_the_tls_port(beside):
     client.close()
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        bytes(1000),
-        b"\xff" * 1000,
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        pattern(100_000, 5),
-        b"\x16\x03\x01\x00\x00" * 100,
-        b"\x15\x03\x01\x00\x02\x02\x28",
-        b"\x17\x03\x03\x00\x20" + bytes(32),
-        b"\x16\x03\x01\xff\xff" + bytes(66_000),
-    ],
-    ids=[
-        "zeros",
-        "ones",
-        "SSH",
-        "random",
-        "empty records",
-        "an alert",
-        "data before the handshake",
-        "an oversized record",
-    ],
-)
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE)
 def test_garbage_to_the_tls_port(beside, data):
     served = beside()
     client = Client(served.server.address)

@@ -12,7 +12,7 @@ from clients import echo_rounds
 from openssl import ALLOW_CLIENT_RENEGOTIATION, NONE_DUE, OpenSsl
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern, pieces
 from protocols import Echoing, Recording
-from tls_loops import BIG, ByHand, Echo, Peer, connect, contexts, serving
+from tls_loops import BIG, ByHand, Echo, Peer, connect, contexts, echoes_to_the_end, serving
 from tls_peers import client_context, server_context
 from waiting import wait_for_event, wait_for_figure
 
@@ -259,10 +259,7 @@ def test_a_handshake_anew_that_is_refused_costs_its_client_only_on_the_loop(run)
             assert echo.told == ["made"] and not echo.transport.is_closing()
             hand.transport.close()
             await echo.lost()
-            other.transport.write(b"still there")
-            await other.until(lambda: other.received == b"still there")
-            other.transport.close()
-            await other.lost()
+            await echoes_to_the_end(other)
             await served.protocols[0].lost()
 
     run(main)

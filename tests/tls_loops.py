@@ -265,6 +265,14 @@ async def connect(factory, address, context=None, **options):
     return protocol
 
 
+async def echoes_to_the_end(client):
+    """A new client of a server that echoes is served, and closes."""
+    client.transport.write(b"hello")
+    await client.until(lambda: client.received == b"hello")
+    client.transport.close()
+    await client.lost()
+
+
 @contextlib.asynccontextmanager
 async def pair(server_factory=Peer, client_factory=Peer, version=None):
     """(server's protocol, client's) of a TLS connection, which is over at the end."""

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from clients import Client
+from payload import pattern
 from waiting import WAIT_S
 
 DATA = Path(__file__).parent / "data"
@@ -27,6 +28,17 @@ CERTIFICATE = DATA / "localhost.pem"
 OTHER = DATA / "other.pem"
 EXPIRED = DATA / "expired.pem"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+# What a TLS port gets from those who speak something else.
+GARBAGE = {
+    "zeros": bytes(1000),
+    "ones": b"\xff" * 1000,
+    "SSH": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "random": pattern(100_000, 5),
+    "empty records": b"\x16\x03\x01\x00\x00" * 100,
+    "an alert": b"\x15\x03\x01\x00\x02\x02\x28",
+    "data before the handshake": b"\x17\x03\x03\x00\x20" + bytes(32),
+    "an oversized record": b"\x16\x03\x01\xff\xff" + bytes(66_000),
+}
 
 
 def limit_version(context, version):

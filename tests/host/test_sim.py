@@ -1,7 +1,6 @@
 """The engine on the simulated kernel of tests/sim: a short run of what `dev.py sim` does."""
 
 import re
-import runpy
 import sys
 from pathlib import Path
 
@@ -121,18 +120,14 @@ def test_a_profile_is_a_kernel_of_its_own(program):
 @pytest.mark.slow("builds the engine")
 @pytest.mark.timeout(600)
 def test_a_mutant_is_caught(program):
-    name, how = simulate.catch((0, catalogue()[0]))
+    name, how = simulate.catch((0, simulate.catalogue()[0]))
     assert how is not None, name
 
 
 @pytest.mark.parametrize("number", range(20))
 def test_the_catalogue_fits_the_engine(number):
     """Those that `dev.py sim --mutants` makes: their text is there, once."""
-    for name, file, edits in catalogue()[number::20]:
+    for name, file, edits in simulate.catalogue()[number::20]:
         text = (ROOT / file).read_text()
         for old, _ in edits:
             assert text.count(old) == 1, name
-
-
-def catalogue():
-    return runpy.run_path(str(simulate.MUTANTS))["MUTANTS"]
