@@ -16,7 +16,7 @@ from iocpx._types cimport *
 from iocpx._winsock cimport DWORD, InterlockedExchangeAdd, INVALID_SOCKET
 from iocpx._worker cimport (
     engine_complete, engine_has_more, engine_poll, engine_send_waiting, engine_serve,
-    engine_take_waiting,
+    engine_take_waiting, engine_tell,
 )
 
 from asyncio import log
@@ -57,7 +57,7 @@ cdef class EngineLoop(LoopCore):
             self.completed = False
             self.polling = True
             with nogil:
-                engine_serve(engine)
+                engine_tell(engine)
             self.polling = False
         self.look_due = self.look_due or engine_has_more(engine)
         if self.ended:

@@ -30,8 +30,10 @@ cdef void engine_flush(engine_t *engine) noexcept nogil
 cdef void engine_take_waiting(engine_t *engine, ready_t *waiting) noexcept nogil
 # They wait for the next step, but what was written to them does not.
 cdef void engine_send_waiting(engine_t *engine, ready_t *waiting) noexcept nogil
-# A packet of ours that has come under somebody else's key (conn_open, joined).  engine_serve
-# follows.
+# A packet of ours that has come under somebody else's key (conn_open, joined).
 cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nogil
+# … and after those of one look: serves what they have brought.  As after a poll, receives follow in
+# the next step, when whoever answers has written.
+cdef void engine_tell(engine_t *engine) noexcept nogil
 # Is anything left to be served, so that the next poll should come soon?
 cdef bint engine_has_more(engine_t *engine) noexcept nogil

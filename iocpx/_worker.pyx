@@ -307,6 +307,10 @@ cdef void engine_complete(engine_t *engine, op_t *op, DWORD nbytes) noexcept nog
     op.done(worker, op, nbytes)
 
 
+cdef void engine_tell(engine_t *engine) noexcept nogil:
+    worker_serve_all(&engine.workers[0])
+
+
 cdef bint engine_has_more(engine_t *engine) noexcept nogil:
     cdef worker_t *worker = &engine.workers[0]
     return worker_has_any(worker) or worker.sent.head != NULL or engine_has_waiting(engine)

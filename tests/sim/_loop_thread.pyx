@@ -21,7 +21,7 @@ from iocpx._requests cimport (
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport STATE_OPEN
 from iocpx._types cimport *
-from iocpx._worker cimport engine_complete, engine_flush, engine_has_more, engine_serve
+from iocpx._worker cimport engine_complete, engine_flush, engine_has_more, engine_tell
 from iocpx._winsock cimport INVALID_SOCKET, OVERLAPPED_ENTRY, SOCKET
 
 cdef enum:
@@ -215,5 +215,5 @@ cdef bint loop_takes(const OVERLAPPED_ENTRY *entry) noexcept nogil:
         return False
     engine_complete(server.engine, <op_t *>entry.lpOverlapped, entry.dwNumberOfBytesTransferred)
     if sim_random(2):
-        engine_serve(server.engine)
+        engine_tell(server.engine)
     return True
