@@ -4,7 +4,6 @@ Python's: openssl and curl.
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,25 +40,6 @@ with iocpx.Server(Answer, "127.0.0.1", ssl=context) as server:
 figures = server.stats()
 print(figures["handshakes"], figures["handshake_failures"])
 """
-
-
-@pytest.fixture
-def start():
-    """`start(program, *arguments)` starts a program of the lane's Python."""
-    processes = []
-
-    def starter(*arguments):
-        argv = [sys.executable, ROOT / "dev.py", "run", "-c", *arguments]
-        process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT
-        )
-        processes.append(process)
-        return process
-
-    yield starter
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture

@@ -1,0 +1,177 @@
+"""Keys and values for redis-cli and redis-benchmark: python keyvalue.py [PORT [CERTIFICATE.pem]]
+
+The commands PING, ECHO, SET, GET, DEL, EXISTS, INCR, DBSIZE, FLUSHALL and QUIT, in RESP2, pipelined
+or one by one. All is in memory, and is forgotten at the end.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import sys
+import threading
+
+import iocpx
+
+MAX_BYTES = 1 << 20  # of one command
+END = b"\r\n"
+
+values = {}
+lock = threading.Lock()  # the callbacks of different connections run on several threads
+
+
+class Refused(Exception):
+    """A command that cannot be done; the text is for the client."""
+
+
+class Malformed(Exception):
+    """What comes is no RESP: there is no telling where the next command begins."""
+
+
+def bulk(value):
+    return b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value)
+
+
+def number(value):
+    return b":%d\r\n" % value
+
+
+def ping(text=None):
+    return b"+PONG\r\n" if text is None else bulk(text)
+
+
+def set_value(key, value):
+    values[key] = value
+    return b"+OK\r\n"
+
+
+def get(key):
+    return bulk(values.get(key))
+
+
+def delete(*keys):
+    with lock:
+        return number(sum(values.pop(key, None) is not None for key in keys))
+
+
+def exists(*keys):
+    return number(sum(key in values for key in keys))
+
+
+def increment(key):
+    with lock:
+        try:
+            value = int(values.get(key, b"0")) + 1
+        except ValueError:
+            raise Refused("value is not an integer") from None
+        values[key] = b"%d" % value
+    return number(value)
+
+
+def flush():
+    values.clear()
+    return b"+OK\r\n"
+
+
+COMMANDS = {
+    b"PING": ping,
+    b"ECHO": bulk,
+    b"SET": set_value,
+    b"GET": get,
+    b"DEL": delete,
+    b"EXISTS": exists,
+    b"INCR": increment,
+    b"DBSIZE": lambda: number(len(values)),
+    b"FLUSHALL": flush,
+    b"QUIT": lambda: b"+OK\r\n",
+}
+
+
+def answer(command):
+    name, *arguments = command
+    try:
+        function = COMMANDS.get(name.upper())
+        if function is None:
+            raise Refused(f"unknown command '{name.decode(errors='replace')}'")
+        return function(*arguments)
+    except TypeError:
+        return b"-ERR wrong number of arguments\r\n"
+    except Refused as refused:
+        return b"-ERR %s\r\n" % str(refused).encode()
+
+
+def commands(unread):
+    """Take the commands that have come whole out of `unread`, one after the other."""
+    begin = 0
+    try:
+        while True:
+            end = unread.find(END, begin)
+            if end < 0:
+                return
+            line = bytes(unread[begin:end])
+            position = end + 2
+            if not line.startswith(b"*"):
+                words = line.split()  # as typed by hand
+            else:
+                words = []
+                for _ in range(int(line[1:])):
+                    end = unread.find(END, position)
+                    if end < 0:
+                        return
+                    if unread[position] != ord("$"):
+                        raise Malformed("expected '$'")
+                    size = int(unread[position + 1 : end])
+                    position = end + 2 + size + 2
+                    if not 0 <= size <= MAX_BYTES:
+                        raise Malformed("invalid bulk length")
+                    if position > len(unread):
+                        return
+                    words.append(bytes(unread[end + 2 : position - 2]))
+            begin = position
+            if words:
+                yield words
+    except ValueError:
+        raise Malformed("invalid length") from None
+    finally:
+        del unread[:begin]
+
+
+class KeyValue(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        self.unread = bytearray()
+
+    def data_received(self, data):
+        self.unread += data
+        answers = []
+        ends = False
+        try:
+            for command in commands(self.unread):
+                answers.append(answer(command))
+                ends = command[0].upper() == b"QUIT"
+                if ends:
+                    break
+            if len(self.unread) > MAX_BYTES:
+                raise Malformed("too big a command")
+        except Malformed as malformed:
+            answers.append(b"-ERR Protocol error: %s\r\n" % str(malformed).encode())
+            ends = True
+        # In one write: a pipeline's answers leave together.
+        self.transport.writelines(answers)
+        if ends:
+            self.transport.close()
+
+
+def main(port="6380", certificate=None):
+    tls = None
+    if certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+    server = iocpx.Server(KeyValue, "127.0.0.1", int(port), ssl=tls)
+    server.start()
+    print("serving on port", server.address[1], flush=True)
+    server.serve_forever()  # until Ctrl+C, which stops it in order
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(*sys.argv[1:])
