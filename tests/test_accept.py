@@ -13,6 +13,8 @@ from waiting import WAIT_S, clock, take, wait_for_event, wait_for_figure, wait_u
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the accept pool is the engine's")
+
 ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
 
 # -- the pool

@@ -7,6 +7,8 @@ from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import Echoing, Recording, in_turn
 from waiting import clock, run_together, wait_for_event, wait_until
 
+pytestmark = pytest.mark.engine("the queues are the engine's")
+
 MB = 1 << 20
 BLOCK = 64 * 1024
 

@@ -10,6 +10,8 @@ from waiting import WAIT_S, run_together, wait_for_event
 
 import iocpx
 
+pytestmark = pytest.mark.engine("how a connection ends is the engine's")
+
 MB = 1 << 20
 
 

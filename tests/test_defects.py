@@ -17,6 +17,8 @@ from waiting import WAIT_S, run_together, wait_for_a_turn, wait_for_event
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the defects are an engine's")
+
 MB = 1 << 20
 WSAESHUTDOWN = 10058
 WSAENOBUFS = 10055

@@ -13,6 +13,8 @@ from waiting import WAIT_S, run_together
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the stream is the engine's")
+
 MB = 1 << 20
 
 

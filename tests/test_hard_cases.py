@@ -72,6 +72,7 @@ def test_a_client_that_sends_64_mb_and_never_reads(serve, factory):
         assert largest["size"] <= high + 2 * 64 * KB
 
 
+@pytest.mark.engine("the sockets are the engine's")
 def test_a_server_that_writes_64_mb_to_a_client_that_never_reads(serve):
     cap = 8 * MB
     served = serve(Echoing, max_write_buffer=cap)
@@ -94,6 +95,7 @@ def test_a_server_that_writes_64_mb_to_a_client_that_never_reads(serve):
     client.read_until_gone()
 
 
+@pytest.mark.engine("the sockets are the engine's")
 def test_a_slow_reader_beside_fast_ones(serve):
     """The slow one reads 1 KB for every round of the fast ones, and holds nobody up."""
     reply = pattern(MORE_THAN_THE_KERNEL_TAKES)
@@ -192,6 +194,7 @@ def test_10000_connections_one_after_the_other_leave_no_handle(serve):
 # -- the kill chain: silent clients in front of one that speaks
 
 
+@pytest.mark.engine("the sockets are the engine's")
 def test_100_silent_clients_and_one_that_speaks(serve):
     served = serve(Echoing, accept_receive=True, accept_timeout_s=1)
     silent = [served.connect() for _ in range(100)]
@@ -213,6 +216,7 @@ def test_100_silent_clients_and_one_that_speaks(serve):
 # -- resets at every stage
 
 
+@pytest.mark.engine("the sockets are the engine's")
 def test_resets_in_the_backlog(serve):
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     address = listener.getsockname()
@@ -228,6 +232,7 @@ def test_resets_in_the_backlog(serve):
     survivor.close()
 
 
+@pytest.mark.engine("the sockets are the engine's")
 @pytest.mark.parametrize("accept_receive", [False, True])
 def test_resets_at_accept(serve, accept_receive):
     served = serve(
@@ -241,6 +246,7 @@ def test_resets_at_accept(serve, accept_receive):
     served.assert_serving()
 
 
+@pytest.mark.engine("the sockets are the engine's")
 @pytest.mark.parametrize("initial_reads", [1, 4])
 @pytest.mark.parametrize("stage", ["receiving", "sending", "closing"])
 def test_resets_in_the_middle_of(serve, stage, initial_reads):
@@ -276,6 +282,7 @@ def test_resets_in_the_middle_of(serve, stage, initial_reads):
 # -- half-close
 
 
+@pytest.mark.engine("the sockets are the engine's")
 def test_half_close_by_the_client_then_by_the_server(serve):
     class StaysOpen(Recording):
         def on_eof(self):
@@ -299,6 +306,7 @@ def test_half_close_by_the_client_then_by_the_server(serve):
     client.close()
 
 
+@pytest.mark.engine("the sockets are the engine's")
 def test_half_close_by_the_server_then_by_the_client(serve):
     client, protocol = serve(Recording).open()
     upload, download = pattern(3 * MB, 1), pattern(3 * MB, 2)
@@ -318,6 +326,7 @@ def test_half_close_by_the_server_then_by_the_client(serve):
 # -- threads
 
 
+@pytest.mark.engine("the sockets are the engine's")
 def test_8_threads_write_to_one_connection(serve):
     """What one write() or writelines() takes stays whole, in the order of each thread."""
     client, protocol = serve(Recording, max_write_buffer=None).open()
@@ -355,6 +364,7 @@ def test_8_threads_write_to_one_connection(serve):
     assert next_of == [records] * threads
 
 
+@pytest.mark.engine("the sockets are the engine's")
 @pytest.mark.slow("300 threads, each with a send that nobody takes at once")
 def test_threads_that_end_before_their_data_has_left(serve):
     """What a thread has written goes out although the thread is gone by then."""
@@ -424,6 +434,7 @@ def test_what_a_thread_writes_leaves_while_a_callback_waits_for_that(serve):
     arrived.set()
 
 
+@pytest.mark.engine("the sockets are the engine's")
 def test_close_and_write_and_reset_race_a_thousand_times(serve):
     """Three threads, one turn after the other: what each does meets the others at any moment."""
     served = serve(CountingSent, close_timeout_s=0.2, workers=2)
@@ -461,6 +472,7 @@ def test_close_and_write_and_reset_race_a_thousand_times(serve):
     assert len(served.protocols) == turns
 
 
+@pytest.mark.engine("the sockets are the engine's")
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_every_number_of_workers_serves_everyone(serve, workers):
     served = serve(Echoing, workers=workers, initial_reads=2)

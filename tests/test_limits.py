@@ -7,6 +7,8 @@ from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import CountingSent, Echoing, Recording, in_turn
 from waiting import run_together, wait_for_a_turn, wait_for_figure, wait_until
 
+pytestmark = pytest.mark.engine("the limits are the engine's")
+
 MB = 1 << 20
 NO_BUFFER_SPACE = 10055
 

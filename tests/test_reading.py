@@ -8,6 +8,8 @@ from protocols import Echoing, PausesOften, Recording, in_turn
 from sockets import has_ipv6
 from waiting import run_together, wait_for_a_turn, wait_for_event, wait_until
 
+pytestmark = pytest.mark.engine("what is read, and when, is the engine's")
+
 
 def test_data_arrives_in_order_and_before_the_end(serve):
     client, protocol = serve(Recording).open()

@@ -27,6 +27,8 @@ from waiting import (
 
 import iocpx
 
+pytestmark = pytest.mark.engine("what is received, and into which memory, is the engine's")
+
 # -- initial_reads
 
 

@@ -15,6 +15,8 @@ from waiting import WAIT_S, run_together, take, wait_for_event, wait_for_figure,
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the listeners are the engine's")
+
 _overlapped = pytest.importorskip("_overlapped")
 _winapi = pytest.importorskip("_winapi")
 

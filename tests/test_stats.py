@@ -19,6 +19,8 @@ from waiting import (
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the figures are the engine's")
+
 # What is counted from start() on, and what is the state at this moment.
 COUNTED = {
     "ops_posted",
