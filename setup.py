@@ -39,11 +39,12 @@ ENGINE = [
     "_keeper",
     "_engine",
     "_native",
+    "_c_handler",
 ]
 MODULES = [
     *ENGINE,
     *("_tls", "_buffers", "_tls_layer"),
-    *("_engines", "_runtime", "_timers", "_connection", "_server", "_core"),
+    *("_engine_api", "_engines", "_runtime", "_timers", "_connection", "_server", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),
     "_transport",
 ]

@@ -14,6 +14,8 @@ from iocpx.native import NativeHandler
 _Buffer: TypeAlias = bytes | bytearray | memoryview
 _Ts = TypeVarTuple("_Ts")
 
+engine_api: object
+
 class ServerStats(TypedDict):
     accepts: int
     accept_errors: int

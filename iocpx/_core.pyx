@@ -22,11 +22,13 @@ from iocpx._runtime cimport Runtime, set_tell
 from iocpx._state cimport buf_free, buf_t
 
 from iocpx._connection import Connection
+from iocpx._engine_api import engine_api
 from iocpx._engines import Engine
 from iocpx._server import Server
 from iocpx._timers import TimerHandle
 
-__all__ = ["Connection", "Engine", "Server", "TimerHandle"]
+# engine_api: for other modules in C (engine_api.pxd).
+__all__ = ["Connection", "Engine", "Server", "TimerHandle", "engine_api"]
 
 
 cdef void deliver_batch(worker_t *worker) noexcept nogil:

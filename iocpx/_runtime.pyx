@@ -19,6 +19,8 @@ from libc.string cimport memset
 
 from iocpx._accept cimport service_listen
 from iocpx._base cimport service_connections
+from iocpx._c_handler cimport deliver_to_c
+from iocpx._engine_api cimport handler_of, start_posting
 from iocpx._engines cimport wait_for, WAIT_SLICE_MS
 from iocpx._native cimport deliver_echo
 from iocpx._open cimport service_connect
@@ -44,7 +46,7 @@ from time import perf_counter
 from iocpx._addresses import address_text
 from iocpx._errors import os_error
 from iocpx._threads import log_apart
-from iocpx.native import Echo
+from iocpx.native import Echo, Handler
 
 logger = logging.getLogger("iocpx")
 
@@ -148,6 +150,11 @@ cdef class Runtime:
         memset(&self.config, 0, sizeof(self.config))
         if factory is Echo:
             self.config.handler.deliver = deliver_echo
+        elif isinstance(factory, Handler):
+            self.config.handler.deliver = deliver_to_c
+            self.config.handler.c_handler = handler_of(factory.capsule)     # `factory` has it
+            self.config.handler.marks = True
+            start_posting()
         self.config.handler.tell = tell_of_servers
         self.config.handler.context = <PyObject *>self  # borrowed: _running and connections have us
         self.config.backlog = numbers["backlog"]

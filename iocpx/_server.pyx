@@ -11,7 +11,7 @@ from iocpx._engines import Engine
 from iocpx._listening import bind, given_sockets, host_names
 from iocpx._runtime import Runtime
 from iocpx._threads import require_system_threads
-from iocpx.native import Echo
+from iocpx.native import NativeHandler
 
 
 class Server:
@@ -105,20 +105,21 @@ class Server:
         self._runtime = None
         self._address = None
         self._closes = 0            # so often close() was called
-        if protocol_factory is not Echo and not callable(protocol_factory):
+        is_native = isinstance(protocol_factory, NativeHandler)
+        if not is_native and not callable(protocol_factory):
             raise TypeError(f"protocol_factory must be callable, got {protocol_factory!r}")
         for name, value in (("exception_handler", exception_handler), ("trace", trace)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be callable or None, got {value!r}")
             refuse_async(name, value)
         refuse_async("protocol_factory", protocol_factory)
-        if trace is not None and protocol_factory is Echo:
+        if trace is not None and is_native:
             raise ValueError(f"trace must be None with a native handler, got {trace!r}")
         if ssl is not None and not isinstance(ssl, SSLContext):
             raise TypeError(f"ssl must be an ssl.SSLContext or None, got {ssl!r}")
         if ssl is not None and ssl.protocol == PROTOCOL_TLS_CLIENT:
             raise ValueError("ssl must be a context for servers, got one of PROTOCOL_TLS_CLIENT")
-        if ssl is not None and protocol_factory is Echo:
+        if ssl is not None and is_native:
             raise ValueError(f"ssl must be None with a native handler, got {ssl!r}")
         if not isinstance(accept_receive, bool):
             raise TypeError(f"accept_receive must be True or False, got {accept_receive!r}")

@@ -11,6 +11,7 @@ listeners, its connections, their limits and their handler.  Several services sh
 
 from libc.stdint cimport uint64_t
 
+from iocpx.engine_api cimport handler_api_t
 from iocpx._op cimport op_t
 from iocpx._state cimport (
     buf_t, deadline_t, deadlines_t, link_t, marks_t, pool_t, queue_t, timer_t, timers_t,
@@ -289,6 +290,8 @@ ctypedef struct handler_t:
     tell_fn tell                # … this
     tell_fn pump                # GIL held: filters what was written, tells nothing; or NULL
     void *context               # borrowed: what it finds its way by; Python's: Runtime, Endpoint
+    const handler_api_t *c_handler  # borrowed, of another module: what `deliver` tells; or NULL
+    bint marks                  # `deliver` tells of the write marks, as `tell` always does
 
 ctypedef struct engine_config_t:
     int workers

@@ -41,7 +41,8 @@ cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:
     return (conn.due != 0 or conn_news_before_lost(conn) or conn_eof_due(conn)
             or conn.traces.head != NULL or (conn.filtered and conn_filter_due(conn))
             or ((conn.marks.above or conn.passed) != conn.pause_told
-                and conn.service.config.handler.deliver == NULL))
+                and (conn.service.config.handler.deliver == NULL
+                     or conn.service.config.handler.marks)))
 
 
 cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:

@@ -165,7 +165,9 @@ def setup(names):
         return
     have_wine = shutil.which("wine64", path="/usr/lib/wine")
     install_from_debian([] if have_wine else ["wine", "wine64"])
-    install_from_debian([] if shutil.which("redis-benchmark") else ["redis-tools"])
+    clients = {"redis-benchmark": "redis-tools", "ab": "apache2-utils"}
+    missing = [package for program, package in clients.items() if not shutil.which(program)]
+    install_from_debian(missing)
     step("cross compiler", [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
     inputs = ["win10", BCRYPTPRIMITIVES.read_text()]
     step("Wine prefix", inputs, make_prefix, wine.PREFIX / "system.reg")

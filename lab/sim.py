@@ -58,7 +58,7 @@ print(json.dumps({
 
 
 def sources(root):
-    files = [*(root / "iocpx").glob("_*.pyx"), *(root / "iocpx").glob("_*.pxd")]
+    files = [*(root / "iocpx").glob("_*.pyx"), *(root / "iocpx").glob("*.pxd")]
     files += [*SIM.rglob("*.[ch]"), *SIM.rglob("*.p[yx][xd]"), ROOT / "setup.py"]
     files.append(ROOT / "lab" / "sim.py")
     return {str(path): path.read_text() for path in sorted(files)}

@@ -265,7 +265,7 @@ def catch(case):
     home = sim.HOME / f"mutant-{number}"
     root = home / "copy"
     shutil.rmtree(home, ignore_errors=True)
-    for path in [*(ROOT / "iocpx").glob("_*.p[yx][xd]"), *sim.SIM.glob("_*.p[yx][xd]")]:
+    for path in [*(ROOT / "iocpx").glob("*.p[yx][xd]"), *sim.SIM.glob("_*.p[yx][xd]")]:
         target = root / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

@@ -25,12 +25,13 @@ class Room(NamedTuple):
 
 
 # What every room of the engine stands on.
-BELOW = "_types _state _op _winsock libc"
+BELOW = "_types _state _op _winsock engine_api libc"
 # The engine's rooms, from the bottom up; above them stands Python.
 ENGINE = (
     *("_types", "_wants", "_base", "_sched", "_life"),
     *("_provider", "_connect", "_recv", "_send", "_conn", "_requests", "_filter"),
     *("_open", "_delivery", "_accept", "_service", "_worker", "_keeper", "_engine", "_native"),
+    "_c_handler",
 )
 
 # Who may import whom. `iocpx` and `native` are what the public sees.
@@ -38,7 +39,8 @@ ROOMS = {
     "_winsock": Room("iocpx/_winsock.*", ""),
     "_op": Room("iocpx/_op.*", "_winsock"),
     "_state": Room("iocpx/_state.*", "libc"),
-    "_types": Room("iocpx/_types.*", "_state _op _winsock libc"),
+    "engine_api": Room("iocpx/engine_api.*", "libc cpython"),
+    "_types": Room("iocpx/_types.*", "_state _op _winsock engine_api libc"),
     "_wants": Room("iocpx/_wants.*", "_types _state"),
     "_base": Room("iocpx/_base.*", BELOW),
     "_sched": Room("iocpx/_sched.*", f"{BELOW} _wants _base"),
@@ -60,12 +62,16 @@ ROOMS = {
     ),
     "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _worker"),
     "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _requests _delivery"),
+    "_c_handler": Room("iocpx/_c_handler.*", f"{BELOW} _base _sched _requests _delivery"),
     "_errors": Room("iocpx/_errors.*", "stdlib"),
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),
     "_arguments": Room("iocpx/_arguments.*", "stdlib"),
     "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
     "_threads": Room("iocpx/_threads.*", "stdlib"),
-    "native": Room("iocpx/native.*", "stdlib"),
+    "_engine_api": Room(
+        "iocpx/_engine_api.*", "_c_handler engine_api _winsock _errors libc cpython stdlib"
+    ),
+    "native": Room("iocpx/native.*", "_engine_api stdlib"),
     "_tls": Room("iocpx/_tls.*", "cpython stdlib"),
     "_buffers": Room("iocpx/_buffers.*", "_delivery _requests _types _state cpython stdlib"),
     "_tls_layer": Room(
@@ -79,7 +85,8 @@ ROOMS = {
     ),
     "_runtime": Room(
         "iocpx/_runtime.*",
-        "_engines _native _service _accept _open _requests _base _types _winsock"
+        "_engines _engine_api _c_handler _native _service _accept _open _requests _base _types"
+        " _winsock"
         " _addresses _errors _threads native libc cpython stdlib",
     ),
     "_timers": Room(
@@ -97,8 +104,8 @@ ROOMS = {
     ),
     "_core": Room(
         "iocpx/_core.*",
-        "_server _connection _timers _runtime _engines _buffers _delivery _requests _sched _types"
-        " _state"
+        "_server _connection _timers _runtime _engine_api _engines _buffers _delivery _requests"
+        " _sched _types _state"
         " native libc cpython stdlib",
     ),
     "_handles": Room("iocpx/_handles.*", "cpython stdlib"),

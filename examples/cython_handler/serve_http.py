@@ -1,0 +1,21 @@
+"""Serves with http_handler: python serve_http.py [PORT]"""
+
+import contextlib
+import sys
+
+import http_handler
+
+import iocpx
+
+
+def main(port="8000"):
+    handler = iocpx.native.Handler(http_handler.capsule)
+    server = iocpx.Server(handler, "127.0.0.1", int(port))
+    server.start()
+    print("serving on port", server.address[1], flush=True)
+    server.serve_forever()  # until Ctrl+C, which stops it in order
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(*sys.argv[1:])

@@ -1,0 +1,3 @@
+engine_api: object
+
+def check_handler(capsule: object) -> None: ...

@@ -1,0 +1,265 @@
+"""examples/cython_handler, and a handler that uses all of the C interface: built against the wheel
+as it would be installed, served on the default lane.
+"""
+
+import http.client
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from programs import PORT
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from lab import build, here  # noqa: E402 - found only now
+from lab.steps import exclusive  # noqa: E402 - likewise
+
+WAIT_S = 60
+EXAMPLE = ROOT / "examples" / "cython_handler"
+PROBE = ROOT / "tests" / "data" / "probe_handler.pyx"
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="builds with the lab's compiler"),
+    pytest.mark.timeout(400),  # the first of them has the wheel made
+]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with iocpx as its wheel has it, and the two handlers built against that."""
+    folder = tmp_path_factory.mktemp("installed")
+    with exclusive():
+        with zipfile.ZipFile(build.wheel(here.default_lane())) as wheel:
+            wheel.extractall(folder)
+        cross = here.cross(here.default_lane())
+    for source in (EXAMPLE / "http_handler.pyx", PROBE):
+        shutil.copy(source, folder)
+        translate = "from Cython.Compiler.Main import main; main(command_line=1)"
+        words = ["-3", "-Wextra", "-I", folder, "-X", "freethreading_compatible=True"]
+        made = subprocess.run(
+            [here.host_python(), "-c", translate, *words, folder / source.name],
+            capture_output=True,
+            encoding="utf-8",
+            cwd=folder,
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        assert "warning" not in made.stderr, made.stderr
+        c = folder / source.with_suffix(".c").name
+        command = [*cross["cc"], "-shared", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", c]
+        command += [f"-I{path}" for path in cross["include_dirs"]]
+        command += [f"-D{name}" + (f"={value}" if value else "") for name, value in cross["define"]]
+        command += [*cross["link"], "-o", folder / (source.stem + cross["ext_suffix"])]
+        made = subprocess.run(
+            list(map(str, command)),
+            capture_output=True,
+            encoding="utf-8",
+            env=here.build_environment(),
+        )
+        assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture
+def start(installed):
+    """`start(*arguments)` starts the lane's Python where the wheel is installed."""
+    processes = []
+
+    def starter(*arguments):
+        argv, env = here.command(here.default_lane(), installed)
+        process = subprocess.Popen(
+            [*argv, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            env=env,
+            cwd=installed,
+        )
+        processes.append(process)
+        return process
+
+    yield starter
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+# Serves with the example until its standard input ends, then prints whether the books balance.
+SERVE = """
+import sys
+import http_handler, iocpx
+with iocpx.Server(iocpx.native.Handler(http_handler.capsule), "127.0.0.1") as server:
+    print("port", server.address[1], flush=True)
+    sys.stdin.read()
+stats = {**server.stats(), **server._engine.stats()}
+for one, other in (("ops_posted", "ops_completed"), ("sockets_opened", "sockets_closed"),
+                   ("connections_made", "connections_retired")):
+    assert stats[one] == stats[other], stats
+assert stats["buffers_out"] == 0 and stats["gil_acquisitions"] == 0, stats
+print("balanced")
+"""
+
+
+@pytest.fixture
+def port(start):
+    program = start("-c", SERVE)
+    yield int(PORT.search(program.stdout.readline())[1])
+    assert program.communicate(timeout=WAIT_S)[0].strip() == "balanced"
+
+
+def ask(port, sent, pieces=1):
+    """The statuses of all that comes back, until the end of the stream."""
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as client:
+        size = -(-len(sent) // pieces)
+        for begin in range(0, len(sent), size):
+            client.sendall(sent[begin : begin + size])
+        with client.makefile("rb") as answers:
+            text = answers.read()
+    return [int(part[:3]) for part in text.split(b"HTTP/1.1 ")[1:]], text
+
+
+ROOT_REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def test_pythons_own_client(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+    for _ in range(100):
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"Hello, world!"
+    connection.request("HEAD", "/")
+    assert connection.getresponse().read() == b""
+    connection.request("POST", "/", body=b"x" * 100_000)
+    assert connection.getresponse().read() == b"Hello, world!"
+    connection.request("GET", "/elsewhere")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (404, b"")
+    connection.close()
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7, 1000])
+def test_requests_at_once_and_in_pieces(port, pieces):
+    body = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\nGET / HTTP/1.1\r\n\r\n.."
+    statuses, text = ask(port, (ROOT_REQUEST + body) * 20 + LAST, pieces)
+    assert statuses == [200] * 41
+    assert text.count(b"Hello, world!") == 41
+
+
+def test_an_old_client_gets_one_answer(port):
+    assert ask(port, b"GET / HTTP/1.0\r\n\r\n")[0] == [200]
+
+
+WRONG = {
+    b"\r\n\r\n": 400,
+    b"GET\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\nHost : x\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\nHost: x\rsmuggled: y\r\n\r\n": 400,
+    b"GET / HTTP/2.0\r\nHost: x\r\n\r\n": 505,
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n": 400,
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n": 400,
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n": 400,
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n": 413,
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n": 501,
+    b"GET / HTTP/1.1\r\nx: " + b"y" * 8192: 431,
+}
+
+
+def test_what_is_wrong_ends_its_connection(port):
+    for sent, status in WRONG.items():
+        for pieces in (1, 3):
+            assert ask(port, ROOT_REQUEST + sent, pieces)[0] == [200, status], sent
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_curl(port):
+    url = f"http://127.0.0.1:{port}/"
+    done = subprocess.run(
+        ["curl", "--silent", "--show-error", "--data-binary", "@-", url, url],
+        input=b"x" * 50_000,
+        capture_output=True,
+        timeout=WAIT_S,
+    )
+    assert (done.returncode, done.stdout) == (0, b"Hello, world!" * 2), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("ab") is None, reason="there is no ab: apache2-utils")
+def test_ab(port):
+    words = ["-q", "-k", "-n", "3000", "-c", "50", f"http://127.0.0.1:{port}/"]
+    done = subprocess.run(["ab", *words], capture_output=True, encoding="utf-8", timeout=WAIT_S)
+    assert done.returncode == 0, done.stderr
+    figures = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
+    assert figures["Complete requests"].strip() == "3000"
+    assert figures["Failed requests"].strip() == "0"
+    assert figures["Keep-Alive requests"].strip() == "0"  # it asks as HTTP/1.0 does
+
+
+# -- the whole interface ----------------------------------------------------------------------
+
+USE_ALL = """
+import socket, sys
+import iocpx, probe_handler
+
+def served(what, size=0):
+    with iocpx.Server(iocpx.native.Handler(probe_handler.capsule), "127.0.0.1") as server:
+        with socket.create_connection(server.address, timeout=60) as client:
+            client.sendall(what)
+            client.shutdown(socket.SHUT_WR)
+            with client.makefile("rb") as file:
+                got = file.read()
+            name = client.getsockname()
+    stats = {**server.stats(), **server._engine.stats()}
+    assert stats["ops_posted"] == stats["ops_completed"], stats
+    assert stats["connections_made"] == stats["connections_retired"], stats
+    assert stats["sockets_opened"] == stats["sockets_closed"], stats
+    return got, name
+
+# An echo by write_owned, of what is long and what is short.
+for size in (1, 16384, 16385, 3_000_000):
+    data = bytes(range(256)) * (size // 256) + b"e" * (size % 256)
+    got, _ = served(b"e" + data)
+    assert got == data, (size, len(got))
+print("echo", probe_handler.owned() == probe_handler.released() > 0)
+got, name = served(b"a")
+print("address", got == b"%d" % name[1])
+got, _ = served(b"t")
+print("timer", got == b"timer")
+print("timer early", probe_handler.early())
+got, _ = served(b"m")
+print("marks", got == b"x" * 4_000_000, probe_handler.marks())
+got, _ = served(b"p")
+print("post", got == b"posted")
+print("lost", probe_handler.made() == probe_handler.lost())
+print("sent", probe_handler.sent() > 4_000_000)
+for wrong in (None, probe_handler.other_version, probe_handler.other_name):
+    try:
+        iocpx.native.Handler(wrong)
+    except (TypeError, ValueError) as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_all_of_the_interface(start):
+    output, _ = start("-c", USE_ALL).communicate(timeout=WAIT_S)
+    lines = output.splitlines()
+    assert lines[:8] == [
+        "echo True",
+        "address True",
+        "timer True",
+        "timer early False",
+        "marks True True",
+        "post True",
+        "lost True",
+        "sent True",
+    ], output
+    wrong = lines[8:]
+    assert wrong[0].startswith("TypeError capsule must be a PyCapsule named 'iocpx.handler'")
+    assert wrong[1].startswith("ValueError the handler was built with version 999")
+    assert wrong[2].startswith("TypeError capsule must be a PyCapsule")
