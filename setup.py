@@ -27,11 +27,13 @@ ENGINE = [
     "_provider",
     "_connect",
     "_recv",
+    "_files",
     "_send",
     "_conn",
     "_open",
     "_requests",
     "_filter",
+    "_sendfile",
     "_delivery",
     "_accept",
     "_service",
@@ -43,7 +45,7 @@ ENGINE = [
 ]
 MODULES = [
     *ENGINE,
-    *("_tls", "_buffers", "_tls_layer"),
+    *("_tls", "_buffers", "_tls_layer", "_file_layer"),
     *("_engine_api", "_engines", "_runtime", "_timers", "_connection", "_server", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),
     "_transport",

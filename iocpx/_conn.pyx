@@ -2,13 +2,14 @@
 (conn_served), and what the completion of a receive or a send leads to.
 
 Called by the workers, the keeper, and by `_requests` for the threads of the application;
-calls `_connect`, `_recv`, `_send` and `_life`.
+calls `_connect`, `_recv`, `_send`, `_files` and `_life`.
 """
 
 from libc.stdint cimport uint64_t
 
 from iocpx._base cimport conn_arm, conn_on_executor, count, now_ms, op_error, packet_came
 from iocpx._connect cimport connect_done, connect_post
+from iocpx._files cimport file_done
 from iocpx._life cimport conn_cancel, conn_close_handle, conn_fail, conn_shut
 from iocpx._op cimport op_t
 from iocpx._recv cimport recv_done, recv_post
@@ -166,7 +167,10 @@ cdef void on_send_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     packet_came(conn.engine)
     AcquireSRWLockExclusive(&conn.lock)
     send_fit(conn, nbytes)
-    send_done(worker, conn, error, nbytes)
+    if conn.send_bytes == A_FILE_IS_NEXT:
+        file_done(worker, conn, error, nbytes)
+    else:
+        send_done(worker, conn, error, nbytes)
     conn_advance(worker, conn, False)
     conn_unref(conn)
 

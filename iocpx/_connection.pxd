@@ -1,15 +1,15 @@
 from libc.stdint cimport uint64_t
 
 from iocpx._delivery cimport lost_t
+from iocpx._file_layer cimport FileSender
 from iocpx._runtime cimport Runtime
 from iocpx._state cimport buf_t, queue_t
 from iocpx._timers cimport TimerHandle, Timers
 from iocpx._tls cimport Tls
-from iocpx._tls_layer cimport TlsUser
 from iocpx._types cimport ADDRESS_BYTES, conn_t, worker_t
 
 
-cdef class Connection(TlsUser):
+cdef class Connection(FileSender):
     cdef conn_t *_conn              # one reference, until connection_lost; critical section
     cdef Runtime _runtime           # keeps the engine's memory while _conn may be used
     cdef char[ADDRESS_BYTES] _local
@@ -17,7 +17,6 @@ cdef class Connection(TlsUser):
     cdef bint _eof_written
     cdef object _socket             # what get_extra_info("socket") made
     cdef Timers _timers             # made when the first is set; critical section
-    cdef object _raised             # what a callback raised, for connection_lost
     cdef object _context            # its callbacks', until connection_lost; the executor's
     cdef object _tls_timer          # the handshake, or the end, takes too long; the executor's
     cdef double _tls_shutdown_s     # how long the end may take

@@ -354,7 +354,8 @@ cdef class Connection:
         if not begun:
             self._stop_tls_timer()
             self._tls = None
-            raise ConnectionAbortedError("the connection is closing: TLS cannot begin")
+            raise ConnectionAbortedError(
+                "the connection is closing, or sends a file: TLS cannot begin")
         return 0
 
     def _begin_waiting(self):

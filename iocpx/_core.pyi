@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, TypeAlias, TypedDict
+from typing import IO, Any, TypeAlias, TypedDict
 
 from typing_extensions import Self, TypeVarTuple, Unpack
 
@@ -31,6 +31,8 @@ class ServerStats(TypedDict):
     inline_completions: int
     write_pauses: int
     read_pauses: int
+    files_opened: int
+    files_closed: int
     sockets_opened: int
     sockets_closed: int
     connections_made: int
@@ -71,6 +73,9 @@ class TimerHandle:
 class Connection:
     def write(self, data: _Buffer) -> None: ...
     def writelines(self, list_of_data: Iterable[_Buffer]) -> None: ...
+    def sendfile(
+        self, file: IO[bytes], offset: int = 0, count: int | None = None
+    ) -> Future[int]: ...
     def can_write_eof(self) -> bool: ...
     def wait_writable(self, timeout: float | None = None) -> bool: ...
     def write_eof(self) -> None: ...

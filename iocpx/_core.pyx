@@ -115,6 +115,8 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         connection._tls_deliver(conn)
     if news.timers:
         connection._run_timers(conn)
+    if news.files:
+        connection._serve_files(conn)
     if conn_take_eof(conn):
         if connection._tls is not None:
             connection._tls_end_of_stream(conn)

@@ -6,6 +6,7 @@ ctypedef struct news_t:
     bint pause
     bint resume
     bint timers         # the time is here that conn_wake_at was told; it asks for the next one
+    bint files          # conn_take_files or conn_file_to_read may have something
     size_t sent         # bytes
     buf_t *traces       # owned chain of lines; the caller frees each with buf_free
     buf_t *spent        # owned chain; the caller releases each owner, then buf_free

@@ -59,6 +59,9 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
             # The handler looks at all of its timers and then asks for the first that is left:
             # it is not woken twice for one of them.
             conn_disarm_timer(conn)
+        if conn.due & DUE_FILES:
+            conn.due &= ~<int>DUE_FILES
+            news.files = True
     ReleaseSRWLockExclusive(&conn.lock)
 
 

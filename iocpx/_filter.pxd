@@ -6,7 +6,7 @@ from iocpx._types cimport conn_t, worker_t
 
 # From here on what is written and what is received goes through a filter: the caller's, which has
 # to open before anything passes.  What was written before leaves as it is, before all else.
-# False: the connection is not open, or has a filter.  Any thread; what the handler has not been
+# False: the connection is not open, has a filter, or sends a file.  Any thread; what the handler has not been
 # given by then is the filter's.  It has a turn soon.
 cdef bint conn_filter_begin(worker_t *worker, conn_t *conn) noexcept nogil
 cdef void conn_filter_open(conn_t *conn) noexcept nogil
@@ -26,5 +26,5 @@ cdef buf_t *conn_free_plain(conn_t *conn, queue_t *plain) noexcept nogil
 # where it is long and lies in `owner`.  The result is write_result's: KEPT, NO_MEMORY.
 cdef int conn_put_filtered(conn_t *conn, const char *data, size_t nbytes, void *owner,
                            size_t plain_bytes, int writes) noexcept nogil
-# Its last bytes have been put; what is still to be filtered is dropped.
+# Its last bytes have been put; what is still to be filtered is dropped, and so are files.
 cdef void conn_filter_end(conn_t *conn) noexcept nogil

@@ -8,19 +8,22 @@ Called by the layer above, which has the filter (`_tls`); calls `_requests`.
 
 from iocpx._base cimport conn_drop_queue, give_buffer
 from iocpx._conn cimport conn_mark
+from iocpx._life cimport conn_drop_files
 from iocpx._requests cimport conn_gather, conn_in_callback, WRITE_NO_MEMORY
 from iocpx._sched cimport conn_leave
 from iocpx._state cimport (
     buf_t, queue_move, queue_pop, queue_t, STATE_FLUSHING, STATE_OPEN,
 )
 from iocpx._types cimport *
+from iocpx._wants cimport conn_has_files
 from iocpx._winsock cimport *
 
 
 cdef bint conn_filter_begin(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef bint begun
     AcquireSRWLockExclusive(&conn.lock)
-    begun = conn.state == STATE_OPEN and not conn.filtered and not conn.write_eof
+    begun = (conn.state == STATE_OPEN and not conn.filtered and not conn.write_eof
+             and not conn_has_files(conn))
     if begun:
         conn.filtered = True
         conn.filter_begun = True
@@ -55,7 +58,7 @@ cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil:
     conn.filter_waits = False
     if not conn.filter_opening:
         queue_move(&conn.plain, plain)
-    cdef bint last = (conn.write_eof and not conn.filter_ended
+    cdef bint last = (conn.write_eof and not conn.filter_ended and not conn_has_files(conn)
                       and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING))
     ReleaseSRWLockExclusive(&conn.lock)
     return last
@@ -112,4 +115,5 @@ cdef void conn_filter_end(conn_t *conn) noexcept nogil:
     conn.outbox.nbytes -= min(conn.plain.nbytes, conn.outbox.nbytes)
     conn.outbox.writes -= min(conn.plain.writes, conn.outbox.writes)
     conn_drop_queue(conn, &conn.plain)
+    conn_drop_files(conn)
     ReleaseSRWLockExclusive(&conn.lock)

@@ -19,10 +19,13 @@ import collections.abc
 import concurrent.futures
 import contextvars
 import functools
+import io
 import logging
+import msvcrt
 import os
 import socket
 import ssl
+import stat
 import sys
 import sysconfig
 import threading
@@ -46,6 +49,8 @@ from iocpx import (
     _engine_api,
     _engines,
     _errors,
+    _file_layer,
+    _files,
     _filter,
     _keeper,
     _life,
@@ -58,6 +63,7 @@ from iocpx import (
     _runtime,
     _sched,
     _send,
+    _sendfile,
     _server,
     _service,
     _socket_polls,

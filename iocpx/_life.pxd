@@ -14,6 +14,8 @@ cdef void conn_end_of_stream(conn_t *conn) noexcept nogil
 cdef void conn_active(conn_t *conn) noexcept nogil
 # Precondition: conn.lock held, write_eof asked for.
 cdef void conn_shut(conn_t *conn) noexcept nogil
+# Precondition: conn.lock held; no TransmitFile is pending.
+cdef void conn_drop_files(conn_t *conn) noexcept nogil
 # Precondition: conn.lock held, nothing pending; returns with the lock held again,
 # connection_lost due.
 cdef void conn_close_handle(conn_t *conn) noexcept nogil

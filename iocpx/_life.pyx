@@ -8,16 +8,19 @@ and a send still queued on it could reach another client.
 Called by the operations (`_recv`, `_send`) and by `_conn`; calls `_sched`.
 """
 
+from libc.string cimport memset
+
 from iocpx._base cimport (
     conn_arm, conn_disarm_timer, conn_drop_queue, conn_drop_spare, count, linger_zero, now_ms,
     trace,
 )
 from iocpx._state cimport (
-    conn_next_state, deadline_disarm, EVENT_ABORT, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
-    list_remove, STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING,
+    buf_t, conn_next_state, deadline_disarm, EVENT_ABORT, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
+    list_remove, queue_pop, queue_push, queue_t, STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING,
     STATE_OPEN,
 )
 from iocpx._types cimport *
+from iocpx._wants cimport conn_has_files
 from iocpx._winsock cimport *
 
 
@@ -98,6 +101,8 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         return
     if conn.sending or conn.outbox.head != NULL:
         return
+    if conn_has_files(conn):
+        return      # the handler is to read the next part of one
     if conn.filtered:
         if not conn.filter_ended:
             return
@@ -126,6 +131,38 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
             conn.state = conn_next_state(conn.state, EVENT_EOF)
 
 
+cdef void conn_drop_files(conn_t *conn) noexcept nogil:
+    """Files that wait are over, unsent, and what was written after them is dropped."""
+    cdef files_t *files = conn.files
+    cdef queue_t written
+    cdef buf_t *buf
+    if files == NULL:
+        return
+    memset(&written, 0, sizeof(written))
+    if files.front != NULL:
+        if conn.send_bytes == A_FILE_IS_NEXT:
+            queue_pop(&conn.outbox)
+            conn.send_bytes = SEND_BYTES
+        file_drop(conn, files.front)
+        files.front = NULL
+    buf = queue_pop(&files.later)
+    while buf != NULL:
+        if buf.data == NULL:
+            file_drop(conn, <file_t *>buf)
+        else:
+            queue_push(&written, buf)
+        buf = queue_pop(&files.later)
+    conn.outbox.nbytes -= min(written.nbytes, conn.outbox.nbytes)
+    conn.outbox.writes -= min(written.writes, conn.outbox.writes)
+    conn_drop_queue(conn, &written)
+
+
+cdef void file_drop(conn_t *conn, file_t *file) noexcept nogil:
+    file.error = conn.error
+    queue_push(&conn.files.over, &file.buf)
+    conn.due |= DUE_FILES
+
+
 cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     """The end of the socket.  Precondition: conn.lock held, nothing pending; returns with
     the lock held again, connection_lost due."""
@@ -139,6 +176,7 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     cdef bint told = conn.lost_told
     conn.state = conn_next_state(conn.state, EVENT_QUIET)
     conn.sock = INVALID_SOCKET
+    conn_drop_files(conn)
     conn_drop_queue(conn, &conn.outbox)
     conn_drop_queue(conn, &conn.plain)
     conn.outbox.nbytes = 0

@@ -36,6 +36,9 @@ cdef int conn_write_parts(worker_t *worker, conn_t *conn, queue_t *parts) noexce
 # Posts what is queued, as far as the turn's share goes.  True: call pause_writing now; only with
 # a worker, or inside one of the connection's own callbacks.
 cdef bint conn_flush(worker_t *worker, conn_t *conn) noexcept nogil
+# Precondition: conn.lock held, which is released.  Has what was asked for its effect, now or at the
+# turn's end.
+cdef void conn_request_done(worker_t *worker, conn_t *conn) noexcept nogil
 # Precondition: conn.lock held.
 cdef bint conn_in_callback(conn_t *conn) noexcept nogil
 cdef void conn_write_eof(worker_t *worker, conn_t *conn) noexcept nogil

@@ -20,7 +20,7 @@ from iocpx._state cimport (
     timer_arm, timer_disarm,
 )
 from iocpx._types cimport *
-from iocpx._wants cimport conn_limit_counts, conn_may_send
+from iocpx._wants cimport conn_limit_counts, conn_may_send, conn_write_queue
 from iocpx._winsock cimport *
 
 cdef enum:
@@ -130,12 +130,12 @@ cdef int conn_write(worker_t *worker, conn_t *conn, const char *data, size_t nby
     AcquireSRWLockExclusive(&conn.lock)
     result = conn_may_write(conn, nbytes)
     if result == 0:
-        queue = &conn.plain if conn.filtered else &conn.outbox
+        queue = conn_write_queue(conn)
         result = conn_gather(conn, queue, data, nbytes, owner)
         if not result & WRITE_NO_MEMORY:
             queue.tail.writes += 1
             queue.writes += 1
-            if conn.filtered:
+            if queue != &conn.outbox:
                 conn.outbox.nbytes += nbytes
                 conn.outbox.writes += 1
             result |= conn_written(worker, conn, nbytes)
@@ -148,16 +148,18 @@ cdef int conn_write(worker_t *worker, conn_t *conn, const char *data, size_t nby
 
 cdef int conn_write_parts(worker_t *worker, conn_t *conn, queue_t *parts) noexcept nogil:
     cdef int result
+    cdef queue_t *queue
     cdef size_t nbytes = parts.nbytes
     AcquireSRWLockExclusive(&conn.lock)
     result = conn_may_write(conn, nbytes)
     if result == 0:
         parts.tail.writes += 1
         parts.writes += 1
-        if conn.filtered:
+        queue = conn_write_queue(conn)
+        if queue != &conn.outbox:
             conn.outbox.nbytes += nbytes
             conn.outbox.writes += 1
-        queue_move(parts, &conn.plain if conn.filtered else &conn.outbox)
+        queue_move(parts, queue)
         result = conn_written(worker, conn, nbytes)
     else:
         conn_drop_queue(conn, parts)
@@ -169,8 +171,9 @@ cdef bint conn_flush(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef bint pause = False
     AcquireSRWLockExclusive(&conn.lock)
     # As much as the kernel takes at once: asyncio's loop gives it all in one call, and what is
-    # paused in spite of that has to be able to wait.
-    while worker != NULL and conn.outbox.nbytes > conn.marks.high and conn_may_send(conn):
+    # paused in spite of that has to be able to wait.  A file has its turns for that.
+    while (worker != NULL and conn.outbox.nbytes > conn.marks.high and conn_may_send(conn)
+            and conn.send_bytes != A_FILE_IS_NEXT):
         if not send_post(worker, conn, True):
             break
     conn_advance(worker, conn, False)
@@ -248,7 +251,11 @@ cdef bint conn_is_reading(conn_t *conn) noexcept nogil:
 
 cdef void conn_tell_sent(conn_t *conn, bint tell) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
-    conn.tell_sent = tell
+    if tell:
+        conn.after_send |= SENT_TOLD
+    else:
+        conn.after_send &= ~<int>SENT_TOLD
+        conn.sent_untold = 0
     ReleaseSRWLockExclusive(&conn.lock)
 
 

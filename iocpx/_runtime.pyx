@@ -99,6 +99,8 @@ _COUNTERS = {
     "inline_completions": N_INLINE_COMPLETIONS,
     "write_pauses": N_WRITE_PAUSES,
     "read_pauses": N_READ_PAUSES,
+    "files_opened": N_FILES_OPENED,
+    "files_closed": N_FILES_CLOSED,
     "sockets_opened": N_SOCKETS_OPENED,
     "sockets_closed": N_SOCKETS_CLOSED,
     "connections_made": N_CONNECTIONS_MADE,

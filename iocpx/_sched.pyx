@@ -68,6 +68,8 @@ cdef void conn_leave(worker_t *worker, conn_t *conn) noexcept nogil:
 
 cdef void conn_retire(conn_t *conn) noexcept nogil:
     cdef service_t *service = conn.service
+    free(conn.files)
+    conn.files = NULL
     AcquireSRWLockExclusive(&service.engine.pool_lock)
     if service.n_free_conns < service.config.max_free_connections:
         conn.next_ready = service.free_conns

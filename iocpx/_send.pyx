@@ -1,12 +1,15 @@
 """Sending: one gather WSASend of the front of the outbox, and its three outcomes.
 
-Called by `_conn`; calls `_life`.
+What is next may be a file, which `_files` sends.
+
+Called by `_conn`; calls `_files` and `_life`.
 """
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from iocpx._base cimport conn_drop_queue, conn_ref, count, count_op, now_ms, packet_post, trace
+from iocpx._files cimport file_post, files_next
 from iocpx._life cimport conn_fail, op_pended
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_t, queue_consume, queue_t, STATE_FLUSHING
@@ -41,6 +44,8 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
     cdef int error = 0
     cdef bint large = False
     if not overlapped or conn.send_bytes > SEND_BYTES:
+        if conn.send_bytes == A_FILE_IS_NEXT:
+            return overlapped and file_post(worker, conn)
         large = overlapped
         # Where somebody else has the socket as well it may block at any moment, whatever we make
         # it.
@@ -113,11 +118,15 @@ cdef void send_fit(conn_t *conn, DWORD nbytes) noexcept nogil:
     """After a send that was pending: the next takes what the peer has taken in a second, so that
     one that reads slowly shows that it does.  Precondition: conn.lock held."""
     cdef uint64_t took_ms
+    cdef uint64_t most
     # 0: it was faster than who posted it.
     if nbytes > 0 and conn.send_ms != 0:
         took_ms = max(now_ms() - conn.send_ms, <uint64_t>1)
-        conn.send_bytes = <size_t>min(max(<uint64_t>nbytes * 1000 // took_ms,
-                                          <uint64_t>SLOW_SEND_BYTES), <uint64_t>SEND_BYTES)
+        most = max(<uint64_t>nbytes * 1000 // took_ms, <uint64_t>SLOW_SEND_BYTES)
+        if conn.send_bytes == A_FILE_IS_NEXT:
+            conn.files.front.part = <size_t>min(most, <uint64_t>MOST_SEND_BYTES)
+        else:
+            conn.send_bytes = <size_t>min(most, <uint64_t>SEND_BYTES)
 
 
 cdef size_t conn_sent_plain(conn_t *conn) noexcept nogil:
@@ -128,6 +137,14 @@ cdef size_t conn_sent_plain(conn_t *conn) noexcept nogil:
         nbytes = conn.filtered_bytes
         conn.filtered_bytes = 0
     return nbytes
+
+
+cdef void send_follow(conn_t *conn, DWORD nbytes) noexcept nogil:
+    """What few connections want of each send.  Precondition: conn.lock held."""
+    if conn.after_send & SENT_TOLD:
+        conn.sent_untold += conn_sent_plain(conn) if conn.filtered else nbytes
+    if conn.after_send & SENT_FILES:
+        files_next(conn)
 
 
 cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noexcept nogil:
@@ -143,8 +160,8 @@ cdef void send_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
     queue_consume(&conn.outbox, nbytes, &emptied)
     conn_drop_queue(conn, &emptied)
     conn.over_bytes = min(conn.over_bytes, conn.outbox.nbytes)
-    if conn.tell_sent:
-        conn.sent_untold += conn_sent_plain(conn) if conn.filtered else nbytes
+    if conn.after_send != 0:
+        send_follow(conn, nbytes)
     if error != 0:
         conn_fail(conn, ABORT_ERROR, error, True)
         return

@@ -81,10 +81,21 @@ class SocketLoop(TcpLoop):
     async def _sendfile_native(
         self, transp: Any, file: Any, offset: int, count: int | None
     ) -> int:
-        if type(transp) is Transport:
-            # Its socket is the engine's, which sends bytes: asyncio's fallback reads the file.
-            raise SendfileNotAvailableError("TransmitFile is not available for a Transport")
-        return await super()._sendfile_native(transp, file, offset, count)  # type: ignore[misc,no-any-return]
+        if type(transp) is not Transport:
+            return await super()._sendfile_native(transp, file, offset, count)  # type: ignore[misc,no-any-return]
+        if "b" not in getattr(file, "mode", "b"):
+            raise ValueError("file should be opened in binary mode")
+        future = self.create_future()
+        sent = transp._send_file(file, offset, count, future)
+        if sent is None:
+            raise SendfileNotAvailableError("TransmitFile is not for this file or transport")
+        try:
+            return await future
+        finally:
+            if not future.done() or future.cancelled():
+                transp._cancel_file(sent)
+            # The engine reads past the file's own position, which tells how much was sent.
+            file.seek(sent.begin + sent.nbytes)
 
     # That of older Pythons does not seek for an offset of 0.
 

@@ -1,13 +1,13 @@
 from iocpx._delivery cimport lost_t
 from iocpx._endpoint cimport Endpoint
 from iocpx._engine_loop cimport EngineLoop
+from iocpx._file_layer cimport FileUser
 from iocpx._state cimport buf_t, queue_t
 from iocpx._tls cimport Tls
-from iocpx._tls_layer cimport TlsUser
 from iocpx._types cimport ADDRESS_BYTES, conn_t, worker_t
 
 
-cdef class Transport(TlsUser):
+cdef class Transport(FileUser):
     cdef conn_t *_conn              # one reference, until the engine is done with it
     cdef worker_t *_worker          # the loop's one; as long as _conn is
     cdef readonly EngineLoop _loop

@@ -23,6 +23,7 @@ from iocpx._delivery cimport (
 )
 from iocpx._endpoint cimport Endpoint, set_tell_of_transports
 from iocpx._engine_loop cimport EngineLoop
+from iocpx._file_layer cimport SentFile, cancel_file, drop_files, queue_file
 from iocpx._filter cimport conn_filter_begin, conn_filter_end, conn_filter_hold
 from iocpx._open cimport conn_open
 from iocpx._provider cimport provider_of_family
@@ -33,6 +34,7 @@ from iocpx._requests cimport (
 )
 from iocpx._runtime cimport address_tuple
 from iocpx._sched cimport conn_unref
+from iocpx._sendfile cimport SENDFILE_CLOSED, SENDFILE_TAKEN, SENDFILE_UNFIT
 from iocpx._scheduling cimport now
 from iocpx._state cimport buf_t, queue_t, STATE_OPEN
 from iocpx._tls cimport Tls
@@ -74,7 +76,7 @@ cdef class Transport:
     def _sendfile_compatible(self):
         if self._tls is not None:
             return constants._SendfileMode.FALLBACK
-        # Which the loop has to do (SocketLoop._sendfile_native).
+        # Which _send_file() does.
         return constants._SendfileMode.TRY_NATIVE
 
     def __init__(self):
@@ -517,7 +519,8 @@ cdef class Transport:
             with nogil:
                 begun = conn_filter_begin(self._worker, conn)
         if not begun:
-            raise ConnectionAbortedError("the connection is closing: TLS cannot begin")
+            raise ConnectionAbortedError(
+                "the connection is closing, or sends a file: TLS cannot begin")
         self._tls = tls
         self._tls_shutdown_s = shutdown_s
         with nogil:
@@ -624,6 +627,29 @@ cdef class Transport:
             return
         self.close()
 
+    # For the loop's sendfile().
+
+    def _send_file(self, file, offset, count, future):
+        """Have the engine send it, in order with what is written; future: gets its outcome.  Returns
+        its SentFile; None: the file has to be read.  ConnectionError: the transport is closed."""
+        cdef SentFile sent = SentFile.__new__(SentFile, file, offset, count, future)
+        cdef int result = SENDFILE_UNFIT
+        if sent.handle == NULL:
+            return None
+        if self._conn == NULL or self._closing:
+            raise ConnectionError("Transport is closing")
+        result = queue_file(self._worker, self._conn, sent)
+        if result == SENDFILE_CLOSED:
+            raise ConnectionError("Transport is closing")
+        self._loop.wants_look()
+        return sent if result == SENDFILE_TAKEN else None
+
+    def _cancel_file(self, SentFile sent not None):
+        """Nobody waits for it any more."""
+        if self._conn != NULL:
+            cancel_file(self._conn, sent)
+            self._loop.wants_look()
+
     # For TransportSocket.
 
     def _lend_handle(self, bint copied=False):
@@ -665,6 +691,7 @@ cdef void drop_news(conn_t *conn) noexcept:
     if conn.filtered:
         conn_filter_end(conn)
         conn_filter_hold(conn, False)
+    drop_files(conn)
     buf = conn_take_data(conn, &wanted)
     while buf != NULL:
         buf.size = 0
@@ -779,6 +806,8 @@ cdef void tell_transport(Transport transport, conn_t *conn, news_t *news) noexce
             buf = NULL if transport._tls is not None else conn_take_data(conn, &wanted)
         if wanted > COPY_BYTES and not transport._buffered:
             offer_bytes(conn, wanted)
+    if news.files:
+        transport._serve_files(conn)
     if conn_take_eof(conn):
         if transport._tls is not None:
             transport._tls_end_of_stream(conn)

@@ -43,6 +43,8 @@ cdef enum counter:          # of a service
     N_INLINE_COMPLETIONS
     N_WRITE_PAUSES          # write queues that passed their high mark
     N_READ_PAUSES           # pause_reading()
+    N_FILES_OPENED          # files given to be sent…
+    N_FILES_CLOSED          # …and given back, sent or not
     N_ABORTS                # by abort_reason, from here on
     N_COUNTERS = N_ABORTS + 7
 
@@ -81,6 +83,12 @@ cdef enum due_flags:
     DUE_MADE = 1            # connection_made
     DUE_TIMERS = 2          # the handler has asked to be woken, for now
     DUE_LOST = 4            # connection_lost
+    DUE_FILES = 8           # files are over, or the handler is to read more of one
+
+# What has to be done for each send, in one word likewise.
+cdef enum sent_flags:
+    SENT_TOLD = 1           # the handler wants to know of the bytes
+    SENT_FILES = 2          # there are files, one of which may be next
 
 # -- the structs ------------------------------------------------------------------
 
@@ -92,6 +100,8 @@ cdef enum limits:
     # … and on a connection whose kernel takes as much at once: a call for each quarter costs more
     # than it may.
     MOST_SEND_BYTES = 1048576
+    # conn.send_bytes, which is below that otherwise: the outbox is a file.
+    A_FILE_IS_NEXT = 1048577
     # … and where the peer takes less in a second than that: its completions tell a slow reader
     # from a dead one.
     SLOW_SEND_BYTES = 16384
@@ -119,6 +129,27 @@ ctypedef struct recv_t:
     bint done
     int error
     DWORD nbytes
+
+# A file to be sent.  Its maker's, from conn_sendfile on the connection's, and the handler's again
+# from conn_take_files on.
+ctypedef struct file_t:
+    # First: its place among what is to be sent.  It has no data, by which it is told from bytes;
+    # its owner is the handler's, and referenced as long as there is the file_t.
+    buf_t buf
+    HANDLE handle               # borrowed from the owner; NULL: the handler reads it
+    uint64_t offset             # in the file, of what is sent next
+    uint64_t left               # bytes, at most
+    uint64_t sent               # bytes
+    size_t part                 # bytes of the next TransmitFile, at most
+    bint looked                 # `left` is no more than there was when its turn came
+    bint cancelled
+    bint ended                  # all of it has been sent
+    int error                   # Windows code of what has ended the connection instead; or 0
+
+ctypedef struct files_t:
+    file_t *front               # owned, and in the outbox if it has a handle; NULL: bytes are next
+    queue_t later               # what follows it in order: files, and what was written after them
+    queue_t over                # those that are over, for conn_take_files
 
 ctypedef struct conn_t:
     link_t link                 # in service.connections; engine.lock
@@ -181,11 +212,13 @@ ctypedef struct conn_t:
     op_t send                   # or the ConnectEx, while CONNECTING
     bint sending                # it is posted
     size_t send_lent            # bytes that it has to send
-    size_t send_bytes           # of the next one, at most
+    size_t send_bytes           # of the next one, at most; or A_FILE_IS_NEXT
     uint64_t send_ms            # when it was posted, if it pends
-    # Not yet sent; its front is lent to the kernel while sending.  With a filter its figures
-    # count what waits for that as well: marks and limits are those of all that is queued.
+    # Not yet sent, bytes or one file; its front is lent to the kernel while sending.  Its figures
+    # count what waits for a filter or behind a file as well, and no file: marks and limits are
+    # those of all bytes that are queued.
     queue_t outbox
+    files_t *files              # owned; NULL: there was none yet
     queue_t spent               # sent or dropped, with Python owners to release under the GIL
     marks_t marks
     bint passed                 # the queue was above its high mark, which is not told yet
@@ -211,8 +244,8 @@ ctypedef struct conn_t:
     # The socket may have another handle, which closesocket leaves open, and through which
     # somebody may make it block.
     bint duplicated
-    bint tell_sent              # the protocol wants data_sent
-    size_t sent_untold          # bytes
+    int after_send              # sent_flags
+    size_t sent_untold          # bytes that left, for SENT_TOLD
     int due                     # due_flags: what the handler is told next…
     # … and what it has been told
     bint pause_told

@@ -4,8 +4,10 @@ Inline, since each message asks several times; nothing in here changes anything.
 Precondition of all: conn.lock held.
 """
 
-from iocpx._state cimport STATE_CONNECTING, STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
-from iocpx._types cimport conn_t, DUE_MADE
+from iocpx._state cimport (
+    queue_t, STATE_CONNECTING, STATE_DRAINING, STATE_FLUSHING, STATE_OPEN,
+)
+from iocpx._types cimport conn_t, DUE_FILES, DUE_MADE
 
 
 cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
@@ -14,13 +16,25 @@ cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
     return conn.filter_holds and not conn.deaf and not conn.read_paused
 
 
+cdef inline bint conn_has_files(conn_t *conn) noexcept nogil:
+    """Is a file to be sent, or something that was written after one?"""
+    return conn.files != NULL and (conn.files.front != NULL or conn.files.later.head != NULL)
+
+
+cdef inline queue_t *conn_write_queue(conn_t *conn) noexcept nogil:
+    """Where what is written now has its place."""
+    if conn_has_files(conn):
+        return &conn.files.later
+    return &conn.plain if conn.filtered else &conn.outbox
+
+
 cdef inline bint conn_filter_due(conn_t *conn) noexcept nogil:
     """Has its filter, which there is, something to do with what is written, or with the end of
     that?"""
     return (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING) and (
         conn.filter_begun or not conn.filter_waits and (
             conn.plain.head != NULL and not conn.filter_opening
-            or conn.write_eof and not conn.filter_ended))
+            or conn.write_eof and not conn.filter_ended and not conn_has_files(conn)))
 
 
 cdef inline bint conn_eof_due(conn_t *conn) noexcept nogil:
@@ -31,7 +45,7 @@ cdef inline bint conn_eof_due(conn_t *conn) noexcept nogil:
 
 cdef inline bint conn_news_before_lost(conn_t *conn) noexcept nogil:
     return (conn.spent.head != NULL or conn_readable(conn)
-            or (conn.tell_sent and conn.sent_untold > 0))
+            or conn.sent_untold > 0 or conn.due & DUE_FILES)
 
 
 cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:

@@ -77,6 +77,17 @@ cdef extern from * nogil:
 
     # -- handles, events, threads, time --------------------------------------
     BOOL CloseHandle(HANDLE hObject)
+    ctypedef struct LARGE_INTEGER:
+        LONG64 QuadPart
+    BOOL GetFileSizeEx(HANDLE hFile, LARGE_INTEGER *lpFileSize)
+    HANDLE ReOpenFile(HANDLE hOriginalFile, DWORD dwDesiredAccess, DWORD dwShareMode,
+                      DWORD dwFlagsAndAttributes)
+    DWORD GENERIC_READ
+    DWORD FILE_SHARE_READ
+    DWORD FILE_SHARE_WRITE
+    DWORD FILE_SHARE_DELETE
+    DWORD FILE_FLAG_OVERLAPPED
+    DWORD FILE_FLAG_SEQUENTIAL_SCAN
     HANDLE CreateEventW(void *lpEventAttributes, BOOL bManualReset,
                         BOOL bInitialState, void *lpName)
     BOOL SetEvent(HANDLE hEvent)
@@ -88,8 +99,6 @@ cdef extern from * nogil:
     DWORD WAIT_FAILED
     DWORD GetLastError()
     DWORD GetCurrentThreadId()
-    ctypedef struct LARGE_INTEGER:
-        LONG64 QuadPart
     BOOL QueryPerformanceCounter(LARGE_INTEGER *lpPerformanceCount)
     BOOL QueryPerformanceFrequency(LARGE_INTEGER *lpFrequency)
     unsigned long long GetTickCount64()

@@ -48,6 +48,7 @@ SIMPLE = {
     "idle": (0,),
     "limits": (0,),
     "trace": (0,),
+    "files": (0,),
     "calm": (1,),
     "profile": (0,),
     "handles": (1,),

@@ -29,9 +29,9 @@ BELOW = "_types _state _op _winsock engine_api libc"
 # The engine's rooms, from the bottom up; above them stands Python.
 ENGINE = (
     *("_types", "_wants", "_base", "_sched", "_life"),
-    *("_provider", "_connect", "_recv", "_send", "_conn", "_requests", "_filter"),
-    *("_open", "_delivery", "_accept", "_service", "_worker", "_keeper", "_engine", "_native"),
-    "_c_handler",
+    *("_provider", "_connect", "_recv", "_files", "_send", "_conn", "_requests", "_filter"),
+    *("_sendfile", "_open", "_delivery", "_accept", "_service", "_worker", "_keeper", "_engine"),
+    *("_native", "_c_handler"),
 )
 
 # Who may import whom. `iocpx` and `native` are what the public sees.
@@ -48,10 +48,14 @@ ROOMS = {
     "_provider": Room("iocpx/_provider.*", BELOW),
     "_connect": Room("iocpx/_connect.*", f"{BELOW} _base _sched _life"),
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
-    "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life"),
-    "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _send"),
+    "_files": Room("iocpx/_files.*", f"{BELOW} _base _sched _life"),
+    "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life _files"),
+    "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _files _send"),
     "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _send _conn"),
-    "_filter": Room("iocpx/_filter.*", f"{BELOW} _base _sched _conn _requests"),
+    "_filter": Room("iocpx/_filter.*", f"{BELOW} _wants _base _sched _life _conn _requests"),
+    "_sendfile": Room(
+        "iocpx/_sendfile.*", f"{BELOW} _wants _base _sched _files _conn _requests"
+    ),
     "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
     "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _provider _conn"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _provider _open"),
@@ -78,6 +82,11 @@ ROOMS = {
         "iocpx/_tls_layer.*",
         "_tls _buffers _filter _delivery _requests _types _state libc cpython",
     ),
+    "_file_layer": Room(
+        "iocpx/_file_layer.*",
+        "_tls_layer _sendfile _requests _sched _types _winsock"
+        " _arguments _errors libc cpython stdlib",
+    ),
     "_engines": Room(
         "iocpx/_engines.*",
         "_engine _keeper _worker _base _types _winsock"
@@ -95,7 +104,7 @@ ROOMS = {
     ),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_tls _tls_layer _timers _runtime _engines _engine _filter _buffers _delivery _requests"
+        "_tls _file_layer _timers _runtime _engines _engine _filter _buffers _delivery _requests"
         " _sched _base _types _state _winsock _addresses _arguments _errors libc cpython stdlib",
     ),
     "_server": Room(
@@ -126,8 +135,8 @@ ROOMS = {
     "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
     "_transport": Room(
         "iocpx/_transport.*",
-        "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _tls _tls_layer"
-        " _filter _buffers _delivery _provider _requests _sched _base _types _state"
+        "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _tls _file_layer"
+        " _filter _sendfile _buffers _delivery _provider _requests _sched _base _types _state"
         " _addresses _errors libc cpython stdlib",
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport stdlib"),

@@ -19,13 +19,26 @@ from iocpx._requests cimport (
     WRITE_KEPT, WRITE_NO_MEMORY, WRITE_SPENT,
 )
 from iocpx._sched cimport conn_leave, conn_unref
+from iocpx._sendfile cimport (
+    conn_end_file, conn_file_to_read, conn_put_part, conn_sendfile, conn_take_files, file_free,
+    file_new, sendfile_result, SENDFILE_CLOSED, SENDFILE_TAKEN, SENDFILE_UNFIT,
+)
 from iocpx._state cimport buf_free, queue_consume, queue_t
 from iocpx._types cimport *
-from iocpx._winsock cimport AcquireSRWLockExclusive, ReleaseSRWLockExclusive
+from iocpx._winsock cimport (
+    AcquireSRWLockExclusive, CloseHandle, HANDLE, ReleaseSRWLockExclusive,
+)
 
 
 cdef enum:
     FLOOD = 20000           # bytes: far more than any limit there is
+    LONG_FILE = 300000      # bytes: more than one TransmitFile
+
+# A file that is sent.
+ctypedef struct sent_file_t:
+    HANDLE handle           # owned
+    size_t at               # where in the stream it begins
+    size_t size             # bytes that are sent of it
 
 
 cdef conn_t *borrow(int client) noexcept nogil:
@@ -123,6 +136,98 @@ cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil:
         conn_abort(worker_of(conn), conn, ABORT_APPLICATION)
     else:
         conn_close(worker_of(conn), conn)
+
+
+cdef void send_file(int client, conn_t *conn) noexcept nogil:
+    cdef protocol_t *protocol = &protocols[client]
+    cdef sendfile_result result = SENDFILE_CLOSED
+    cdef size_t offset = sim_random(100)
+    cdef file_t *file
+    cdef sent_file_t *sent = <sent_file_t *>malloc(sizeof(sent_file_t))
+    if sent == NULL or protocol.eof_written:
+        free(sent)
+        return
+    cdef size_t size = 0
+    if sim_random(8) != 0:
+        size = 1 + sim_random(LONG_FILE if sim_random(4) == 0 else 900)
+    cdef size_t count = size + 1 + sim_random(50)
+    cdef size_t there = offset + size
+    if size > 0 and sim_random(2):
+        count = size
+        there += sim_random(50)     # more than is asked for
+    sim_atomic(True)
+    protocol.files += 1
+    sim_atomic(False)
+    AcquireSRWLockExclusive(&protocol.lock)
+    sent.size = size
+    sent.at = protocol.written
+    sent.handle = sim_file(client, offset, sent.at, there)
+    file = file_new(sent.handle if sim_random(3) else NULL, sent, offset, count)
+    if file != NULL:
+        result = conn_sendfile(worker_of(conn), conn, file)
+        if result == SENDFILE_UNFIT:
+            file.handle = NULL
+            result = conn_sendfile(worker_of(conn), conn, file)
+    if result == SENDFILE_TAKEN:
+        # It may be back already, and freed.
+        protocol.written += size
+        sim_note("sendfile", client, <long long>size)
+    ReleaseSRWLockExclusive(&protocol.lock)
+    if result != SENDFILE_TAKEN:
+        give_back(client, file, sent)
+
+
+cdef void give_back(int client, file_t *file, sent_file_t *sent) noexcept nogil:
+    CloseHandle(sent.handle)
+    file_free(file)
+    free(sent)
+    sim_atomic(True)
+    protocols[client].files -= 1
+    sim_atomic(False)
+
+
+cdef void serve_files(int client, conn_t *conn) noexcept nogil:
+    cdef file_t *file = conn_take_files(conn)
+    cdef file_t *following
+    cdef sent_file_t *sent
+    cdef size_t nbytes = 0
+    while file != NULL:
+        following = <file_t *>file.buf.next
+        sent = <sent_file_t *>file.buf.owner
+        sim_note("file over", client, <long long>file.sent)
+        if file.ended and file.sent != sent.size:
+            sim_fail("client %d: %zu bytes of a file were sent, and %zu counted", client, sent.size,
+                     <size_t>file.sent)
+        give_back(client, file, sent)
+        file = following
+    file = conn_file_to_read(conn, &nbytes)
+    if file != NULL:
+        read_part(client, conn, file, nbytes)
+
+
+cdef void read_part(int client, conn_t *conn, file_t *file, size_t most) noexcept nogil:
+    cdef sent_file_t *sent = <sent_file_t *>file.buf.owner
+    cdef size_t nbytes = min(most, sent.size - <size_t>file.sent)
+    cdef bint keep = sim_random(2)
+    cdef char *data
+    cdef size_t i
+    cdef int result
+    if nbytes == 0:
+        conn_end_file(conn)
+        return
+    nbytes = nbytes if sim_random(2) else 1 + sim_random(<uint32_t>nbytes)
+    data = <char *>malloc(nbytes)
+    if data == NULL:
+        close_conn(client, conn, True)
+        return
+    for i in range(nbytes):
+        data[i] = <char>sim_byte(client, sent.at + <size_t>file.sent + i)
+    sim_point()
+    result = conn_put_part(conn, data, nbytes, data if keep else NULL)
+    if not result & WRITE_KEPT:
+        free(data)
+    if result & WRITE_NO_MEMORY:
+        close_conn(client, conn, True)
 
 
 cdef void filter_begin(int client, conn_t *conn) noexcept nogil:

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from _actions cimport borrow, close_conn, flood, is_paused, meddle_write, pause_reading
+from _actions cimport (
+    borrow, close_conn, flood, is_paused, meddle_write, pause_reading, send_file,
+)
 from _checks cimport check_probe, check_refusal, check_service, check_stopping, served_before
 from _kernel cimport *
 from _loop_thread cimport loop_wake
@@ -66,6 +68,8 @@ cdef void meddle(int client) noexcept nogil:
             sim_lend_socket(sock)
             sim_point()
             conn_return_handle(NULL, conn)
+    elif what == 13 and the.files:
+        send_file(client, conn)
     elif what == 14:
         # As a thread does that cannot be told of a pause.
         if conn_wait_writable(conn, sim_random(200)) == WAIT_WRITABLE:

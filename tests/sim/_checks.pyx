@@ -14,7 +14,7 @@ from iocpx._state cimport (
     STATE_ABORTING, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, link_t,
 )
 from iocpx._types cimport *
-from iocpx._wants cimport conn_may_send
+from iocpx._wants cimport conn_has_files, conn_may_send
 from iocpx._worker cimport engine_has_more
 from iocpx._winsock cimport (
     AcquireSRWLockExclusive, HasOverlappedIoCompleted, InterlockedExchangeAdd, LONG64,
@@ -215,6 +215,9 @@ cdef void check_idle_conn(conn_t *conn) noexcept nogil:
     if (conn.outbox.head != NULL and not conn.sending
             and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
         sim_fail("client %d: what was written waits, and nobody sends", client_of(conn))
+    if (conn_has_files(conn) and conn.outbox.head == NULL and conn.plain.head == NULL
+            and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
+        sim_fail("client %d: a file waits, and nobody sends", client_of(conn))
     if conn.waiters != 0 and not conn.marks.above and (
             config.max_sends == 0 or conn.outbox.writes < config.max_sends) and (
             config.max_write_buffer == 0 or conn.marks.high < config.max_write_buffer):
@@ -290,6 +293,8 @@ cdef void check_client(int client) noexcept nogil:
     sim_client(client, &facts)
     if protocol.conn != NULL:
         sim_fail("client %d: connection_lost never came", client)
+    if protocol.files != 0:
+        sim_fail("client %d: %d files were never given back", client, protocol.files)
     if facts.received > facts.sent and echo:
         sim_fail("client %d was sent more than it sent", client)
     if echo:
@@ -357,6 +362,8 @@ cdef void check_service(served_t *served) noexcept nogil:
          service_count(service, N_SOCKETS_CLOSED))
     same("connections made, retired", service_count(service, N_CONNECTIONS_MADE),
          service_count(service, N_CONNECTIONS_RETIRED))
+    same("files opened, closed", service_count(service, N_FILES_OPENED),
+         service_count(service, N_FILES_CLOSED))
     same("connections now", service_connections(service), 0)
     same("connections draining", figures.connections_draining, 0)
     same("connections kept", <LONG64>figures.connections_free, 0)

@@ -20,6 +20,7 @@ cdef extern from "kernel.h" nogil:
         int shorts
         int handles
         int skips
+        int transmits
         size_t send_room
         size_t bytes
         int inline_limit
@@ -66,6 +67,7 @@ cdef extern from "kernel.h" nogil:
     SOCKET sim_bind(int family)
     void sim_share(SOCKET s)
     int sim_backlog(SOCKET s)
+    HANDLE sim_file(int client, size_t offset, size_t at, size_t size)
     void sim_lend_socket(SOCKET s)
     bint sim_post_foreign(HANDLE port)
     void sim_foreign_came(const OVERLAPPED_ENTRY *entry)

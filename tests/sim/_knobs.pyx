@@ -53,13 +53,15 @@ cdef enum knob:
     K_SHARED
     K_LOOPED
     K_FILTERED
+    K_FILES
+    K_TRANSMITS
     N_KNOBS
 
 KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
          "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
          "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
          "max_connections", "reads", "buffer", "idle", "limits", "trace", "called", "linger",
-         "stop", "shared", "looped", "filtered"]
+         "stop", "shared", "looped", "filtered", "files", "transmits"]
 cdef long[N_KNOBS] knobs
 
 
@@ -79,6 +81,8 @@ cdef void configure() noexcept nogil:
     cdef sim_config_t *sim = &the.sim
     cdef served_t *probed
     cdef uint32_t called
+    cdef long files
+    cdef long transmits
     cdef int i
     memset(&the, 0, sizeof(the))
     memset(services, 0, sizeof(services))
@@ -131,6 +135,11 @@ cdef void configure() noexcept nogil:
         draw_loop()
     for i in range(the.services):
         services[i].filtered = turned(K_FILTERED, sim_random(3) == 0) and not services[i].echo
+    # Not drawn where it is fixed: without files all is drawn as it was before there were any.
+    files = turned(K_FILES, -1)
+    transmits = turned(K_TRANSMITS, -1)
+    the.files = sim_random(3) == 0 if files < 0 else files != 0
+    sim.transmits = not the.files or (sim_random(8) != 0 if transmits < 0 else transmits != 0)
 
 
 cdef void draw_loop() noexcept nogil:

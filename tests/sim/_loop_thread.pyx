@@ -3,7 +3,8 @@
 from libc.stdint cimport uint32_t
 
 from _actions cimport (
-    borrow, close_conn, flush, is_paused, meddle_write, pause_reading, set_marks, write, write_eof,
+    borrow, close_conn, flush, is_paused, meddle_write, pause_reading, send_file, set_marks, write,
+    write_eof,
 )
 from _checks cimport check_flushed, check_spared
 from _kernel cimport *
@@ -71,6 +72,8 @@ cdef void task(int client) noexcept nogil:
         set_marks(client, conn)
     elif what < 36:
         task_handle(conn, what == 34)
+    elif what == 36 and the.files:
+        send_file(client, conn)
     else:
         wakes_set(&protocols[client].wakes, conn, client)
     conn_unref(conn)

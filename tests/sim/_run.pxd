@@ -40,6 +40,7 @@ ctypedef struct protocol_t:
     size_t written          # bytes, as far as the engine took them; lock
     bint tells              # it wants to be told what was sent
     size_t sent             # bytes, as far as it was told
+    int files               # that it has been given and not given back; atomic
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
     wakes_t wakes
@@ -65,6 +66,7 @@ ctypedef struct run_t:
     bint calm               # the application's threads do not meddle
     bint fatal              # callbacks abort other connections, too
     bint late               # calls fail during the stop as well
+    bint files              # its protocols send files, too
     bint together           # the first service's thread stops the others, too
 
 # A service, which a thread of the application makes, and ends.  That thread's own, but for what

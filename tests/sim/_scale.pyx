@@ -111,6 +111,7 @@ def run(int clients, bint idle):
     sim.clients = clients
     sim.handles = True
     sim.skips = True
+    sim.transmits = True
     sim.plain = True
     sim.send_room = 65536
     config.workers = 1

@@ -5,7 +5,7 @@ from libc.stdlib cimport free, malloc
 
 from _actions cimport (
     close_conn, filter_begin, filter_open, filter_pump, flush, is_paused, meddle_with_another,
-    pause_reading, release, set_marks, write, write_eof,
+    pause_reading, release, send_file, serve_files, set_marks, write, write_eof,
 )
 from _checks cimport check_bounds, check_bytes, check_loop_lost, check_lost
 from _kernel cimport *
@@ -23,6 +23,7 @@ from iocpx._requests cimport conn_tell_sent, WRITE_FLUSH
 from iocpx._sched cimport conn_unref, worker_delivered, worker_next
 from iocpx._state cimport buf_free, buf_t, STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
 from iocpx._types cimport *
+from iocpx._wants cimport conn_has_files
 from iocpx._winsock cimport AcquireSRWLockExclusive, ReleaseSRWLockExclusive
 
 cdef enum:
@@ -75,7 +76,9 @@ cdef void react(int client) noexcept nogil:
     cdef protocol_t *protocol = &protocols[client]
     cdef conn_t *conn = protocol.conn
     cdef uint32_t what = sim_random(100)
-    if calm(client) or what < 50:
+    if the.files and not calm(client) and what < 25:
+        send_file(client, conn)
+    elif calm(client) or what < 50:
         answer(client, 1 + sim_random(900))
     elif what < 56:
         answer(client, LONG_WRITE + sim_random(LONGEST_WRITE - LONG_WRITE))
@@ -147,7 +150,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         if client % 3 == 0:
             # As after large sends that the kernel took at once: first without an OVERLAPPED.
             AcquireSRWLockExclusive(&conn.lock)
-            conn.send_bytes = MOST_SEND_BYTES
+            if conn.send_bytes == SEND_BYTES:
+                conn.send_bytes = MOST_SEND_BYTES
             ReleaseSRWLockExclusive(&conn.lock)
         if not protocol.opened:
             conn_ref(conn)
@@ -209,6 +213,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         offer(conn, wanted)
     if news.timers and wakes_told(&protocol.wakes, conn, client, before) > 0:
         react(client)
+    if news.files:
+        serve_files(client, conn)
     if open and conn_take_eof(conn):
         sim_note("eof_received", client, 0)
         if protocol.eof:
@@ -225,6 +231,10 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     # Before: another thread may resume it when the loss is decided already.
     paused = is_paused(client)
     if conn_take_lost(conn, &lost):
+        AcquireSRWLockExclusive(&conn.lock)
+        if conn_has_files(conn) or (conn.files != NULL and conn.files.over.head != NULL):
+            sim_fail("client %d: connection_lost before its files are given back", client)
+        ReleaseSRWLockExclusive(&conn.lock)
         sim_note("connection_lost", client, lost.error)
         if protocol.lost:
             sim_fail("client %d: connection_lost twice", client)

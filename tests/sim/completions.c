@@ -1,7 +1,7 @@
 /* How operations complete, by themselves or by CancelIoEx, and the choice of what happens next.
 
-   Called by the scheduler and by the engine, by no other room; may call clients.c, connect.c, accept.c,
-   ops.c, streams.c and objects.c. */
+   Called by the scheduler and by the engine, by no other room; may call clients.c, files.c, connect.c,
+   accept.c, ops.c, streams.c and objects.c. */
 #include "objects.h"
 
 enum { IN_VAIN = 20 };      /* receives cancelled in a row; fewer than that are posted at a time */
@@ -31,7 +31,7 @@ static void run_receive(op_t *op)
 static void run_send(op_t *op)
 {
     object_t *sock = op->sock;
-    if (sum_of(op) != op->sum)
+    if (op->kind == A_SEND && sum_of(op) != op->sum)
         sim_fail("what WSASend #%d sends has been changed", op->number);
     take_op_back(op);
     if (op->cancelled && (sock->reset || sim_random(2))) {
@@ -42,7 +42,10 @@ static void run_send(op_t *op)
         size_t nbytes = op->nbytes;
         if (nbytes > 1 && chance(config()->shorts))
             nbytes = 1 + sim_random((uint32_t)nbytes - 1);
-        take(sock, op->buffers, op->count, nbytes);
+        if (op->kind == A_TRANSMIT)
+            take_file(sock, op->file, op->offset, nbytes);
+        else
+            take(sock, op->buffers, op->count, nbytes);
         complete(op, STATUS_SUCCESS, nbytes);
     }
 }

@@ -38,7 +38,10 @@
     X(WSARecv, WSAECONNABORTED, WSAECONNRESET, WSAENETDOWN, WSAENETRESET, WSAENOBUFS, \
       WSAETIMEDOUT) \
     X(WSASend, WSAECONNABORTED, WSAECONNRESET, WSAENETDOWN, WSAENETRESET, WSAENOBUFS) \
+    X(TransmitFile, WSAECONNABORTED, WSAECONNRESET, WSAENETDOWN, WSAENOBUFS) \
     X(WSAGetOverlappedResult, WSAENETDOWN) \
+    /* files */ \
+    X(GetFileSizeEx, ERROR_NETNAME_DELETED, ERROR_NO_SYSTEM_RESOURCES) \
     /* fail for a handle that is none, and for nothing else */ \
     X(CloseHandle) \
     X(SetEvent) \
@@ -49,7 +52,6 @@
     X(WSAGetLastError) \
     X(GetCurrentThreadId) \
     X(GetAcceptExSockaddrs) \
-    X(TransmitFile) \
     X(QueryPerformanceCounter) \
     X(QueryPerformanceFrequency) \
     X(InitializeSRWLock) \

@@ -37,6 +37,7 @@ typedef struct {
     int shorts;             /* that a send completes short */
     int handles;            /* the provider's sockets are real handles */
     int skips;              /* a completion at once can do without a packet */
+    int transmits;          /* the provider has TransmitFile */
     size_t send_room;       /* bytes a socket takes off a sender ahead of its client */
     size_t bytes;           /* the most that a client sends */
     int inline_limit;       /* inline completions of a socket between two looks at the port */
@@ -108,6 +109,9 @@ SOCKET sim_bind(int family);
 void sim_share(SOCKET s);
 /* What its listen() has made of the backlog. */
 int sim_backlog(SOCKET s);
+/* A file of that size, whose bytes from `offset` on are those of the stream to the client from `at`
+   on. */
+HANDLE sim_file(int client, size_t offset, size_t at, size_t size);
 /* Asserts that the application can do with it whatever it may do with a socket. */
 void sim_lend_socket(SOCKET s);
 /* A packet that is not the engine's, of somebody who has the port, too. 0: there were too many. */

@@ -42,7 +42,7 @@ typedef struct {
     int n, room;
 } set_t;
 
-enum object_kind { A_PORT, AN_EVENT, A_SOCKET };
+enum object_kind { A_PORT, AN_EVENT, A_SOCKET, A_FILE };
 
 struct object {
     enum object_kind kind;
@@ -54,6 +54,11 @@ struct object {
     /* an event */
     int manual;
     int set;
+    /* a file */
+    size_t size;
+    size_t offset, at;          /* where it has which byte of… */
+    client_t *client;           /* …whose stream.  A socket: NULL: none… */
+    int transmits;              /* TransmitFile that are pending */
     /* a socket */
     int family;
     int bound;
@@ -62,8 +67,7 @@ struct object {
     op_t *first, *last;         /* its pending operations, in the order of their posts */
     int in_accept;              /* lent to an AcceptEx */
     int untold;                 /* that has succeeded, and nobody has its packet yet */
-    client_t *client;           /* NULL: none… */
-    int updated;                /* …and told so by SO_UPDATE_…_CONTEXT */
+    int updated;                /* …and the client's, and told so by SO_UPDATE_…_CONTEXT */
     int selected;               /* a WSAEventSelect of the listener's holds for it */
     int skip;
     int non_blocking;
@@ -88,7 +92,7 @@ struct object {
     int accept_told;
 };
 
-enum op_kind { AN_ACCEPT, A_RECEIVE, A_SEND, A_CONNECT };
+enum op_kind { AN_ACCEPT, A_RECEIVE, A_SEND, A_CONNECT, A_TRANSMIT };
 extern const char *const op_names[];
 
 struct op {
@@ -110,6 +114,9 @@ struct op {
     client_t *client;           /* who has connected to it; NULL: nobody yet. ConnectEx: whom it
                                    calls */
     uint64_t connected_us;
+    /* TransmitFile */
+    object_t *file;
+    size_t offset;
     DWORD count;
     WSABUF buffers[];
 };
@@ -255,6 +262,11 @@ void check_context(const object_t *sock, const char *call);
 void run_connect(op_t *op);
 BOOL connect_ex(SOCKET s, const struct sockaddr *name, int length, void *buffer, DWORD nbytes,
                 DWORD *sent, OVERLAPPED *overlapped);
+
+/* -- files.c ------------------------------------------------------------------------------ */
+
+/* As `take`, of a file. */
+void take_file(object_t *sock, const object_t *file, size_t offset, size_t nbytes);
 
 /* -- clients.c ---------------------------------------------------------------------------- */
 

@@ -5,7 +5,8 @@
    call streams.c and objects.c. */
 #include "objects.h"
 
-const char *const op_names[] = {"AcceptEx", "WSARecv", "WSASend", "ConnectEx"};
+const char *const op_names[] = {"AcceptEx", "WSARecv", "WSASend", "ConnectEx",
+                                "TransmitFile"};
 
 /* -- packets --------------------------------------------------------------------------------- */
 
@@ -98,6 +99,9 @@ void lend_op(op_t *op)
         sock->receives++;
         for (DWORD i = 0; i < op->count; i++)
             lend(op->buffers[i].buf, op->buffers[i].len);
+    } else if (op->kind == A_TRANSMIT) {
+        sock->sends++;
+        op->file->transmits++;
     } else if (op->kind == A_SEND) {
         sock->sends++;
         op->sum = sum_of(op);
@@ -124,6 +128,9 @@ void take_op_back(op_t *op)
         sock->receives--;
         for (DWORD i = 0; i < op->count; i++)
             give_back(op->buffers[i].buf, op->buffers[i].len);
+    } else if (op->kind == A_TRANSMIT) {
+        sock->sends--;
+        op->file->transmits--;
     } else if (op->kind == A_SEND) {
         sock->sends--;
         *(op->prev_send == NULL ? &winsock.sends : &op->prev_send->next_send) = op->next_send;

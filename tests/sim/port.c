@@ -84,6 +84,8 @@ BOOL CloseHandle(HANDLE handle)
     object_t *object = get_any((uintptr_t)handle, "CloseHandle");
     if (object->kind == A_SOCKET)
         sim_fail("CloseHandle: %d is a socket", object->handle);
+    if (object->transmits > 0)
+        sim_fail("file %d is closed while TransmitFile has it", object->handle);
     close_object(object);
     return 1;
 }

@@ -181,6 +181,9 @@ int ioctlsocket(SOCKET s, long command, ULONG *argument)
     return 0;
 }
 
+static BOOL transmit_file(SOCKET s, HANDLE handle, DWORD nbytes, DWORD per_send,
+                          OVERLAPPED *overlapped, void *buffers, DWORD flags);
+
 int WSAIoctl(SOCKET s, DWORD code, void *in, DWORD in_bytes, void *out, DWORD out_bytes,
              DWORD *returned, OVERLAPPED *overlapped, void *routine)
 {
@@ -202,8 +205,10 @@ int WSAIoctl(SOCKET s, DWORD code, void *in, DWORD in_bytes, void *out, DWORD ou
     static const LPFN_ACCEPTEX accept = accept_ex;
     static const LPFN_GETACCEPTEXSOCKADDRS addresses = accept_addresses;
     static const LPFN_CONNECTEX connect = connect_ex;
-    static const LPFN_TRANSMITFILE transmit = NULL;     // nobody sends a file yet
+    static const LPFN_TRANSMITFILE transmit = transmit_file;
     static const void *const functions[] = {&accept, &addresses, &connect, &transmit};
+    if (((const GUID *)in)->bytes[0] == 4 && !config()->transmits)
+        return sock_error(WSAEINVAL);
     memcpy(out, functions[((const GUID *)in)->bytes[0] - 1], sizeof(void *));
     return 0;
 }
@@ -216,8 +221,12 @@ static int at_once(object_t *sock, enum op_kind kind, OVERLAPPED *overlapped, si
 {
     thread_t *thread = this_thread();
     *done = (DWORD)nbytes;
-    sim_note(kind == A_SEND ? "WSASend at once, bytes" : "WSARecv at once, bytes",
-             client_of(sock), (long long)nbytes);
+    static const char *const notes[] = {
+        [A_RECEIVE] = "WSARecv at once, bytes",
+        [A_SEND] = "WSASend at once, bytes",
+        [A_TRANSMIT] = "TransmitFile at once, bytes",
+    };
+    sim_note(notes[kind], client_of(sock), (long long)nbytes);
     if (sock->inlined_by != thread->id || sock->inlined_look != thread->looks)
         sock->inlined = 0;
     sock->inlined_by = thread->id;
@@ -318,6 +327,47 @@ int WSASend(SOCKET s, WSABUF *buffers, DWORD count, DWORD *sent, DWORD flags,
     lend_op(new_op(A_SEND, sock, overlapped, buffers, count));
     sim_point();
     return sock_error(WSA_IO_PENDING);
+}
+
+static BOOL transmit_file(SOCKET s, HANDLE handle, DWORD nbytes, DWORD per_send,
+                          OVERLAPPED *overlapped, void *buffers, DWORD flags)
+{
+    KERNEL;
+    DWORD sent;
+    sim_point();
+    object_t *sock = sock_of(s, "TransmitFile");
+    object_t *file = get((uintptr_t)handle, A_FILE, "TransmitFile");
+    check_context(sock, "TransmitFile");
+    if (overlapped == NULL || per_send != 0 || buffers != NULL || flags != 0)
+        sim_fail("TransmitFile: not simulated so");
+    check_unused(overlapped, "TransmitFile");
+    size_t offset = (size_t)overlapped->OffsetHigh << 32 | overlapped->Offset;
+    if (sock->shut || !sock->on_port)
+        sim_fail("TransmitFile: handle %d has sent its end, or is on no port", sock->handle);
+    if (sock->sends > 0)
+        sim_fail("TransmitFile: two sends in flight on handle %d", sock->handle);
+    // 0 bytes are the whole file; beyond the end it fails, after it has sent what there was.
+    if (nbytes == 0 || offset > file->size || nbytes > file->size - offset)
+        sim_fail("TransmitFile: %u bytes from %zu on of a file of %zu", nbytes, offset, file->size);
+    if (file->client != sock->client)
+        sim_fail("TransmitFile: client %lld is sent somebody else's file", client_of(sock));
+    if (fails(F_TransmitFile))
+        return refuse(sock, WSAGetLastError()), 0;
+    if (sock->reset && sim_random(2))
+        return refuse(sock, sim_random(2) ? WSAECONNRESET : WSAECONNABORTED), 0;
+    if (!sock->reset && room(sock) >= nbytes && !would_rather_wait()) {
+        if (nbytes > 1 && chance(config()->shorts))
+            nbytes = 1 + sim_random(nbytes - 1);
+        take_file(sock, file, offset, nbytes);
+        return at_once(sock, A_TRANSMIT, overlapped, nbytes, &sent) == 0;
+    }
+    op_t *op = new_op(A_TRANSMIT, sock, overlapped, NULL, 0);
+    op->file = file;
+    op->offset = offset;
+    op->nbytes = nbytes;
+    lend_op(op);
+    sim_point();
+    return error_is(ERROR_IO_PENDING);
 }
 
 BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *overlapped, DWORD *transferred, BOOL wait,

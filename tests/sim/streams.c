@@ -82,6 +82,7 @@ int op_can_complete(const op_t *op)
         return incoming(sock) == BROKEN
                || (first_of(sock, A_RECEIVE) == op && incoming(sock) != NOTHING_YET);
     case A_SEND:
+    case A_TRANSMIT:
         if (sock->reset)
             return !config()->profile->lost_sends;
         return room(sock) >= op->nbytes || room(sock) == config()->send_room;

@@ -67,6 +67,7 @@ BOOL SetFileCompletionNotificationModes(HANDLE file, UCHAR flags);
 BOOL CancelIoEx(HANDLE file, OVERLAPPED *overlapped);
 BOOL HasOverlappedIoCompleted(const OVERLAPPED *overlapped);
 BOOL CloseHandle(HANDLE object);
+BOOL GetFileSizeEx(HANDLE file, LARGE_INTEGER *size);
 HANDLE CreateEventW(void *attributes, BOOL manual, BOOL initial, void *name);
 BOOL SetEvent(HANDLE event);
 DWORD WaitForSingleObject(HANDLE handle, DWORD timeout_ms);
