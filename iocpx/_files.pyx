@@ -125,6 +125,8 @@ cdef bint file_post(worker_t *worker, conn_t *conn) noexcept nogil:
     if not conn.provider.TransmitFile(conn.sock, file.handle, <DWORD>part, 0,
                                       &conn.send.overlapped, NULL, 0):
         error = WSAGetLastError()
+        if error == WSAENOTCONN:
+            error = WSAECONNRESET   # as WSASend calls what it was, and is no more
     elif conn.skips:
         WSAGetOverlappedResult(conn.sock, &conn.send.overlapped, &nbytes, False, &flags)
     AcquireSRWLockExclusive(&conn.lock)

@@ -50,7 +50,9 @@ ROOMS = {
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
     "_files": Room("iocpx/_files.*", f"{BELOW} _base _sched _life"),
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life _files"),
-    "_conn": Room("iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _files _send"),
+    "_conn": Room(
+        "iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _files _send"
+    ),
     "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _send _conn"),
     "_filter": Room("iocpx/_filter.*", f"{BELOW} _wants _base _sched _life _conn _requests"),
     "_sendfile": Room(

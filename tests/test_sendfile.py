@@ -504,7 +504,7 @@ def test_what_is_behind_a_file_meets_the_limit(serve, large):
 
 
 def test_a_file_is_read_only_as_the_peer_takes_it(serve, large):
-    path, data = large
+    _, data = large
     client, protocol = serve(Recording).open()
     file = Unreal(data)
     future = protocol.transport.sendfile(file)

@@ -699,4 +699,50 @@ MUTANTS = [
         "iocpx/_requests.pyx",
         [("        conn.over_bytes += nbytes\n", "        pass\n")],
     ),
+    # -- files
+    (
+        "what is written after a file overtakes it",
+        "iocpx/_wants.pxd",
+        [("    if conn_has_files(conn):\n        return &conn.files.later\n", "")],
+    ),
+    (
+        "TransmitFile is told to send more than is left of the file",
+        "iocpx/_files.pyx",
+        [("min(min(file.left, there), ", "min(file.left, ")],
+    ),
+    (
+        "what a short TransmitFile has left is taken for sent",
+        "iocpx/_files.pyx",
+        [("        file.offset += nbytes\n", "        file.offset += <DWORD>conn.send_lent\n")],
+    ),
+    (
+        "no reference for a TransmitFile",
+        "iocpx/_files.pyx",
+        [("    conn_ref(conn)\n    ReleaseSRWLockExclusive", "    ReleaseSRWLockExclusive")],
+    ),
+    (
+        "a thread that may end posts a TransmitFile",
+        "iocpx/_send.pyx",
+        [("            return overlapped and file_post(", "            return file_post(")],
+    ),
+    (
+        "files that wait are lost with their connection",
+        "iocpx/_life.pyx",
+        [("    queue_push(&conn.files.over, &file.buf)\n", "    pass\n")],
+    ),
+    (
+        "connection_lost is told ahead of files that are over",
+        "iocpx/_wants.pxd",
+        [(" or conn.due & DUE_FILES)", ")")],
+    ),
+    (
+        "SD_SEND does not wait for a file that is read",
+        "iocpx/_life.pyx",
+        [("    if conn_has_files(conn):\n        return  ", "    if False:\n        return  ")],
+    ),
+    (
+        "TLS ends before the file that is to be encrypted",
+        "iocpx/_filter.pyx",
+        [("not conn.filter_ended and not conn_has_files(conn)\n", "not conn.filter_ended\n")],
+    ),
 ]
