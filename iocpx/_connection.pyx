@@ -223,6 +223,9 @@ cdef class Connection:
             self._failed("eof_received", exc)
             return False
 
+    cdef void _file_callback_raised(self, exc) noexcept:
+        self._runtime.report("a callback of sendfile()'s future raised", exc, None, self)
+
     cdef bint _takes_bytes(self) noexcept:
         """Is its protocol none that has buffers of its own?"""
         with cython.critical_section(self):

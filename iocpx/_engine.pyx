@@ -7,10 +7,12 @@
     _provider  AcceptEx, ConnectEx, TransmitFile, as the provider of a socket has them
     _connect   ConnectEx: post and completion
     _recv      WSARecv: post and completion
+    _files     files that are sent: TransmitFile, post and completion
     _send      WSASend: post and completion
     _conn      a connection's turn
     _open      how a connection begins
     _requests  what the application asks for
+    _sendfile  … about files
     _delivery  what the handler is told
     _accept    listeners and their pools of AcceptEx
     _service   what is served on an engine: made, stopped, freed, counted

@@ -126,6 +126,7 @@ def assert_balanced(server):
     stats = all_stats(server)
     assert stats["ops_posted"] == stats["ops_completed"], stats
     assert stats["sockets_opened"] == stats["sockets_closed"], stats
+    assert stats["files_opened"] == stats["files_closed"], stats
     assert stats["connections_made"] == stats["connections_retired"], stats
     assert stats["connections_now"] == 0, stats
     assert stats["buffers_out"] == 0, stats

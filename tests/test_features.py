@@ -1,6 +1,6 @@
 """One test, or a few, for each feature that a server on a completion port must have, F1 to F21.
 
-F2, handles other than sockets on the port, comes with the files. Each test proves its feature as a
+Of F2, handles other than sockets on the port, files are sent. Each test proves its feature as a
 whole; the details are tested in the files named after their subjects.
 """
 
@@ -67,6 +67,24 @@ def test_f01_callbacks_of_two_connections_run_at_the_same_time_on_two_workers(se
         client.send(b"go")
     for client in clients:
         assert client.read_exactly(3) == b"met"
+
+
+def test_f02_a_file_is_sent_by_operations_of_the_port(serve, tmp_path):
+    path = tmp_path / "file"
+    data = pattern(3 << 20)
+    path.write_bytes(data)
+    served = serve(Recording, workers=1)
+    client, protocol = served.open()
+    before = served.stats()
+    with path.open("rb") as file:
+        future = protocol.transport.sendfile(file)
+    got = client.read_exactly(len(data))
+    assert_same_bytes(got, data)
+    assert future.result(WAIT_S) == len(data)
+    after = served.stats()
+    assert after["bytes_sent"] - before["bytes_sent"] == len(data)
+    # Each TransmitFile is an operation, and many need none of Python's time.
+    assert 3 <= after["sends"] - before["sends"] <= after["ops_posted"] - before["ops_posted"]
 
 
 @pytest.mark.parametrize("workers", [1, 8])

@@ -236,6 +236,8 @@ FIGURES = {
     "ops_completed",
     "sockets_opened",
     "sockets_closed",
+    "files_opened",
+    "files_closed",
     "connections_made",
     "connections_retired",
     "connections_now",

@@ -45,6 +45,8 @@ COUNTED = {
     "sends",
     "write_pauses",
     "read_pauses",
+    "files_opened",
+    "files_closed",
     "buffer_hits",
     "buffer_misses",
     "buffers_peak",
