@@ -12,7 +12,6 @@ Called by `_connection`, `_transport` and `_core`; calls `_sendfile`.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport uint64_t
 
 from iocpx._requests cimport conn_abort, WRITE_KEPT, WRITE_NO_MEMORY
 from iocpx._sched cimport conn_unref
@@ -220,11 +219,11 @@ cdef class FileSender:
         were sent, fewer than count where the file ends before that; its exception what has ended
         the connection, or ConnectionAbortedError.  Its own callbacks run in the connection's turn.
 
-        Windows reads and sends it without Python, and the file's position stays as it is.  With TLS,
-        and where it is no real file (io.BytesIO, one that decompresses), it is read on a worker,
-        part by part, as the peer takes it; an object that is no real file must be left alone until
-        the future is done.  What cannot be read ends the connection, since its bytes were promised.
-        The file counts neither for the marks nor for the limits of writing.
+        Windows reads and sends it without Python, and the file's position stays as it is.  With
+        TLS, and where it is no real file (io.BytesIO, one that decompresses), it is read on a
+        worker, part by part, as the peer takes it; an object that is no real file must be left
+        alone until the future is done.  What cannot be read ends the connection, since its bytes
+        were promised.  The file counts neither for the marks nor for the limits of writing.
 
         Any thread.  Raises TypeError or ValueError for a wrong argument.
         """

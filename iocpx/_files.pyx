@@ -2,9 +2,9 @@
 
 The outbox holds what leaves next: bytes, or one file and nothing else.  What follows a file waits
 in `files.later`, and moves up when the outbox is empty.  So sending bytes asks nothing about files,
-and a connection that sends none pays nothing for them.  A file whose handle Windows cannot send from
-(a filter makes something else of its bytes, or it has no handle) is the front without being in the
-outbox: its handler reads it, part by part, each time when all before that is sent.
+and a connection that sends none pays nothing for them.  A file without a handle that Windows
+could send from (a filter makes something else of its bytes, or there is none) is the front without
+being in the outbox: its handler reads it, part by part, each time when all before that is sent.
 
 Called by `_send`, `_conn` and `_sendfile`; calls `_life`.
 """

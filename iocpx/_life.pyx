@@ -16,8 +16,8 @@ from iocpx._base cimport (
 )
 from iocpx._state cimport (
     buf_t, conn_next_state, deadline_disarm, EVENT_ABORT, EVENT_EOF, EVENT_FLUSHED, EVENT_QUIET,
-    list_remove, queue_pop, queue_push, queue_t, STATE_ABORTING, STATE_CLOSED, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING,
-    STATE_OPEN,
+    list_remove, queue_pop, queue_push, queue_t, STATE_ABORTING, STATE_CLOSED, STATE_DRAINING,
+    STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
 )
 from iocpx._types cimport *
 from iocpx._wants cimport conn_has_files

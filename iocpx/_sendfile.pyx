@@ -23,13 +23,13 @@ cdef enum:
     MOST_PART_BYTES = 262144
 
 
-cdef file_t *file_new(HANDLE handle, void *owner, uint64_t offset, uint64_t count) noexcept nogil:
+cdef file_t *file_new(HANDLE handle, void *owner, uint64_t offset, uint64_t left) noexcept nogil:
     cdef file_t *file = <file_t *>calloc(1, sizeof(file_t))
     if file != NULL:
         file.buf.owner = owner
         file.handle = handle
         file.offset = offset
-        file.left = count
+        file.left = left
     return file
 
 

@@ -85,12 +85,13 @@ class SocketLoop(TcpLoop):
             return await super()._sendfile_native(transp, file, offset, count)  # type: ignore[misc,no-any-return]
         if "b" not in getattr(file, "mode", "b"):
             raise ValueError("file should be opened in binary mode")
-        future = self.create_future()
+        future: Any = self.create_future()
         sent = transp._send_file(file, offset, count, future)
         if sent is None:
             raise SendfileNotAvailableError("TransmitFile is not for this file or transport")
         try:
-            return await future
+            nbytes: int = await future
+            return nbytes
         finally:
             if not future.done() or future.cancelled():
                 transp._cancel_file(sent)

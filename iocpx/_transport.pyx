@@ -629,10 +629,10 @@ cdef class Transport:
 
     # For the loop's sendfile().
 
-    def _send_file(self, file, offset, count, future):
-        """Have the engine send it, in order with what is written; future: gets its outcome.  Returns
-        its SentFile; None: the file has to be read.  ConnectionError: the transport is closed."""
-        cdef SentFile sent = SentFile.__new__(SentFile, file, offset, count, future)
+    def _send_file(self, file, offset, most, future):
+        """Have the engine send it, in order with what is written; future: gets its outcome.
+        Returns its SentFile; None: it has to be read.  ConnectionError: the transport is closed."""
+        cdef SentFile sent = SentFile.__new__(SentFile, file, offset, most, future)
         cdef int result = SENDFILE_UNFIT
         if sent.handle == NULL:
             return None
