@@ -5,6 +5,7 @@ Server      a threaded server for any Python program; speaks asyncio's protocol
 Engine      its completion port and worker threads, which servers may share
 Connection  the transport that a protocol gets in connection_made
 TimerHandle what its call_later() and call_soon() return
+connect     a connection that we make, with the same interface
 native      handlers that never enter Python
 EventLoop   asyncio's loop on the same engine; new_event_loop() and run() make one
 
@@ -12,10 +13,11 @@ From the bottom up: `_winsock` declares the operating system, `_op` is the struc
 of one operation, `_state` the portable data structures, `_engine` the completion
 port and its workers (no GIL), `_errors` the table of Windows codes, `_engines` the
 engine with its threads, `_runtime` one run of a server on it, `_timers`,
-`_connection` and `_server` the classes above, and `_core` the one place that takes
-the GIL. Beside it the asyncio loop, loaded when it is asked for: `_handles` is what
-its calls return, `_scheduling` what is called when, `_loop` the completion port, and
-`_event_loop` the public class.
+`_connection` and `_server` the classes above, `_clients` and `_connecting` the
+connections that we make, and `_core` the one place that takes the GIL. Beside it the
+asyncio loop, loaded when it is asked for: `_handles` is what its calls return,
+`_scheduling` what is called when, `_loop` the completion port, and `_event_loop` the
+public class.
 """
 
 import sys
@@ -31,7 +33,7 @@ if sys.platform != "win32":
 
 # After the check, which says better what is wrong than the missing extension would.
 from iocpx import _imports, native  # noqa: F401 - _imports is for freezers
-from iocpx._core import Connection, Engine, Server, TimerHandle
+from iocpx._core import Connection, Engine, Server, TimerHandle, connect
 
 if TYPE_CHECKING:
     from iocpx._event_loop import EventLoop, new_event_loop, run
@@ -43,6 +45,7 @@ __all__ = [
     "Server",
     "TimerHandle",
     "__version__",
+    "connect",
     "native",
     "new_event_loop",
     "run",

@@ -15,6 +15,10 @@ cdef class Connection(FileSender):
     cdef char[ADDRESS_BYTES] _local
     cdef char[ADDRESS_BYTES] _remote
     cdef bint _eof_written
+    cdef bint _detached             # it has had its conn_t, or never will; critical section
+    # Who has made it (_clients), until connection_made has returned, or the end; None: it came by
+    # itself.  The executor's.
+    cdef object _maker
     cdef object _socket             # what get_extra_info("socket") made
     cdef Timers _timers             # made when the first is set; critical section
     cdef object _context            # its callbacks', until connection_lost; the executor's
@@ -32,6 +36,7 @@ cdef class Connection(FileSender):
     cdef conn_t *_enter(self) noexcept
     cdef _bind(self, protocol)
     cdef void _failed(self, str name, exc) noexcept
+    cdef void _made(self) noexcept
     cdef object _run(self, str name, tuple arguments=*)
     cdef void _call(self, str name, tuple arguments=*) noexcept
     cdef void _tell_marks(self, str name) noexcept

@@ -124,7 +124,7 @@ cdef class Connection:
     """
 
     def __init__(self):
-        raise TypeError("Connection objects are made by iocpx.Server only")
+        raise TypeError("Connection objects are made by iocpx.Server, connect() and attach() only")
 
     def __repr__(self):
         state = "closed"
@@ -151,6 +151,7 @@ cdef class Connection:
         with cython.critical_section(self):
             conn = self._conn
             self._conn = NULL
+            self._detached = True
         if conn != NULL:
             conn_unref(conn)
 
@@ -205,6 +206,12 @@ cdef class Connection:
             self._run(name, arguments)
         except BaseException as exc:
             self._failed(name, exc)
+
+    cdef void _made(self) noexcept:
+        self._call("connection_made", (self,))
+        if self._maker is not None and self._raised is None:
+            maker, self._maker = self._maker, None
+            maker.made(self)
 
     cdef void _tell_marks(self, str name) noexcept:
         """pause_writing or resume_writing.  One that raises is told of and has no other effect,
@@ -297,8 +304,11 @@ cdef class Connection:
             timers.run(conn, self._runtime, self)
 
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
+        cdef str doing = "send" if lost.sending else "receive"
+        exc = self._raised
         self._runtime.connections.discard(self)
-        self._end_handshake(self._raised or ConnectionResetError("the client has gone"))
+        self._runtime.leave()
+        self._end_handshake(exc or ConnectionResetError("the client has gone"))
         self._stop_tls_timer()
         # First the end of get_extra_info("socket"): what it has made by then is closed
         # before connection_lost, so that the peer sees the end.
@@ -313,9 +323,10 @@ cdef class Connection:
         try:
             if sock is not None:
                 sock.close()
-            exc = self._raised
             if lost.error != 0 and exc is None:
-                exc = os_error(lost.error, "send" if lost.sending else "receive",
+                if self._maker is not None and self._protocol is None and self._tls is None:
+                    doing = "connect"
+                exc = os_error(lost.error, doing,
                                address_text(self.get_extra_info("peername")),
                                limit_text(lost, &conn.service.config))
             if self._tls_future is not None:
@@ -327,6 +338,9 @@ cdef class Connection:
                 self._run("connection_lost", (exc,))
         except BaseException as raised:
             self._runtime.report("connection_lost() raised", raised, self.get_protocol(), self)
+        maker, self._maker = self._maker, None
+        if maker is not None:
+            maker.lost(self, exc)
         self._raised = None
         self._context = None
 
@@ -349,9 +363,10 @@ cdef class Connection:
         cdef bint begun
         self._tls = tls
         self._tls_shutdown_s = shutdown_s
-        # Before the handshake can be over.
-        self._tls_timer = self._set_timer(self._give_up_tls_handshake, (handshake_s,),
-                                          microseconds(handshake_s))
+        # Before the handshake can be over.  0: who has made the connection has the time.
+        if handshake_s > 0:
+            self._tls_timer = self._set_timer(self._give_up_tls_handshake, (handshake_s,),
+                                              microseconds(handshake_s))
         with nogil:
             begun = conn_filter_begin(NULL, conn)
         if not begun:
@@ -405,19 +420,22 @@ cdef class Connection:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
         elif self._take_protocol_of_factory(conn):
-            self._call("connection_made", (self,))
+            self._made()
 
     cdef bint _take_protocol_of_factory(self, conn_t *conn) noexcept:
         fault = "raised"
         try:
-            protocol = self._runtime.factory()
+            protocol = (self._runtime if self._maker is None else self._maker).factory()
             fault = "returned no protocol"
             refuse_coroutine("protocol_factory", protocol)
             self._bind(protocol)
             self._runtime.connections.add(self)
         except BaseException as exc:
-            self._runtime.report(f"protocol_factory {fault}, the connection is reset", exc, None,
-                                 None)
+            if self._maker is not None:
+                self._raised = exc      # which its maker is told
+            else:
+                self._runtime.report(f"protocol_factory {fault}, the connection is reset", exc,
+                                     None, None)
             conn_abort(NULL, conn, ABORT_CALLBACK)
             return False
         return True

@@ -40,6 +40,7 @@ class ServerStats(TypedDict):
     connections_now: int
     connections_peak: int
     connections_draining: int
+    connections_outgoing: int
     connections_free: int
     connection_hits: int
     connection_misses: int
@@ -51,6 +52,9 @@ class ServerStats(TypedDict):
     handshakes_waiting: int
     handshake_timeouts: int
     handshake_failures: dict[str, int]
+    connects: int
+    connects_made: int
+    connects_failed: int
 
 class EngineStats(TypedDict):
     packets: int
@@ -118,13 +122,30 @@ class Engine:
         buffer_size: int = 262144,
         max_free_buffers: int = 200,
         completion_port: int | None = None,
+        on_worker_start: Callable[[], object] | None = None,
+        on_worker_stop: Callable[[], object] | None = None,
     ) -> None: ...
     @property
     def workers(self) -> int: ...
     def stats(self) -> EngineStats: ...
+    def attach(self, sock: socket.socket, protocol: BaseProtocol) -> Connection: ...
+    def client_stats(self) -> ServerStats: ...
     def poll(
         self, timeout: float | None = None
     ) -> list[tuple[int, int, int]] | None: ...
+
+def connect(
+    protocol_factory: Callable[[], BaseProtocol],
+    host: str,
+    port: int,
+    *,
+    timeout_s: float = 60.0,
+    local_addr: tuple[str, int] | None = None,
+    ssl: SSLContext | bool | None = None,
+    server_hostname: str | None = None,
+    engine: Engine | None = None,
+    server: Server | None = None,
+) -> Future[Connection]: ...
 
 class Server:
     def __init__(

@@ -8,6 +8,7 @@ from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 # Under another name: a cimported one is none that Python could import from here.
+from iocpx._clients cimport connection_begins
 from iocpx._connection cimport Connection as ConnectionObject
 from iocpx._buffers cimport offer_bytes, release_spent
 from iocpx._delivery cimport (
@@ -21,6 +22,7 @@ from iocpx._engines cimport set_deliver
 from iocpx._runtime cimport Runtime, set_tell
 from iocpx._state cimport buf_free, buf_t
 
+from iocpx._connecting import connect
 from iocpx._connection import Connection
 from iocpx._engine_api import engine_api
 from iocpx._engines import Engine
@@ -28,7 +30,7 @@ from iocpx._server import Server
 from iocpx._timers import TimerHandle
 
 # engine_api: for other modules in C (engine_api.pxd).
-__all__ = ["Connection", "Engine", "Server", "TimerHandle", "engine_api"]
+__all__ = ["Connection", "Engine", "Server", "TimerHandle", "connect", "engine_api"]
 
 
 cdef void deliver_batch(worker_t *worker) noexcept nogil:
@@ -82,7 +84,10 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         runtime.tell_trace(conn, buf.data)
         buf_free(buf)
     if news.made:
-        make_connection(runtime, conn, context)
+        if conn.user == NULL:
+            make_connection(runtime, conn, context)
+        else:
+            connection_begins(<ConnectionObject>conn.user, conn)
     if conn.user == NULL:
         # There is no protocol: the factory raised, or all is told.
         buf = conn_take_data(conn, &wanted)
@@ -94,7 +99,7 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         return
     connection = <ConnectionObject>conn.user
     if news.made and connection._tls is None and connection._protocol is not None:
-        connection._call("connection_made", (connection,))
+        connection._made()
     # Both: the queue was above its high mark and is below the low one by now.
     if news.pause:
         connection._tell_marks("pause_writing")
@@ -127,7 +132,7 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
     if conn_take_lost(conn, &lost):
         connection._lost(conn, &lost)
         conn.user = NULL
-        Py_DECREF(connection)           # of the INCREF in make_connection
+        Py_DECREF(connection)           # of the INCREF in make_connection, or in _clients
 
 
 cdef void make_connection(Runtime runtime, conn_t *conn, context) noexcept:

@@ -14,10 +14,15 @@ cdef class EngineRun:
     cdef list _kept                 # packets of others for the next poll
     cdef public object exit         # a SystemExit or KeyboardInterrupt of a callback, for poll()
     cdef object _telling            # the thread that logs a trouble, or has
+    cdef object _on_worker_start    # called on each worker's thread, or None…
+    cdef object _on_worker_stop
+    cdef object _begun              # … and what the first has raised, or None, for start()
 
 
 # What every engine made from now on calls for connections with news for Python.
 cdef void set_deliver(deliver_batch_fn deliver) noexcept
+# What Engine.attach() and Engine.client_stats() do: functions of the engine and their arguments.
+cdef void set_clients(attach, client_stats) noexcept
 # True: the event was set by `due`, in perf_counter()'s seconds.  While it waits signal handlers
 # run.
 cdef bint wait_for(HANDLE event, double due) except -1

@@ -23,10 +23,12 @@ import logging
 import os
 import sys
 import threading
+# Not queue's: see _runtime.
+from _queue import SimpleQueue
 from _thread import allocate_lock
 from time import perf_counter
 
-from iocpx._arguments import integer, integer_between, milliseconds
+from iocpx._arguments import integer, integer_between, milliseconds, refuse_async
 from iocpx._errors import os_error
 from iocpx._threads import log_apart
 
@@ -44,6 +46,17 @@ cdef deliver_batch_fn deliver_to_python = NULL
 cdef void set_deliver(deliver_batch_fn deliver) noexcept:
     global deliver_to_python
     deliver_to_python = deliver
+
+
+# What is above this room, of an Engine's clients; set by _clients.
+cdef object attach_to = None
+cdef object client_stats_of = None
+
+
+cdef void set_clients(attach, client_stats) noexcept:
+    global attach_to, client_stats_of
+    attach_to = attach
+    client_stats_of = client_stats
 
 
 cdef bint wait_for(HANDLE event, double due) except -1:
@@ -83,7 +96,7 @@ cdef class EngineRun:
     Its threads refer to it, and the servers that it has, not to the Engine.
     """
 
-    def __cinit__(self, numbers, size_t port):
+    def __cinit__(self, numbers, size_t port, on_worker_start=None, on_worker_stop=None):
         cdef engine_config_t config
         cdef int error = 0
         self.threads = []
@@ -91,6 +104,9 @@ cdef class EngineRun:
         self._polling = allocate_lock()
         self._kept = []
         self._to_begin = {KEEPER, *range(numbers["workers"])}
+        self._on_worker_start = on_worker_start
+        self._on_worker_stop = on_worker_stop
+        self._begun = SimpleQueue()
         memset(&config, 0, sizeof(config))
         config.workers = numbers["workers"]
         config.buffer_size = numbers["buffer_size"]
@@ -113,9 +129,18 @@ cdef class EngineRun:
             self._start_thread("iocpx-keeper", self.run_keeper)
             for i in range(0 if self.polled else self.engine.config.workers):
                 self._start_thread(f"iocpx-worker-{i}", self.run_worker, i)
+            if self._on_worker_start is not None:
+                self._wait_for_hooks()
         except BaseException:
             self._forgo_threads()
             raise
+
+    def _wait_for_hooks(self):
+        """Until on_worker_start has returned on every worker; raises what it has raised first."""
+        raised = [self._begun.get() for _ in range(self.engine.config.workers)]
+        failed = next((exc for exc in raised if exc is not None), None)
+        if failed is not None:
+            raise failed
 
     def _start_thread(self, name, target, *args):
         # daemon: at interpreter exit the atexit handler stops them, with Python
@@ -153,9 +178,29 @@ cdef class EngineRun:
         engine_release(self.engine)
 
     def run_worker(self, int index):
-        if self._claim(index):
+        if not self._claim(index) or not self._worker_starts():
+            return
+        with nogil:
+            engine_run_worker(self.engine, index)
+        if self._on_worker_stop is not None:
+            try:
+                self._on_worker_stop()
+            except BaseException as exc:
+                logger.error("on_worker_stop raised", exc_info=exc)
+
+    def _worker_starts(self):
+        """False: on_worker_start has raised, so that this worker serves nobody."""
+        if self._on_worker_start is None:
+            return True
+        raised = None
+        try:
+            self._on_worker_start()
+        except BaseException as exc:
+            raised = exc
             with nogil:
-                engine_run_worker(self.engine, index)
+                engine_forgo_worker(self.engine)
+        self._begun.put(raised)
+        return raised is None
 
     def run_keeper(self):
         cdef keeper_news_t news
@@ -231,11 +276,27 @@ class Engine:
     completion_port: int, the handle of a completion port of yours, or None.  With it
         there are no worker threads: the callbacks run in poll(), on your own thread.
         Yours to close, after the servers' end.
+    on_worker_start, on_worker_stop: callables without arguments, called on each worker's thread,
+        before its first callback and after its last; None: nothing is called.  For what a thread
+        needs that runs callbacks: COM, a database handle of its own.  What on_worker_start
+        raises is raised by the start() that began the threads, and nothing runs then; what
+        on_worker_stop raises is logged under "iocpx".  wait_closed() waits a second for the
+        latter, and the end of the interpreter does not wait longer for it.  Not with
+        completion_port.
     """
 
     def __init__(self, *, workers=None, buffer_size=262144, max_free_buffers=200,
-                 completion_port=None):
+                 completion_port=None, on_worker_start=None, on_worker_stop=None):
         self._port = 0
+        self._hooks = on_worker_start, on_worker_stop
+        for name, hook in (("on_worker_start", on_worker_start),
+                           ("on_worker_stop", on_worker_stop)):
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{name} must be callable or None, got {hook!r}")
+            refuse_async(name, hook)
+            if hook is not None and completion_port is not None:
+                raise ValueError(f"{name} must be None with completion_port, got {hook!r}: "
+                                 "poll() runs on a thread of yours")
         if completion_port is not None:
             self._port = integer("completion_port", completion_port)
             if not 0 < self._port < 2**63:
@@ -253,8 +314,10 @@ class Engine:
             "max_free_buffers": integer_between("max_free_buffers", max_free_buffers, 0, 10**6),
         }
         self._run = None
+        self._clients = None        # the service of its clients, while there are some, or the last
         # Held only by threads that no signal handler reaches, and never while one waits.
         self._lock = allocate_lock()
+        self._clients_lock = allocate_lock()    # likewise; taken before
 
     def __repr__(self):
         return f"<iocpx.Engine workers={self.workers}>"
@@ -273,7 +336,7 @@ class Engine:
         with self._lock:
             run = self._run
             if run is None or not run.hold():
-                run = EngineRun(self._numbers, self._port)
+                run = EngineRun(self._numbers, self._port, *self._hooks)
                 try:
                     run.start()
                 except BaseException:
@@ -290,6 +353,27 @@ class Engine:
         its servers started; docs/TUNING.md tells them.  Readable also when all have stopped,
         until the next starts.  Any thread."""
         return stats_of(self._run)
+
+    def attach(self, sock, protocol):
+        """Serve a connected TCP socket.socket, whoever has made it or handed it over
+        (socket.fromshare()), as a connection of this engine; returns its Connection.
+        asyncio.loop.connect_accepted_socket(), without a loop.
+
+        connection_made() of the protocol, which is as one of iocpx.Server's, is called on a
+        worker, perhaps before this returns.  What the connection has of limits and exits is that
+        of iocpx.connect(engine=).  TLS: Connection.start_tls() in connection_made().
+
+        The socket becomes the connection's, and sock is as after sock.detach().  Where this raises
+        it stays the caller's, as it was.  Raises TypeError or ValueError for a wrong argument, and
+        OSError with .winerror: 10057 for a socket that is not connected, 87 for one that is on
+        another completion port, which it can never leave.  Any thread.
+        """
+        return attach_to(self, sock, protocol)
+
+    def client_stats(self):
+        """Counters of the connections of attach() and iocpx.connect(engine=), with the keys of
+        Server.stats(): since the first of those that there are, or were last.  Any thread."""
+        return client_stats_of(self)
 
     def poll(self, timeout=None):
         """With `completion_port` only: wait for packets, `timeout` seconds at most (0: not at all),

@@ -73,6 +73,18 @@ _TABLE: dict[int, tuple[type[OSError], int, str]] = {
 }
 
 
+def joined(errors: list[BaseException]) -> BaseException:
+    """One exception for several that belong together, at least one: of the first one's class and
+    code, and its text has all."""
+    first = errors[0]
+    if len(errors) == 1 or not all(isinstance(error, OSError) for error in errors):
+        return first
+    text = "; ".join(dict.fromkeys(str(error.strerror) for error in errors))  # type: ignore[attr-defined]
+    error = type(first)(0, text, None, getattr(first, "winerror", None))
+    error.errno = first.errno  # type: ignore[attr-defined]
+    return error
+
+
 def os_error(
     code: int, operation: str, peer: str | None = None, text: str | None = None
 ) -> OSError:

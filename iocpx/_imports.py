@@ -11,6 +11,7 @@ tests/test_freezing.py compares it with the sources.
 # mypy: disable-error-code="attr-defined"
 
 import _queue
+import _socket
 import _thread
 import asyncio
 import atexit
@@ -19,7 +20,9 @@ import collections.abc
 import concurrent.futures
 import contextvars
 import functools
+import heapq
 import io
+import itertools
 import logging
 import msvcrt
 import os
@@ -37,11 +40,14 @@ from iocpx import (
     _accept,
     _addresses,
     _arguments,
+    _aside,
     _base,
     _buffers,
     _c_handler,
+    _clients,
     _conn,
     _connect,
+    _connecting,
     _connection,
     _core,
     _delivery,
@@ -55,6 +61,7 @@ from iocpx import (
     _keeper,
     _life,
     _listening,
+    _names,
     _native,
     _open,
     _provider,

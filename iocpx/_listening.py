@@ -6,6 +6,7 @@ from typing import Any
 
 from iocpx._addresses import address_text
 from iocpx._errors import os_error
+from iocpx._names import look_up
 
 
 def given_sockets(sock: Any) -> tuple[socket.socket, ...] | None:
@@ -59,7 +60,7 @@ def bind(
     """Sockets for every address that the hosts stand for, which the engine makes listen, and the
     errors of those that are left out: a name stands for others as well, and this machine lacks
     this one."""
-    named = [_addresses_of(host, port) for host in hosts]
+    named = [look_up(host, port, socket.AI_PASSIVE) for host in hosts]
     refused: list[socket.socket] = []
     try:
         for _ in range(PORT_ATTEMPTS - 1):
@@ -74,27 +75,6 @@ def bind(
         # Open until now, so that the system proposes each port once only.
         for sock in refused:
             sock.close()
-
-
-def _addresses_of(host: str | None, port: int) -> list[tuple[int, Any]]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as exc:
-        raise _name_error(host, exc.errno or 0, exc.strerror) from None
-    addresses = dict.fromkeys(
-        (family, address)
-        for family, _, _, _, address in found
-        if family in (socket.AF_INET, socket.AF_INET6)
-    )
-    if not addresses:
-        no_data = 11004  # WSANO_DATA
-        raise _name_error(host, no_data, "no IPv4 or IPv6 address")
-    return list(addresses)
-
-
-def _name_error(host: str | None, code: int, text: str | None) -> OSError:
-    # The last argument becomes .winerror, and from it .errno.
-    return socket.gaierror(0, f"{text} (host {host!r})", None, code)
 
 
 def _bind_all(

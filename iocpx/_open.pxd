@@ -13,6 +13,8 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
                    int state, const char *local, const char *remote, buf_t *data,
                    void *user, conn_t **opened, bint joined) noexcept nogil
 # A client of ours: a connection to `remote`, a sockaddr of AF_INET or AF_INET6, told to the
-# service's handler once it is there.  Any thread.  0 or a Windows code; what fails later ends the
-# connection, of which the handler has not been told.
-cdef int service_connect(service_t *service, int family, const char *remote) noexcept nogil
+# service's handler once it is there.  local: a sockaddr of the same family, from which it goes out;
+# NULL: any address and port.  user, opened: as conn_open's.  Any thread.  0 or a Windows code; what
+# fails later ends the connection, of which the handler is told only where there is a user.
+cdef int service_connect(service_t *service, int family, const char *local, const char *remote,
+                         void *user, conn_t **opened) noexcept nogil

@@ -148,7 +148,8 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
     return 0
 
 
-cdef int service_connect(service_t *service, int family, const char *remote) noexcept nogil:
+cdef int service_connect(service_t *service, int family, const char *local, const char *remote,
+                         void *user, conn_t **opened) noexcept nogil:
     cdef engine_t *engine = service.engine
     cdef const provider_t *provider = NULL
     cdef char[ADDRESS_BYTES] any_address
@@ -161,15 +162,17 @@ cdef int service_connect(service_t *service, int family, const char *remote) noe
     error = provider_of_family(engine, family, sock, &provider)
     if error == 0 and provider.ConnectEx == NULL:
         error = WSAEOPNOTSUPP
-    # ConnectEx wants a socket that is bound; any address and port do.
-    memset(any_address, 0, sizeof(any_address))
-    (<sockaddr *>any_address).sa_family = <USHORT>family
-    if error == 0 and bind(sock, <sockaddr *>any_address,
+    # ConnectEx wants a socket that is bound.
+    if local == NULL:
+        memset(any_address, 0, sizeof(any_address))
+        (<sockaddr *>any_address).sa_family = <USHORT>family
+        local = any_address
+    if error == 0 and bind(sock, <sockaddr *>local,
                            ADDRESS_BYTES if family == AF_INET6 else IPV4_BYTES) != 0:
         error = WSAGetLastError()
     if error == 0:
-        error = conn_open(service, NULL, provider, sock, STATE_CONNECTING, any_address, remote,
-                          NULL, NULL, NULL, False)
+        error = conn_open(service, NULL, provider, sock, STATE_CONNECTING, local, remote,
+                          NULL, user, opened, False)
     if error != 0:
         drop_socket(service, NULL, sock)
     return error

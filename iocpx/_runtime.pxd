@@ -41,6 +41,10 @@ cdef class Runtime:
     cdef LONG64 handshakes          # that were done
     cdef LONG64 handshake_timeouts
     cdef dict handshake_failures    # by reason
+    # Of connect(); critical section:
+    cdef LONG64 connects            # futures that it has returned…
+    cdef LONG64 connects_made       # … those that were given their connection…
+    cdef LONG64 connects_failed     # … and those that were not: refused, too late, cancelled
 
     cdef void tell_trace(self, conn_t *conn, const char *line) noexcept
     # Whether a connection may begin its handshake; if not, it is not read, and its _begin_waiting()
@@ -48,11 +52,19 @@ cdef class Runtime:
     cdef bint handshake_wanted(self, connection, conn_t *conn) except -1
     # exc: why it failed, or None.
     cdef void handshake_over(self, connection, exc) noexcept
+    # For a service that is there as long as somebody needs it (_clients): one more does, for a
+    # connection that we make or a call of connect(), and one less.  A server's are there anyway.
+    cdef void stay(self) noexcept
+    cdef void leave(self) noexcept
+    # A future of connect() is given away, or done: made or failed.
+    cdef void count_connect(self, bint begun, bint made) noexcept
     cdef void report(self, message, exc, protocol, transport) noexcept
     cdef void _note_exit(self, exc) noexcept
 
 
 # What every service of a server made from now on tells its protocols by.
 cdef void set_tell(tell_fn tell) noexcept
+# The interpreter is at its end: what runs is being stopped, and nothing may begin.
+cdef bint is_exiting() noexcept
 # A sockaddr as the socket module shows it.
 cdef object address_tuple(const unsigned char *addr)

@@ -1,4 +1,5 @@
-"""One run of a server: a service on an engine, from start() to its end.
+"""One run of a server: a service on an engine, from start() to its end; and what it shares with
+`_clients`, whose services have no listeners.
 
 Above it `_connection` tells it what callbacks raise, and `_core` finds by it what to call.
 
@@ -113,6 +114,11 @@ _ABORT_REASONS = ("application", "error", "callback", "write_limit", "idle_timeo
 
 # What runs at this moment; atexit stops it.  Entered by start(), left at the end (ended()).
 _running = set()
+cdef bint exiting = False
+
+
+cdef bint is_exiting() noexcept:
+    return exiting
 
 
 # Not cleared: __dealloc__ needs `run`.
@@ -435,7 +441,7 @@ cdef class Runtime:
         assert len(address) == ADDRESS_BYTES
         if self.service != NULL:
             with nogil:
-                error = service_connect(self.service, family, remote)
+                error = service_connect(self.service, family, NULL, remote, NULL, NULL)
         if error != 0:
             raise os_error(error, "connect")
 
@@ -459,6 +465,7 @@ cdef class Runtime:
             connections_now=self.connection_count(),
             connections_peak=figures.connections_peak,
             connections_draining=figures.connections_draining,
+            connections_outgoing=figures.connections_outgoing,
             connections_free=figures.connections_free,
             connection_hits=figures.connection_hits,
             connection_misses=figures.connection_misses,
@@ -477,6 +484,9 @@ cdef class Runtime:
                 handshake_timeouts=self.handshake_timeouts,
                 handshake_failures=dict(self.handshake_failures),
             )
+        with cython.critical_section(self):
+            begun, made, failed = self.connects, self.connects_made, self.connects_failed
+        stats.update(connects=begun, connects_made=made, connects_failed=failed)
         return stats
 
     def _count(self, int counter):
@@ -513,6 +523,21 @@ cdef class Runtime:
                 self.handshaking -= 1
         if after is not None:
             after._begin_waiting()
+
+    cdef void stay(self) noexcept:
+        pass
+
+    cdef void leave(self) noexcept:
+        pass
+
+    cdef void count_connect(self, bint begun, bint made) noexcept:
+        with cython.critical_section(self):
+            if begun:
+                self.connects += 1
+            elif made:
+                self.connects_made += 1
+            else:
+                self.connects_failed += 1
 
     cdef void tell_trace(self, conn_t *conn, const char *line) noexcept:
         try:
@@ -553,7 +578,9 @@ cdef class Runtime:
 @atexit.register
 def _stop_all():
     """Interpreter exit with running servers: stop them while Python is whole."""
+    global exiting
     cdef double due
+    exiting = True
     runtimes = list(_running)
     for runtime in runtimes:
         runtime.close(EXIT_TIMEOUT_MS)

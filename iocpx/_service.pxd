@@ -6,6 +6,7 @@ ctypedef struct service_figures_t:
     LONG64 accepts_pending
     LONG64 connections_peak
     LONG64 connections_draining
+    LONG64 connections_outgoing
     size_t connections_free
     LONG64 connection_hits
     LONG64 connection_misses

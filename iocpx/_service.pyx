@@ -137,6 +137,7 @@ cdef void service_figures(service_t *service, service_figures_t *figures) noexce
     cdef int i
     figures.accepts_pending = InterlockedExchangeAdd64(&service.accepts_pending, 0)
     figures.connections_draining = InterlockedExchangeAdd64(&service.draining, 0)
+    figures.connections_outgoing = InterlockedExchangeAdd64(&service.outgoing, 0)
     AcquireSRWLockExclusive(&engine.lock)
     figures.connections_peak = service.connections_peak
     for i in range(<int>ACCEPT_ERROR_CODES):

@@ -128,7 +128,8 @@ def assert_balanced(server):
     assert stats["sockets_opened"] == stats["sockets_closed"], stats
     assert stats["files_opened"] == stats["files_closed"], stats
     assert stats["connections_made"] == stats["connections_retired"], stats
-    assert stats["connections_now"] == 0, stats
+    assert stats["connects"] == stats["connects_made"] + stats["connects_failed"], stats
+    assert stats["connections_now"] == stats["connections_outgoing"] == 0, stats
     assert stats["buffers_out"] == 0, stats
     assert server.connection_count == 0
     assert server.sockets == ()

@@ -72,7 +72,8 @@ ROOMS = {
     "_errors": Room("iocpx/_errors.*", "stdlib"),
     "_addresses": Room("iocpx/_addresses.*", "stdlib"),
     "_arguments": Room("iocpx/_arguments.*", "stdlib"),
-    "_listening": Room("iocpx/_listening.*", "_addresses _errors stdlib"),
+    "_names": Room("iocpx/_names.*", "stdlib"),
+    "_listening": Room("iocpx/_listening.*", "_addresses _names _errors stdlib"),
     "_threads": Room("iocpx/_threads.*", "stdlib"),
     "_engine_api": Room(
         "iocpx/_engine_api.*", "_c_handler engine_api _winsock _errors libc cpython stdlib"
@@ -113,10 +114,21 @@ ROOMS = {
         "iocpx/_server.*",
         "_runtime _engines _listening _addresses _arguments _threads native cpython stdlib",
     ),
+    "_aside": Room("iocpx/_aside.*", "stdlib"),
+    "_clients": Room(
+        "iocpx/_clients.*",
+        "_connection _runtime _engines _tls _open _provider _requests _service _sched _base _types"
+        " _state _addresses _errors _threads libc cpython stdlib",
+    ),
+    "_connecting": Room(
+        "iocpx/_connecting.*",
+        "_clients _connection _server _runtime _engines _aside _tls _open _base _types"
+        " _names _addresses _arguments _errors _threads native libc cpython stdlib",
+    ),
     "_core": Room(
         "iocpx/_core.*",
-        "_server _connection _timers _runtime _engine_api _engines _buffers _delivery _requests"
-        " _sched _types _state"
+        "_connecting _clients _server _connection _timers _runtime _engine_api _engines _buffers"
+        " _delivery _requests _sched _types _state"
         " native libc cpython stdlib",
     ),
     "_handles": Room("iocpx/_handles.*", "cpython stdlib"),

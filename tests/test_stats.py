@@ -56,8 +56,18 @@ COUNTED = {
     "empty_waits",
     "gil_acquisitions",
     "takeovers",
+    "connects",
+    "connects_made",
+    "connects_failed",
 }
-NOW = {"connections_now", "connections_free", "accepts_pending", "buffers_out", "buffers_free"}
+NOW = {
+    "connections_now",
+    "connections_outgoing",
+    "connections_free",
+    "accepts_pending",
+    "buffers_out",
+    "buffers_free",
+}
 REASONS = {
     "application",
     "error",

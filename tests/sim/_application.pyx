@@ -1,6 +1,7 @@
 """The threads of the application: see _application.pxd."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 from _actions cimport (
     borrow, close_conn, flood, is_paused, meddle_write, pause_reading, send_file,
@@ -9,7 +10,8 @@ from _checks cimport check_probe, check_refusal, check_service, check_stopping, 
 from _kernel cimport *
 from _loop_thread cimport loop_wake
 from _run cimport (
-    disturbed, mark, marked, one_of, protocols, served_of, served_t, server, services, the,
+    disturbed, mark, marked, one_of, protocol_t, protocols, served_of, served_t, server, services,
+    the,
 )
 from _wakes cimport wakes_set
 from iocpx._accept cimport service_listen
@@ -142,12 +144,33 @@ cdef int start(served_t *served) noexcept nogil:
 
 cdef void call(served_t *served, int client) noexcept nogil:
     """Connect to a client that waits for it.  What fails has no connection."""
+    cdef protocol_t *protocol = &protocols[client]
     cdef char[28] address
+    cdef char[28] local
+    cdef conn_t *conn = NULL
+    cdef bint watched = not served.echo and sim_random(2)
+    cdef int error
     sim_address(client, address)
-    cdef int error = service_connect(served.service, AF_INET, address)
+    memset(local, 0, sizeof(local))
+    local[0] = AF_INET
+    # Before: a worker may come to it at once.
+    mark(&protocol.watched, watched)
+    error = service_connect(served.service, AF_INET, local if sim_random(2) else NULL, address,
+                            protocol if watched else NULL, &conn if watched else NULL)
+    if error != 0:
+        mark(&protocol.watched, False)
     # Another thread may have begun its stop.
     if error != 0 and error != ERROR_OPERATION_ABORTED and not disturbed():
         sim_fail("client %d cannot be called", client)
+    if error != 0 or not watched:
+        return
+    # As several attempts at one host are made: each has its time, and is given up for another one.
+    if sim_random(2):
+        wakes_set(&protocol.wakes, conn, client)
+    if not the.calm and sim_random(4) == 0:
+        sim_sleep(one_of(0, 0, 1, sim_random(30)))
+        close_conn(client, conn, True)
+    conn_unref(conn)
 
 
 cdef void serve(served_t *served) noexcept nogil:

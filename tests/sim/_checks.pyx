@@ -301,7 +301,7 @@ cdef void check_client(int client) noexcept nogil:
         if protocol.served and facts.received != facts.sent:
             sim_fail("client %d got %zu of %zu bytes back", client, facts.received, facts.sent)
         return
-    if (protocol.made or protocol.opened) and not protocol.lost:
+    if (protocol.made or protocol.opened or protocol.watched) and not protocol.lost:
         sim_fail("client %d: connection_lost never came", client)
     # The first that comes after both ends resets it.
     if protocol.draining and facts.taken > protocol.taken + the.config.buffer_size:

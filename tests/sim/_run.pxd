@@ -44,6 +44,7 @@ ctypedef struct protocol_t:
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
     wakes_t wakes
+    bint watched            # who calls the client hears of the end, be it reached or not; atomic
     # Of a loop's connections, touched by its thread alone:
     bint wanted             # the loop shall open it; atomic
     bint opened             # it has

@@ -147,6 +147,9 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             sim_fail("client %d: connection_made twice", client)
         sim_note("connection_made", client, 0)
         protocol.made = True
+        if the.called[client] and conn.user != (
+                <void *>protocol if marked(&protocol.watched) else NULL):
+            sim_fail("client %d: who has called it is another one", client)
         if client % 3 == 0:
             # As after large sends that the kernel took at once: first without an OVERLAPPED.
             AcquireSRWLockExclusive(&conn.lock)
@@ -171,8 +174,15 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         buf = conn_take_data(conn, &wanted)
         if buf != NULL:
             sim_fail("client %d: data for nobody", client)
-        if conn_take_lost(conn, &lost) and (not the.called[client] or protocol.made):
-            sim_fail("client %d: connection_lost for nobody", client)
+        if news.timers:
+            wakes_told(&protocol.wakes, conn, client, before)
+        if conn_take_lost(conn, &lost):
+            sim_note("not reached", client, lost.error)
+            if not the.called[client] or protocol.made or protocol.lost:
+                sim_fail("client %d: connection_lost for nobody", client)
+            if marked(&protocol.watched) != (conn.user != NULL):
+                sim_fail("client %d: who has called it is another one", client)
+            protocol.lost = True
         protocol.inside = False
         return
     if news.pause:

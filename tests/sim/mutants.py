@@ -695,6 +695,11 @@ MUTANTS = [
         [("    if error != 0:\n        drop_socket(", "    if False:\n        drop_socket(")],
     ),
     (
+        "who has called a client is told nothing of it",
+        "iocpx/_open.pyx",
+        [("NULL, user, opened, False)", "NULL, NULL, opened, False)")],
+    ),
+    (
         "what is written in spite of a pause is not counted",
         "iocpx/_requests.pyx",
         [("        conn.over_bytes += nbytes\n", "        pass\n")],

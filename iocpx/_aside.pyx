@@ -1,0 +1,146 @@
+"""Calls that may block, such as the look for a name's addresses, aside from who wants them: on
+threads that are there for nothing else, and end when there is nothing for them.
+
+A call that blocks cannot be given up, so another thread, the watcher, sees to it that whoever waits
+is told in time.  Called by `_connecting`; calls nothing of ours.
+"""
+
+import heapq
+import itertools
+import logging
+from collections import deque
+# Not queue's: see _runtime.
+from _queue import Empty, SimpleQueue
+from _thread import allocate_lock, start_new_thread
+from time import perf_counter
+
+cdef enum:
+    MAX_THREADS = 32        # that work; what is asked for beyond that waits for its turn
+
+logger = logging.getLogger("iocpx")
+
+# Nothing under it runs Python code, so that no signal handler runs under it.
+cdef object lock = allocate_lock()
+# Under it:
+cdef object waiting = deque()       # tasks that no thread has begun
+cdef int threads = 0                # that work
+cdef list pending = []              # a heap of (due_s, number, task)
+cdef bint watched = False           # the watcher is there
+# An item: look again when the first is due.
+cdef object changed = SimpleQueue()
+cdef object numbers = itertools.count()
+
+
+cdef class Task:
+    cdef object work
+    cdef object late
+    cdef bint over                  # work has returned, or late was called
+
+
+cdef int aside(work, late, double due_s) except -1:
+    global threads, watched
+    cdef Task task = Task.__new__(Task)
+    cdef bint grow
+    cdef bint watch
+    task.work = work
+    task.late = late
+    entry = (due_s, next(numbers), task)
+    with lock:
+        grow = threads < MAX_THREADS
+        threads += grow
+        watch = not watched
+        watched = True
+        waiting.append(task)
+        heapq.heappush(pending, entry)
+    if watch:
+        try:
+            start_new_thread(watch_all, ())
+        except BaseException:
+            with lock:
+                watched = False
+                threads -= grow
+            withdraw(task)
+            raise
+    else:
+        changed.put(None)
+    if grow:
+        try:
+            start_new_thread(work_all, ())
+        except BaseException:
+            with lock:
+                threads -= 1
+                grow = threads > 0      # another one comes to it
+            if not grow:
+                withdraw(task)
+                raise
+    return 0
+
+
+cdef void withdraw(Task task) noexcept:
+    """Of which nobody is to hear."""
+    with lock:
+        task.over = True
+        if task in waiting:
+            waiting.remove(task)
+    changed.put(None)
+
+
+def work_all():
+    global threads
+    cdef Task task
+    while True:
+        with lock:
+            task = waiting.popleft() if waiting else None
+            threads -= task is None
+        if task is None:
+            return
+        try:
+            if not task.over:
+                task.work()
+        except BaseException as exc:
+            logger.error("a call that may block raised", exc_info=exc)
+        with lock:
+            task.over = True
+        changed.put(None)
+
+
+def watch_all():
+    global watched
+    cdef Task task
+    cdef double wait_s
+    while True:
+        late = []
+        wait_s = 0
+        while not changed.empty():
+            changed.get()       # what they tell of is looked at next
+        with lock:
+            now = perf_counter()
+            while pending and (pending[0][0] <= now or (<Task>pending[0][2]).over):
+                task = heapq.heappop(pending)[2]
+                if not task.over:
+                    task.over = True
+                    late.append(task.late)
+            if pending:
+                wait_s = pending[0][0] - now
+            elif not late:
+                watched = False
+        for told in late:
+            tell(told)
+        if wait_s > 0:
+            try:
+                changed.get(True, wait_s)
+            except Empty:
+                pass
+        elif not late:
+            return
+
+
+cdef void tell(late) noexcept:
+    """On a thread of its own: it may take its time, and others are due."""
+    try:
+        try:
+            start_new_thread(late, ())
+        except (RuntimeError, MemoryError):
+            late()
+    except BaseException as exc:
+        logger.error("who waits cannot be told that it is too late", exc_info=exc)

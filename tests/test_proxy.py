@@ -1,0 +1,171 @@
+"""examples/tcp_proxy.py between real clients and real servers, inside of this process.
+
+As a program it is tested in frameworks/test_tcp_proxy.py.
+"""
+
+import importlib.util
+import queue
+import socket
+import threading
+
+import pytest
+from clients import Client, limit_waits
+from dialling import refusing_address
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
+from programs import EXAMPLES
+from protocols import Plain
+from served import assert_balanced
+from waiting import WAIT_S, run_together, wait_until
+
+pytestmark = pytest.mark.once("one program, of public calls alone")
+
+MB = 1 << 20
+# Above the high mark: the largest receive, and what comes before a pause is heeded.
+MOST_QUEUED = MB
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("tcp_proxy", EXAMPLES / "tcp_proxy.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def proxy():
+    """`proxy((host, port))` returns the address of a proxy for that one, and its server."""
+    servers = []
+
+    def make(address):
+        server = load().Proxy(0, *address[:2]).server
+        server.start()
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        server.close()
+        assert server.wait_closed(WAIT_S) is True
+        assert_balanced(server)
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        limit_waits(sock)
+        yield sock
+
+
+@pytest.fixture
+def both(proxy, listener):
+    """A client, the end of its way, and the proxy between them."""
+    server = proxy(listener.getsockname())
+    with Client(server.address) as client:
+        peer = listener.accept()[0]
+        with peer:
+            limit_waits(peer)
+            yield client.sock, peer, server
+
+
+def read(sock, size):
+    got = bytearray()
+    while len(got) < size:
+        data = sock.recv(min(MB, size - len(got)))
+        assert data, f"the stream ended after {len(got)} of {size} bytes"
+        got += data
+    return bytes(got)
+
+
+def test_clients_get_their_echo(proxy, serve):
+    server = proxy(serve(Plain).server.address)
+
+    def one():
+        with Client(server.address) as client:
+            for size in (1, 1000, 300_000):
+                data = pattern(size, seed=size)
+                assert_same_bytes(client.exchange([data]), data)
+
+    run_together(*[one] * 8)
+
+
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_a_slow_reader_costs_bounded_memory_and_no_byte(both, way):
+    client, peer, server = both
+    writer, reader = (client, peer) if way == "there" else (peer, client)
+    data = pattern(4 * MORE_THAN_THE_KERNEL_TAKES)
+    queued = queue.Queue()
+    sent = threading.Event()
+
+    def write():
+        writer.sendall(data)
+        writer.shutdown(socket.SHUT_WR)
+        sent.set()
+
+    def look():
+        sizes = [connection.get_write_buffer_size() for connection in server.connections]
+        return max(sizes, default=0)
+
+    def slowly():
+        # Nothing at all, until the proxy has stopped to read as well.
+        wait_until(lambda: server.stats()["read_pauses"] > 1, "the pause of the other side")
+        assert not sent.is_set()
+        for start in range(0, len(data), MB):
+            assert_same_bytes(read(reader, MB), data[start : start + MB])
+            queued.put(look())
+        assert reader.recv(1) == b""
+
+    run_together(write, slowly)
+    sizes = [queued.get() for _ in range(len(data) // MB)]
+    assert max(sizes) <= MOST_QUEUED
+    assert server.stats()["write_pauses"] > 0
+
+
+def test_the_end_of_a_direction_is_passed_on(both):
+    client, peer, server = both
+    client.sendall(b"question")
+    client.shutdown(socket.SHUT_WR)
+    assert read(peer, 8) == b"question"
+    assert peer.recv(1) == b""
+    # The other direction goes on.
+    answer = pattern(3 * MB)
+    run_together(
+        lambda: peer.sendall(answer),
+        lambda: assert_same_bytes(read(client, 3 * MB), answer),
+    )
+    peer.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    wait_until(lambda: server.connections == [], "the end of both connections")
+
+
+def test_a_reset_is_passed_on(both):
+    client, peer, server = both
+    client.sendall(b"question")
+    assert read(peer, 8) == b"question"
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0")
+    client.close()
+    # Under Wine a reset is seen as an end.
+    try:
+        assert peer.recv(1) == b""
+        peer.shutdown(socket.SHUT_WR)
+    except ConnectionError:
+        pass
+    wait_until(lambda: server.connections == [], "the end of both connections")
+
+
+def test_a_host_that_refuses_costs_the_client_its_connection(proxy, capfd):
+    with refusing_address() as nobody:
+        server = proxy(nobody)
+        with Client(server.address) as client:
+            assert client.read_until_gone() == b""
+    wait_until(lambda: server.connections == [], "the end of the connection")
+    assert f"127.0.0.1:{nobody[1]}" in capfd.readouterr().err
+
+
+def test_a_client_that_goes_at_once_leaves_nothing(proxy, serve):
+    peer = serve(Plain)
+    server = proxy(peer.server.address)
+    for _ in range(50):
+        Client(server.address).close()
+    wait_until(lambda: server.stats()["accepts"] == 50, "every client")
+    wait_until(lambda: server.connection_count == 0, "their end")
+    wait_until(lambda: peer.server.connection_count == 0, "their end on the other side")
