@@ -122,19 +122,13 @@ cdef class Dial:
         cdef bint nothing
         cdef bint failed = True
         while failed:
-            nothing = False
             address = None
             with cython.critical_section(self):
-                if not self.over and self.winner is None:
-                    if self.addresses:
-                        address = self.addresses.pop()
-                        self.beginning += 1
-                    else:
-                        nothing = self.beginning == 0 and not self.attempts
-            if nothing:
-                self.fail(joined(self.errors))
+                if self.addresses and not self.over and self.winner is None:
+                    address = self.addresses.pop()
+                    self.beginning += 1
             if address is None:
-                return
+                break
             error = None
             try:
                 error = self.attempt(address)
@@ -145,6 +139,13 @@ cdef class Dial:
                 self.beginning -= 1
                 if failed:
                     self.errors.append(error)
+        # Also after one that was begun: whoever was told its end may have come before, and left it
+        # to us, as it was still among those that begin.
+        with cython.critical_section(self):
+            nothing = not (self.over or self.addresses or self.attempts or self.beginning > 0
+                           or self.winner is not None)
+        if nothing:
+            self.fail(joined(self.errors))
 
     def next_is_due(self):
         self.go_on()

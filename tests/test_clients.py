@@ -233,6 +233,15 @@ def test_nobody_there(engine):
     assert not factory.called
 
 
+def test_a_refusal_may_be_faster_than_who_asked(engine):
+    """The worker that hears of it, and the thread that has begun it, in whatever order."""
+    with refusing_address() as address:
+        for _ in range(10):
+            futures = [iocpx.connect(Recording, *address, engine=engine) for _ in range(40)]
+            for future in futures:
+                assert error_of(future).winerror == 10061
+
+
 def test_the_next_address_is_tried_when_one_refuses(engine, echo, names):
     with refusing_address() as nobody:
         names.add("two", nobody, echo)
