@@ -82,6 +82,7 @@ cdef void withdraw(Task task) noexcept:
         task.over = True
         if task in waiting:
             waiting.remove(task)
+    task.work = task.late = None
     changed.put(None)
 
 
@@ -101,6 +102,9 @@ def work_all():
             logger.error("a call that may block raised", exc_info=exc)
         with lock:
             task.over = True
+        # What they refer to goes here, and not where the heap lets go of the task, under the lock:
+        # it may be anybody's, with a finaliser that comes back to this room.
+        task.work = task.late = None
         changed.put(None)
 
 

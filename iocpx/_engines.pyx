@@ -265,8 +265,9 @@ class Engine:
 
     `Server(…, engine=engine)` puts a server on it; without that each makes one of its own.
     Servers on one engine share the threads and the memory, and nothing else: each has its own
-    limits, callbacks, figures and stop.  There is nothing to start or to close: the threads
-    come with the first server that starts, and go with the last that stops.
+    limits, callbacks, figures and stop.  So do its clients, the connections of attach() and of
+    iocpx.connect(engine=).  There is nothing to start or to close: the threads come with the
+    first server that starts, or the first client, and go with the last.
 
     workers: threads that serve connections, 1 to 256; None: 2, and as many as there
         are CPUs on a free-threaded Python.
