@@ -46,7 +46,7 @@ ENGINE = [
 MODULES = [
     *ENGINE,
     *("_tls", "_buffers", "_tls_layer", "_file_layer"),
-    *("_engine_api", "_engines", "_runtime", "_timers", "_connection", "_server"),
+    *("_engine_api", "_engines", "_runtime", "_timers", "_protocols", "_connection", "_server"),
     *("_aside", "_clients", "_connecting", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),
     "_transport",

@@ -59,7 +59,3 @@ cdef class Connection(FileSender):
     cdef void _end_handshake(self, exc) noexcept
     cdef void _stop_tls_timer(self) noexcept
     cdef bint _take_protocol_of_factory(self, conn_t *conn) noexcept
-
-
-# TypeError if `result`, of a call of `name`, is what only an `async def` returns.
-cdef int refuse_coroutine(str name, result) except -1

@@ -64,6 +64,7 @@ from iocpx import (
     _names,
     _native,
     _open,
+    _protocols,
     _provider,
     _recv,
     _requests,

@@ -105,10 +105,12 @@ ROOMS = {
         "iocpx/_timers.*",
         "_runtime _requests _base _types _state _arguments libc cpython stdlib",
     ),
+    "_protocols": Room("iocpx/_protocols.*", "cpython stdlib"),
     "_connection": Room(
         "iocpx/_connection.*",
-        "_tls _file_layer _timers _runtime _engines _engine _filter _buffers _delivery _requests"
-        " _sched _base _types _state _winsock _addresses _arguments _errors libc cpython stdlib",
+        "_protocols _tls _file_layer _timers _runtime _engines _engine _filter _buffers _delivery"
+        " _requests _sched _base _types _state _winsock _addresses _arguments _errors libc cpython"
+        " stdlib",
     ),
     "_server": Room(
         "iocpx/_server.*",
