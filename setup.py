@@ -21,6 +21,7 @@ from setuptools.command.build_ext import build_ext
 # The engine, from the bottom up: never in Python, so that the simulation can build it alone.
 ENGINE = [
     "_state",
+    "_frames",
     "_base",
     "_sched",
     "_life",
@@ -45,7 +46,7 @@ ENGINE = [
 ]
 MODULES = [
     *ENGINE,
-    *("_tls", "_buffers", "_tls_layer", "_file_layer"),
+    *("_tls", "_buffers", "_tls_layer", "_framers", "_messages", "_file_layer"),
     *("_engine_api", "_engines", "_runtime", "_timers", "_protocols", "_connection", "_server"),
     *("_aside", "_clients", "_connecting", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),

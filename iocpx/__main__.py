@@ -90,7 +90,7 @@ def info() -> int:
         ),
         ("GIL", "off" if gil_off else "on"),
         ("system", facts["system"]),
-        ("handlers", "asyncio protocols; native: " + ", ".join(iocpx.native.__all__)),
+        ("handlers", "asyncio protocols; native: " + ", ".join(iocpx.native.HANDLERS)),
         ("extension", sys.modules[iocpx.Server.__module__].__file__),
     ):
         print(f"{name:<10} {value}")

@@ -33,7 +33,6 @@ cdef class Connection(FileSender):
 
     cdef void _attach(self, Runtime runtime, conn_t *conn, context) noexcept
     cdef void _detach(self) noexcept
-    cdef conn_t *_enter(self) noexcept
     cdef _bind(self, protocol)
     cdef void _failed(self, str name, exc) noexcept
     cdef void _made(self) noexcept
@@ -42,7 +41,6 @@ cdef class Connection(FileSender):
     cdef void _tell_marks(self, str name) noexcept
     cdef bint _keeps_open(self) noexcept
     cdef bint _takes_bytes(self) noexcept
-    cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _run_timers(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept

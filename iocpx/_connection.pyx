@@ -185,6 +185,9 @@ cdef class Connection:
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
         """Deliver one received buffer."""
         cdef bint buffered
+        if self._framed is not None:
+            self._cut(conn, buf)
+            return
         with cython.critical_section(self):
             protocol = self._protocol
             buffered = self._buffered
@@ -210,8 +213,10 @@ cdef class Connection:
         cdef Py_buffer view
         cdef size_t part
         cdef bint buffered
-        # After start_tls() the rest is that one's.
-        while buf.size > 0 and conn_is_reading_on(conn) and self._tls is None:
+        tls = self._tls
+        # After start_tls() or set_framer() the rest is for these.
+        while (buf.size > 0 and conn_is_reading_on(conn) and self._tls is tls
+               and self._framed is None):
             with cython.critical_section(self):
                 protocol = self._protocol
                 buffered = self._buffered
@@ -251,6 +256,7 @@ cdef class Connection:
         exc = self._raised
         self._runtime.connections.discard(self)
         self._runtime.leave()
+        self._end_framed()
         self._end_handshake(exc or ConnectionResetError("the client has gone"))
         self._stop_tls_timer()
         # First the end of get_extra_info("socket"): what it has made by then is closed
@@ -394,7 +400,7 @@ cdef class Connection:
             # The alert goes out before the end.
             conn_close(NULL, conn)
 
-    cdef void _tls_data(self, conn_t *conn, bytes data) noexcept:
+    cdef void _tell_data(self, conn_t *conn, bytes data) noexcept:
         with cython.critical_section(self):
             protocol = self._protocol
         try:
@@ -404,8 +410,24 @@ cdef class Connection:
         except BaseException as exc:
             self._failed("data_received", exc)
 
+    cdef void _tell_messages(self, list messages) noexcept:
+        self._call("messages_received", (messages,))
+
+    cdef int _may_frame(self, conn_t *conn) except -1:
+        if not conn_may_filter(conn):
+            raise RuntimeError("set_framer() must be called from a callback of its connection")
+        return 0
+
+    cdef void _unframeable(self, conn_t *conn, exc, bint framing) noexcept:
+        if not framing:
+            self._failed("messages_received", exc)
+            return
+        if self._raised is None:
+            self._raised = exc
+        conn_abort(NULL, conn, ABORT_FRAMING)
+
     cdef bint _tls_is_buffered(self) noexcept:
-        return not self._takes_bytes()
+        return self._framed is None and not self._takes_bytes()
 
     cdef int _tls_fill(self, conn_t *conn) except -1:
         cdef Py_buffer view
@@ -476,9 +498,9 @@ cdef class Connection:
             if not conn_may_filter(conn):
                 raise RuntimeError("start_tls() must be called from a callback of its connection")
             self._take_tls(conn, tls, handshake_s, shutdown_s)
+            tls.feed_bytes(received + self._take_undelivered(conn))
         finally:
             conn_unref(conn)
-        tls.feed_bytes(received)
         future = concurrent.futures.Future()
         self._tls_future = future
         return future

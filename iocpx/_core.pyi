@@ -9,7 +9,7 @@ from typing import IO, Any, TypeAlias, TypedDict
 
 from typing_extensions import Self, TypeVarTuple, Unpack
 
-from iocpx.native import NativeHandler
+from iocpx.native import LengthPrefixFramer, LineFramer, NativeHandler
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
 _Ts = TypeVarTuple("_Ts")
@@ -33,6 +33,7 @@ class ServerStats(TypedDict):
     read_pauses: int
     files_opened: int
     files_closed: int
+    messages_received: int
     sockets_opened: int
     sockets_closed: int
     connections_made: int
@@ -110,6 +111,9 @@ class Connection:
         ssl_handshake_timeout_s: float = 60.0,
         ssl_shutdown_timeout_s: float = 30.0,
     ) -> Future[None]: ...
+    def set_framer(self, framer: LineFramer | LengthPrefixFramer | None) -> None: ...
+    def write_message(self, data: _Buffer) -> None: ...
+    def write_messages(self, messages: Iterable[_Buffer]) -> None: ...
     def get_protocol(self) -> BaseProtocol | None: ...
     def set_protocol(self, protocol: BaseProtocol) -> None: ...
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...

@@ -114,7 +114,9 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
             conn_give_buffer(conn, buf)
             # After start_tls() the rest is that one's.
             buf = NULL if connection._tls is not None else conn_take_data(conn, &wanted)
-        if wanted > COPY_BYTES and connection._takes_bytes():
+        if connection._framed is not None:
+            connection._tell_framed(conn)
+        elif wanted > COPY_BYTES and connection._takes_bytes():
             offer_bytes(conn, wanted)
     if connection._tls is not None:
         connection._tls_deliver(conn)

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 
+from iocpx._messages cimport MessageUser
 from iocpx._sendfile cimport sendfile_result
-from iocpx._tls_layer cimport TlsUser
 from iocpx._types cimport conn_t, file_t, worker_t
 from iocpx._winsock cimport HANDLE
 
@@ -25,7 +25,7 @@ cdef class SentFile:
 
 
 # What a connection that sends files is to this room.
-cdef class FileUser(TlsUser):
+cdef class FileUser(MessageUser):
     # On news_t.files, in the connection's turn; GIL held.
     cdef void _serve_files(self, conn_t *conn) noexcept
     cdef int _read_part(self, conn_t *conn, SentFile sent, size_t nbytes) except -1
@@ -36,9 +36,6 @@ cdef class FileUser(TlsUser):
 
 cdef class FileSender(FileUser):
     cdef object _raised             # what a callback or a file raised, for connection_lost
-
-    # For a subclass: its conn_t with a reference for the caller; NULL: closed.
-    cdef conn_t *_enter(self) noexcept
 
 
 # The caller has a reference to conn.  Raises MemoryError.

@@ -4,7 +4,7 @@ Called by the workers, for one connection at a time (`handler_t.deliver`); calls
 `_requests`.
 """
 
-from iocpx._base cimport conn_drop_queue
+from iocpx._base cimport conn_drop_queue, conn_keep_buffer
 from iocpx._delivery cimport conn_tell_lost
 from iocpx._requests cimport conn_close
 from iocpx._state cimport queue_pop, queue_push, STATE_OPEN
@@ -15,7 +15,6 @@ from iocpx._winsock cimport *
 
 cdef void deliver_echo(conn_t *conn) noexcept nogil:
     """Send back what was received: the received buffer itself moves to the outbox."""
-    cdef bint over
     AcquireSRWLockExclusive(&conn.lock)
     conn.due &= ~<int>DUE_MADE
     if conn.state != STATE_OPEN:
@@ -23,7 +22,21 @@ cdef void deliver_echo(conn_t *conn) noexcept nogil:
         conn_drop_queue(conn, &conn.inbox)
     while conn_readable(conn):
         queue_push(&conn.outbox, queue_pop(&conn.inbox))
-    over = conn_eof_due(conn)
+    native_end(conn)
+
+
+cdef void deliver_discard(conn_t *conn) noexcept nogil:
+    """The received buffer itself is the next receive's."""
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.due &= ~<int>DUE_MADE
+    while conn.inbox.head != NULL:
+        conn_keep_buffer(conn, queue_pop(&conn.inbox))
+    native_end(conn)
+
+
+cdef void native_end(conn_t *conn) noexcept nogil:
+    """What comes behind all data.  Precondition: conn.lock held, which is released."""
+    cdef bint over = conn_eof_due(conn)
     conn.eof_told = conn.eof_told or over
     if conn.due & DUE_LOST and not conn.lost_told:
         conn_tell_lost(conn)

@@ -23,7 +23,7 @@ from iocpx._base cimport service_connections
 from iocpx._c_handler cimport deliver_to_c
 from iocpx._engine_api cimport handler_of, start_posting
 from iocpx._engines cimport wait_for, WAIT_SLICE_MS
-from iocpx._native cimport deliver_echo
+from iocpx._native cimport deliver_discard, deliver_echo
 from iocpx._open cimport service_connect
 from iocpx._requests cimport conn_pause_reading, service_close_clients
 from iocpx._service cimport (
@@ -47,7 +47,7 @@ from time import perf_counter
 from iocpx._addresses import address_text
 from iocpx._errors import os_error
 from iocpx._threads import log_apart
-from iocpx.native import Echo, Handler
+from iocpx.native import Discard, Echo, Handler
 
 logger = logging.getLogger("iocpx")
 
@@ -102,6 +102,7 @@ _COUNTERS = {
     "read_pauses": N_READ_PAUSES,
     "files_opened": N_FILES_OPENED,
     "files_closed": N_FILES_CLOSED,
+    "messages_received": N_MESSAGES_RECEIVED,
     "sockets_opened": N_SOCKETS_OPENED,
     "sockets_closed": N_SOCKETS_CLOSED,
     "connections_made": N_CONNECTIONS_MADE,
@@ -110,7 +111,7 @@ _COUNTERS = {
 
 # In the order of abort_reason.
 _ABORT_REASONS = ("application", "error", "callback", "write_limit", "idle_timeout",
-                  "close_timeout", "stop")
+                  "close_timeout", "stop", "framing")
 
 # What runs at this moment; atexit stops it.  Entered by start(), left at the end (ended()).
 _running = set()
@@ -158,7 +159,9 @@ cdef class Runtime:
         memset(&self.config, 0, sizeof(self.config))
         if factory is Echo:
             self.config.handler.deliver = deliver_echo
-        elif isinstance(factory, Handler):
+        elif factory is Discard:
+            self.config.handler.deliver = deliver_discard
+        elif type(factory) is Handler:
             self.config.handler.deliver = deliver_to_c
             self.config.handler.c_handler = handler_of(factory.capsule)     # `factory` has it
             self.config.handler.marks = True

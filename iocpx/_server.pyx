@@ -11,7 +11,7 @@ from iocpx._engines import Engine
 from iocpx._listening import bind, given_sockets, host_names
 from iocpx._runtime import Runtime
 from iocpx._threads import require_system_threads
-from iocpx.native import NativeHandler
+from iocpx.native import is_handler
 
 
 class Server:
@@ -19,7 +19,7 @@ class Server:
 
     protocol_factory: callable without arguments that returns a protocol: an
         asyncio.Protocol or BufferedProtocol, or what else has their methods (see
-        below).  Or iocpx.native.Echo.
+        below).  Or iocpx.native.Echo, or Discard.
     host: str, sequence of str, or None for all interfaces.
     port: int, 0 to 65535; 0 takes a free one, see `address`.
     sock: a bound TCP socket.socket, or a sequence of them, instead of host and port:
@@ -105,21 +105,20 @@ class Server:
         self._runtime = None
         self._address = None
         self._closes = 0            # so often close() was called
-        is_native = isinstance(protocol_factory, NativeHandler)
-        if not is_native and not callable(protocol_factory):
+        if not is_handler(protocol_factory) and not callable(protocol_factory):
             raise TypeError(f"protocol_factory must be callable, got {protocol_factory!r}")
         for name, value in (("exception_handler", exception_handler), ("trace", trace)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be callable or None, got {value!r}")
             refuse_async(name, value)
         refuse_async("protocol_factory", protocol_factory)
-        if trace is not None and is_native:
+        if trace is not None and is_handler(protocol_factory):
             raise ValueError(f"trace must be None with a native handler, got {trace!r}")
         if ssl is not None and not isinstance(ssl, SSLContext):
             raise TypeError(f"ssl must be an ssl.SSLContext or None, got {ssl!r}")
         if ssl is not None and ssl.protocol == PROTOCOL_TLS_CLIENT:
             raise ValueError("ssl must be a context for servers, got one of PROTOCOL_TLS_CLIENT")
-        if ssl is not None and is_native:
+        if ssl is not None and is_handler(protocol_factory):
             raise ValueError(f"ssl must be None with a native handler, got {ssl!r}")
         if not isinstance(accept_receive, bool):
             raise TypeError(f"accept_receive must be True or False, got {accept_receive!r}")

@@ -16,6 +16,7 @@ cdef class TlsUser:
     # The stream has ended.
     cdef void _tls_end_of_stream(self, conn_t *conn) noexcept
     cdef int _tls_read(self, conn_t *conn) except -1
+    cdef int _tls_settle(self, conn_t *conn) except -1
     cdef dict _tls_extra(self)
     cdef int _tls_put(self, conn_t *conn, size_t plain_bytes, int writes) except -1
     cdef void _tls_fail(self, conn_t *conn, exc) noexcept
@@ -25,6 +26,8 @@ cdef class TlsUser:
     cdef void _tls_opened(self, conn_t *conn) noexcept
     # Deliver plaintext: True, all that there is; False: reading is paused, or no more.
     cdef void _tls_data(self, conn_t *conn, bytes data) noexcept
+    # All of a delivery was.  True: something of it could not be delivered, and waits there.
+    cdef bint _tls_holds(self, conn_t *conn) noexcept
     # Is the protocol a BufferedProtocol?  Then it gets …
     cdef bint _tls_is_buffered(self) noexcept
     # … what there is, as far as it takes it.

@@ -44,10 +44,12 @@ cdef class TlsUser:
                 buf = NULL
                 self._tls_read(conn)
                 buf = conn_take_data(conn, &wanted)
+            self._tls_settle(conn)
         except BaseException as exc:
             if buf != NULL:
                 buf.size = 0
                 conn_give_buffer(conn, buf)
+            self._tls_holds(conn)       # what came before it is not lost
             self._tls_fail(conn, exc)
 
     cdef int _tls_read(self, conn_t *conn) except -1:
@@ -79,8 +81,17 @@ cdef class TlsUser:
                 if data is None:
                     break
                 self._tls_data(conn, data)
-        conn_filter_hold(conn, not tls.ended and tls.has_more())
-        if tls.ended and not self._tls_told_end:
+        return 0
+
+    cdef int _tls_settle(self, conn_t *conn) except -1:
+        """After all that was there."""
+        cdef Tls tls = self._tls
+        cdef bint holds
+        if not tls.opened:
+            return 0
+        holds = self._tls_holds(conn)
+        conn_filter_hold(conn, holds or (not tls.ended and tls.has_more()))
+        if tls.ended and not holds and not self._tls_told_end:
             self._tls_told_end = True
             self._tls_eof(conn)
         return 0
@@ -165,6 +176,9 @@ cdef class TlsUser:
 
     cdef void _tls_data(self, conn_t *conn, bytes data) noexcept:
         pass
+
+    cdef bint _tls_holds(self, conn_t *conn) noexcept:
+        return False
 
     cdef bint _tls_is_buffered(self) noexcept:
         return False

@@ -41,8 +41,7 @@ cdef class Transport(FileUser):
     cdef void _detach(self) noexcept
     cdef _take_protocol(self, protocol)
     cdef void _made(self) noexcept
-    cdef void _feed(self, buf_t *buf, conn_t *conn) noexcept
-    cdef void _feed_buffers(self, buf_t *buf, conn_t *conn) noexcept
+    cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept
     cdef void _tell_marks(self, str name) noexcept
     cdef void _end_of_stream(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept

@@ -165,26 +165,30 @@ cdef class Transport:
                 conn_pause_reading(self._worker, self._conn, paused)
             self._loop.wants_look()
 
-    cdef void _feed(self, buf_t *buf, conn_t *conn) noexcept:
+    cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
         """Deliver one received buffer."""
+        if self._framed is not None:
+            self._cut(conn, buf)
+            return
         if self._buffered:
-            self._feed_buffers(buf, conn)
+            self._feed_buffers(conn, buf)
             return
         try:
             self._protocol.data_received(take_bytes(buf))
         except BaseException as exc:
             self._fail(exc, "Fatal error: protocol.data_received() call failed.")
 
-    cdef void _feed_buffers(self, buf_t *buf, conn_t *conn) noexcept:
+    cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept:
         """… to a BufferedProtocol, in as many parts as it likes."""
         cdef Py_buffer view
         cdef size_t part
         message = "Fatal error: protocol.get_buffer() call failed."
         try:
-            while buf.size > 0 and conn_is_reading_on(conn):
+            # After set_framer() the rest is for that one.
+            while buf.size > 0 and conn_is_reading_on(conn) and self._framed is None:
                 if not self._buffered:
                     # set_protocol() in between: the rest is for the new one.
-                    self._feed(buf, conn)
+                    self._feed(conn, buf)
                     return
                 message = "Fatal error: protocol.get_buffer() call failed."
                 lent = self._protocol.get_buffer(<Py_ssize_t>buf.size)
@@ -222,6 +226,7 @@ cdef class Transport:
 
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept:
         """The engine's last news."""
+        self._end_framed()
         if lost.error != 0 and self._exc is None:
             try:
                 self._exc = os_error(lost.error, "send" if lost.sending else "receive",
@@ -537,7 +542,7 @@ cdef class Transport:
         """For the loop's start_tls(): TLS on a connection whose protocol knows it already, and may
         have received bytes of it."""
         self._take_tls(tls, handshake_s, shutdown_s)
-        tls.feed_bytes(early)
+        tls.feed_bytes(early + self._take_undelivered(self._conn))
         self._take_protocol(protocol)
         self._waiter = waiter
         if self._own_extra is not None:
@@ -583,14 +588,38 @@ cdef class Transport:
             waiter.set_exception(exc)
         self._fail(exc, message)
 
-    cdef void _tls_data(self, conn_t *conn, bytes data) noexcept:
+    cdef void _tell_data(self, conn_t *conn, bytes data) noexcept:
         try:
             self._protocol.data_received(data)
         except BaseException as exc:
             self._fail(exc, "Fatal error: protocol.data_received() call failed.")
 
+    cdef void _tell_messages(self, list messages) noexcept:
+        try:
+            self._protocol.messages_received(messages)
+        except BaseException as exc:
+            self._fail(exc, "Fatal error: protocol.messages_received() call failed.")
+
+    cdef conn_t *_enter(self) noexcept:
+        if self._conn != NULL:
+            conn_ref(self._conn)
+        return self._conn
+
+    cdef void _wants_turn(self) noexcept:
+        self._gate()
+
+    cdef void _unframeable(self, conn_t *conn, exc, bint framing) noexcept:
+        if not framing:
+            self._fail(exc, "Fatal error: protocol.messages_received() call failed.")
+            return
+        if self._exc is None:
+            self._exc = exc
+        with nogil:
+            conn_abort(self._worker, conn, ABORT_FRAMING)
+        self._loop.wants_look()
+
     cdef bint _tls_is_buffered(self) noexcept:
-        return self._buffered
+        return self._buffered and self._framed is None
 
     cdef int _tls_fill(self, conn_t *conn) except -1:
         cdef Py_buffer view
@@ -801,10 +830,12 @@ cdef void tell_transport(Transport transport, conn_t *conn, news_t *news) noexce
     else:
         buf = conn_take_data(conn, &wanted)
         while buf != NULL:
-            transport._feed(buf, conn)
+            transport._feed(conn, buf)
             conn_give_buffer(conn, buf)
             buf = NULL if transport._tls is not None else conn_take_data(conn, &wanted)
-        if wanted > COPY_BYTES and not transport._buffered:
+        if transport._framed is not None:
+            transport._tell_framed(conn)
+        elif wanted > COPY_BYTES and not transport._buffered:
             offer_bytes(conn, wanted)
     if news.files:
         transport._serve_files(conn)

@@ -45,8 +45,9 @@ cdef enum counter:          # of a service
     N_READ_PAUSES           # pause_reading()
     N_FILES_OPENED          # files given to be sent…
     N_FILES_CLOSED          # …and given back, sent or not
+    N_MESSAGES_RECEIVED     # whole ones, cut by framers
     N_ABORTS                # by abort_reason, from here on
-    N_COUNTERS = N_ABORTS + 7
+    N_COUNTERS = N_ABORTS + 8
 
 cdef enum engine_counter:
     E_OPS_POSTED            # operations and packets given to the kernel…
@@ -76,6 +77,7 @@ cdef enum abort_reason:
     ABORT_IDLE              # idle_timeout_s
     ABORT_CLOSE_TIMEOUT     # close_timeout_s, of the connection
     ABORT_STOP              # … of the server's stop
+    ABORT_FRAMING           # what the peer has sent is no message of its framer
 
 # What is due to be told, whatever else there is: flags in one word, since each message asks for
 # it several times.

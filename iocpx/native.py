@@ -1,9 +1,14 @@
-"""Handlers that run inside the engine and never enter Python.
+"""What runs inside the engine without entering Python: handlers and framers.
 
-Give one to `iocpx.Server` in the place of a protocol factory.
+Echo, Discard       handlers: give one to `iocpx.Server` in the place of a protocol factory
+LineFramer, LengthPrefixFramer
+                    give one to set_framer() of a connection, and its protocol gets whole messages
 """
 
-__all__ = ["Echo", "Handler"]
+from iocpx._engine_api import check_handler
+from iocpx._framers import LengthPrefixFramer, LineFramer
+
+__all__ = ["Discard", "Echo", "Handler", "LengthPrefixFramer", "LineFramer"]
 
 
 class NativeHandler:
@@ -21,7 +26,12 @@ class NativeHandler:
         return self._name
 
 
+# Sends back what comes.
 Echo = NativeHandler("Echo")
+# Throws away what comes, and sends nothing.
+Discard = NativeHandler("Discard")
+
+HANDLERS = {"Echo": Echo, "Discard": Discard}
 
 
 class Handler(NativeHandler):
@@ -32,12 +42,15 @@ class Handler(NativeHandler):
     """
 
     def __init__(self, capsule: object) -> None:
-        # Not above: the compiled modules import this one.
-        from iocpx._engine_api import check_handler
-
         check_handler(capsule)
         super().__init__(f"Handler({capsule!r})")
         self.capsule = capsule
 
     def __reduce__(self) -> str:
         raise TypeError("a native Handler cannot be copied or pickled: it is of its process")
+
+
+def is_handler(factory: object) -> bool:
+    """Is it one of these, and no factory?"""
+    # By identity: a factory may say of itself that it is equal to anything.
+    return type(factory) is Handler or any(factory is handler for handler in HANDLERS.values())

@@ -33,7 +33,7 @@ class Served:
         self.errors = queue.Queue()
         self._made = queue.Queue()
         self._clients = []
-        native = protocol_factory is iocpx.native.Echo
+        native = iocpx.native.is_handler(protocol_factory)
         engine = {name: parameters.pop(name) for name in ENGINE & set(parameters)}
         if engine:
             parameters["engine"] = iocpx.Engine(**engine)

@@ -40,6 +40,7 @@ ROOMS = {
     "_op": Room("iocpx/_op.*", "_winsock"),
     "_state": Room("iocpx/_state.*", "libc"),
     "engine_api": Room("iocpx/engine_api.*", "libc cpython"),
+    "_frames": Room("iocpx/_frames.*", "libc"),
     "_types": Room("iocpx/_types.*", "_state _op _winsock engine_api libc"),
     "_wants": Room("iocpx/_wants.*", "_types _state"),
     "_base": Room("iocpx/_base.*", BELOW),
@@ -78,16 +79,22 @@ ROOMS = {
     "_engine_api": Room(
         "iocpx/_engine_api.*", "_c_handler engine_api _winsock _errors libc cpython stdlib"
     ),
-    "native": Room("iocpx/native.*", "_engine_api stdlib"),
+    "_framers": Room("iocpx/_framers.*", "_frames _arguments libc cpython stdlib"),
+    "native": Room("iocpx/native.*", "_engine_api _framers stdlib"),
     "_tls": Room("iocpx/_tls.*", "cpython stdlib"),
     "_buffers": Room("iocpx/_buffers.*", "_delivery _requests _types _state cpython stdlib"),
     "_tls_layer": Room(
         "iocpx/_tls_layer.*",
         "_tls _buffers _filter _delivery _requests _types _state libc cpython",
     ),
+    "_messages": Room(
+        "iocpx/_messages.*",
+        "_tls _tls_layer _framers _frames _filter _delivery _requests _sched _base _types _state"
+        " _addresses _errors libc cpython",
+    ),
     "_file_layer": Room(
         "iocpx/_file_layer.*",
-        "_tls_layer _sendfile _requests _sched _types _winsock"
+        "_messages _sendfile _requests _sched _types _winsock"
         " _arguments _errors libc cpython stdlib",
     ),
     "_engines": Room(
@@ -152,7 +159,7 @@ ROOMS = {
     "_transport": Room(
         "iocpx/_transport.*",
         "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _tls _file_layer"
-        " _filter _sendfile _buffers _delivery _provider _requests _sched _base _types _state"
+        " native _filter _sendfile _buffers _delivery _provider _requests _sched _base _types _state"
         " _addresses _errors libc cpython stdlib",
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport stdlib"),
@@ -191,7 +198,7 @@ GROUPS = {
 # The one place that takes the GIL.
 GIL_FILE, GIL_FUNCTION = "iocpx/_core.pyx", "deliver_batch"
 # Rooms without Python: every function is nogil.
-NOGIL_ROOMS = {"_state", *ENGINE}
+NOGIL_ROOMS = {"_state", "_frames", *ENGINE}
 # The only room that includes headers: the boundary to the operating system.
 HEADER_ROOMS = {"_winsock"}
 # The only room that may say that it runs under Wine: a benchmark tells where it ran.

@@ -47,6 +47,7 @@ COUNTED = {
     "read_pauses",
     "files_opened",
     "files_closed",
+    "messages_received",
     "buffer_hits",
     "buffer_misses",
     "buffers_peak",
@@ -76,6 +77,7 @@ REASONS = {
     "idle_timeout",
     "close_timeout",
     "stop",
+    "framing",
 }
 
 TABLES = ("aborts_by_reason", "accept_errors_by_code", "handshake_failures")
