@@ -89,7 +89,7 @@ def make_parser():
             "sim",
             simulate,
             "[--seed N] [--runs N] [--profile NAME] [--set KNOB=N] | --threads | --mutants"
-            " | --scale",
+            " | --fuzz [--runs N] | --scale",
         ),
         "run the engine on a simulated kernel: every failing call of short scenarios, and many"
         " schedules, each a function of its seed",
@@ -108,6 +108,9 @@ def make_parser():
     verb.add_argument("--threads", action="store_true", help="real threads, ThreadSanitizer")
     verb.add_argument(
         "--mutants", action="store_true", help="break the engine; each must be caught"
+    )
+    verb.add_argument(
+        "--fuzz", action="store_true", help="libFuzzer on what cuts streams into messages"
     )
     verb.add_argument("--scale", action="store_true", help="the figures of docs/SCALING.md")
     verb = add(
@@ -233,6 +236,8 @@ def simulate(options):
         sim.install()
     if options.scale:
         return simulate_.scale()
+    if options.fuzz:
+        return simulate_.fuzz(options.runs or simulate_.FUZZ_RUNS)
     if options.mutants:
         return simulate_.mutants()
     if options.threads:

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,13 @@ VARIANTS = {
     "fibers": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "threads": ["-O1", "-fsanitize=thread", "-DSIM_THREADS"],
     "count": ["-O2", "-DSIM_COUNT"],
+    # Of `_frames` alone, without a kernel; by clang, which has libFuzzer.
+    "fuzz": [
+        *("-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
+        "-DSIM_FUZZ",
+    ],
 }
+FUZZED = {"ENGINE_MODULES": ["_frames"], "DRIVER_MODULES": ["_framing"]}
 # The kernel fails, counts and checks the engine's allocations.
 LINK = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "free")]
 
@@ -53,6 +60,7 @@ print(json.dumps({
     "lib": sysconfig.get_config_var("LIBDIR"),
     "version": sysconfig.get_config_var("LDVERSION"),
     "home": sys.base_prefix,
+    "packages": sysconfig.get_path("purelib"),
 }))
 """
 
@@ -76,6 +84,17 @@ def install():
     here.install_from_debian(missing)
 
 
+def install_clang():
+    """With its libFuzzer; what of it the system lacks. Call with `steps.exclusive` held."""
+    if not shutil.which("clang"):
+        here.install_from_debian(["clang"])
+    said = run(["clang", "--version"])
+    version = re.search(r"version (\d+)", said)[1]
+    argv = ["clang", "-print-file-name=libclang_rt.fuzzer-x86_64.a"]
+    if not os.path.isabs(run(argv).strip()):
+        here.install_from_debian([f"libclang-rt-{version}-dev"])
+
+
 def prepare(variant="fibers", root=ROOT, home=HOME):
     """Build a program, if it is out of date, of the engine below `root`; returns its path.
     Call with `steps.exclusive` held, after `install`."""
@@ -91,6 +110,11 @@ def prepare(variant="fibers", root=ROOT, home=HOME):
     facts = translate(root, home, state)
     include = [f"-I{SIM / 'include'}", f"-I{SIM}", f"-I{facts['include']}"]
     files = [*facts["c"], *sorted(SIM.glob("*.c"))]
+    modules, link, cc = facts["modules"], LINK, "gcc"
+    if variant == "fuzz":
+        modules, link, cc = FUZZED, [], "clang"
+        wanted = {"main.c", "_frames.c", "_framing.c"}
+        files = [path for path in files if os.path.basename(path) in wanted]
 
     def compile_one(path):
         name = os.path.basename(path)[:-2]
@@ -100,9 +124,9 @@ def prepare(variant="fibers", root=ROOT, home=HOME):
         # A mutant may well leave something unused.
         flags = [*FLAGS, *VARIANTS[variant], *["-Wno-error"] * (home != HOME)]
         if name == "main":
-            for macro, modules in facts["modules"].items():
-                flags.append(f"-D{macro}={' '.join(f'X({module})' for module in modules)}")
-        argv = ["gcc", *flags, *include, "-c", path, "-o", made]
+            for macro, names in modules.items():
+                flags.append(f"-D{macro}={' '.join(f'X({name})' for name in names)}")
+        argv = [cc, *flags, *include, "-c", path, "-o", made]
         said = run(argv, cwd=root, hint="the compiler failed")
         if said.strip() and home == HOME:
             say(said.rstrip())
@@ -110,7 +134,7 @@ def prepare(variant="fibers", root=ROOT, home=HOME):
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, files))
-    argv = ["gcc", *VARIANTS[variant], *LINK, *objects, "-o", program, f"-L{facts['lib']}"]
+    argv = [cc, *VARIANTS[variant], *link, *objects, "-o", program, f"-L{facts['lib']}"]
     argv += ["-pthread", f"-Wl,-rpath,{facts['lib']}", f"-lpython{facts['version']}"]
     run(argv, hint="the linker failed")
     (target / "done.txt").write_text(state)
@@ -143,7 +167,7 @@ def command(program, words):
     env = {
         **os.environ,
         "PYTHONHOME": facts["home"],
-        "PYTHONPATH": str(SIM),
+        "PYTHONPATH": os.pathsep.join([str(SIM), facts["packages"]]),
         "PYTHONDONTWRITEBYTECODE": "1",
         # Python itself leaves memory behind; the simulation counts what the engine allocates.
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",

@@ -16,6 +16,8 @@ from .steps import ROOT, Failure, exclusive, run, say
 RUNS = 20_000
 CHUNK = 500  # runs of one process
 SWEEP_SEEDS = 4  # schedules of each scenario in which every call is made to fail
+FRAMING_EXAMPLES = 1_000  # of each property of _frames
+FUZZ_RUNS = 2_000_000
 THREADS_RUNS = 1_000
 THREADS_CHUNK = 25
 PROFILES = ("windows", "wine")  # in the order of tests/sim/objects.c
@@ -32,6 +34,7 @@ SIMPLE = {
     "looped": (0,),
     "clients": (1, 2, 3),
     "workers": (1, 2),
+    "discards": (0,),
     "faults": (0,),
     "resets": (0,),
     "shorts": (0,),
@@ -138,6 +141,27 @@ def sweep(program, seeds=SWEEP_SEEDS):
     return runs, failed
 
 
+def framing(program, examples=FRAMING_EXAMPLES):
+    """`_frames` against the same in Python. Returns the number of properties."""
+    return int(output(program, ["--framing", examples]))
+
+
+def fuzz(runs):
+    """`_frames` with inputs that libFuzzer chooses by what they cover. Returns the exit status."""
+    with exclusive():
+        sim.install_clang()
+        program = sim.prepare("fuzz")
+    words = [f"-runs={runs}", "-seed=1", "-max_len=200", f"-artifact_prefix={program.parent}/"]
+    done = sim.call(program, words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        say(done.stdout.rstrip())
+        return 1
+    # Its last line but one says how much was reached.
+    reached = re.findall(r"cov: (\d+)", done.stdout)[-1]
+    say(f"{runs:,} inputs by libFuzzer, which has reached {reached} places, all good")
+    return 0
+
+
 def corpus(program):
     """The runs that failed once. Returns how many there are."""
     lines = [line.partition("#")[0] for line in CORPUS.read_text().splitlines()]
@@ -187,6 +211,7 @@ def everything(runs):
     begin = time.monotonic()
     try:
         say(f"corpus: {corpus(program)} runs that once failed, all good")
+        say(f"framing: {framing(program)} properties, all good")
         tried, failed = sweep(program)
         say(
             f"every failing call: {tried:,} runs of short scenarios,"
@@ -280,6 +305,7 @@ def catch(case):
     try:
         fibers = sim.prepare("fibers", root, home)
         for what, function in (
+            ("framing", lambda: framing(fibers, 100)),
             ("schedules", lambda: random_runs(fibers, 1, few, {})),
             ("a failing call", lambda: sweep(fibers, 1)),
             ("schedules", lambda: random_runs(fibers, few + 1, RUNS - few, {})),

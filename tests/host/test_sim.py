@@ -46,6 +46,16 @@ def test_what_failed_once_is_good_now(program):
     assert simulate.corpus(program) > 0
 
 
+def test_streams_are_cut_into_messages_as_python_does_it(program):
+    assert simulate.framing(program, 300) == 4
+
+
+@pytest.mark.slow("a build of its own, by a compiler that may have to be fetched")
+@pytest.mark.timeout(600)
+def test_libfuzzer_finds_no_stream_that_is_cut_wrongly():
+    assert simulate.fuzz(200_000) == 0
+
+
 @pytest.mark.slow("a build of its own, with ThreadSanitizer")
 @pytest.mark.timeout(600)
 def test_threads_do_not_race():

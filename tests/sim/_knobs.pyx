@@ -7,7 +7,7 @@ from _run cimport (
     one_of, served_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS,
 )
 from _scripted cimport deliver_scripted
-from iocpx._native cimport deliver_echo
+from iocpx._native cimport deliver_discard, deliver_echo
 from iocpx._types cimport *
 
 cdef enum:
@@ -55,13 +55,14 @@ cdef enum knob:
     K_FILTERED
     K_FILES
     K_TRANSMITS
+    K_DISCARDS
     N_KNOBS
 
 KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
          "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
          "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
          "max_connections", "reads", "buffer", "idle", "limits", "trace", "called", "linger",
-         "stop", "shared", "looped", "filtered", "files", "transmits"]
+         "stop", "shared", "looped", "filtered", "files", "transmits", "discards"]
 cdef long[N_KNOBS] knobs
 
 
@@ -135,6 +136,10 @@ cdef void configure() noexcept nogil:
         draw_loop()
     for i in range(the.services):
         services[i].filtered = turned(K_FILTERED, sim_random(3) == 0) and not services[i].echo
+    for i in range(the.services):
+        services[i].discards = turned(K_DISCARDS, sim_random(4) == 0) and services[i].echo
+        if services[i].discards:
+            services[i].config.handler.deliver = deliver_discard
     # Not drawn where it is fixed: without files all is drawn as it was before there were any.
     files = turned(K_FILES, -1)
     transmits = turned(K_TRANSMITS, -1)

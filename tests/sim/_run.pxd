@@ -75,7 +75,8 @@ ctypedef struct run_t:
 ctypedef struct served_t:
     # Drawn:
     service_config_t config     # its handler's context is this struct
-    bint echo                   # the native handler, instead of the protocol
+    bint echo                   # a native handler, instead of the protocol…
+    bint discards               # … which says nothing
     int listeners
     bint shared_before          # another process has them already…
     bint shared_later           # … or gets them while it serves

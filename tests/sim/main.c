@@ -9,7 +9,8 @@ ENGINE_MODULES
 DRIVER_MODULES
 #undef X
 
-int main(int argc, char **argv)
+/* Python with the modules in it, and this run by it. */
+static int run(int argc, char **argv, const char *program)
 {
 #define X(name) PyImport_AppendInittab("iocpx." #name, PyInit_##name);
     ENGINE_MODULES
@@ -31,7 +32,26 @@ int main(int argc, char **argv)
     return PyRun_SimpleString(
         "import sys, types\n"
         "package = sys.modules['iocpx'] = types.ModuleType('iocpx')\n"
-        "package.__path__ = []\n"
-        "import program\n"
-        "program.main(sys.argv[1:])\n") != 0;
+        "package.__path__ = []\n") != 0 || PyRun_SimpleString(program) != 0;
 }
+
+#ifdef SIM_FUZZ
+/* libFuzzer has the main function, and calls these. */
+int framing_fuzz(const unsigned char *data, size_t nbytes);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    return run(1, *argv, "import _framing\n");
+}
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t nbytes)
+{
+    return framing_fuzz(data, nbytes);
+}
+#else
+int main(int argc, char **argv)
+{
+    return run(argc, argv, "import program\nprogram.main(sys.argv[1:])\n");
+}
+#endif

@@ -750,4 +750,30 @@ MUTANTS = [
         "iocpx/_filter.pyx",
         [("not conn.filter_ended and not conn_has_files(conn)\n", "not conn.filter_ended\n")],
     ),
+    (
+        "a delimiter that is cut is looked for anew",
+        "iocpx/_frames.pyx",
+        [("        frames.matched = matched\n", "        frames.matched = 0\n")],
+    ),
+    (
+        "what may be the beginning of a delimiter within one is forgotten",
+        "iocpx/_frames.pyx",
+        [("                n = framing.fallback[n - 1]\n", "                n = 0\n")],
+    ),
+    (
+        "a message may be a byte too long",
+        "iocpx/_frames.pyx",
+        [("    if value > framing.max_bytes:\n", "    if value > framing.max_bytes + 1:\n")],
+    ),
+    (
+        "a prefix that is refused counts as read",
+        "iocpx/_frames.pyx",
+        [
+            (
+                "        if result != FRAME_WHOLE:\n            return result\n",
+                "        if result != FRAME_WHOLE:\n"
+                "            frames.prefix_bytes = prefix_bytes\n            return result\n",
+            )
+        ],
+    ),
 ]

@@ -34,6 +34,7 @@ SHORT = {
     "filtered": 0,
     "files": 0,
     "transmits": 1,
+    "discards": 0,
     "accepts": 2,
     "max_accepts": 0,
     "accept_receive": 0,
@@ -50,6 +51,7 @@ SHORT = {
 }
 SCENARIOS = {
     "echo": {"echo": 1},
+    "discard": {"echo": 1, "discards": 1, "reads": 2, "bytes": 3000},
     "protocol": {"echo": 0},
     "no skip": {"echo": 0, "skips": 0},
     "no handles": {"echo": 0, "handles": 0},
@@ -308,6 +310,7 @@ def main(words):
         "--seeds": 1,
         "--clients": 1000,
         "--patience": PATIENCE_S,
+        "--framing": 0,
     }
     knobs = {}
     flags = set()
@@ -339,6 +342,11 @@ def main(words):
     if "--functions" in flags:
         for name, codes in FUNCTIONS:
             print(name, *codes)
+    elif options["--framing"]:
+        # Here, since it needs what only the host's environment has.
+        import framing
+
+        print(framing.run(options["--framing"]))
     elif "--scale" in flags:
         print(*_scale.run(options["--clients"], "--idle" in flags))
     elif "--sweep" in flags:
