@@ -245,7 +245,6 @@ cdef class FileSender:
             settle(future, None, ConnectionAbortedError("the connection is closing"))
         return future
 
-
     cdef void _file_failed(self, conn_t *conn, exc) noexcept:
         if self._raised is None:
             self._raised = exc

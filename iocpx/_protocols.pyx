@@ -1,5 +1,5 @@
-"""What a protocol of the threaded server is, as an object: asked when it is bound to a connection, and
-of what its callbacks return.
+"""What a protocol of the threaded server is, as an object: asked when it is bound to a connection,
+and of what its callbacks return.
 
 Called by `_connection`, with the GIL; calls nothing of iocpx.
 """

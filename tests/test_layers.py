@@ -159,8 +159,8 @@ ROOMS = {
     "_transport": Room(
         "iocpx/_transport.*",
         "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _tls _file_layer"
-        " native _filter _sendfile _buffers _delivery _provider _requests _sched _base _types _state"
-        " _addresses _errors libc cpython stdlib",
+        " native _filter _sendfile _buffers _delivery _provider _requests _sched _base _types"
+        " _state _addresses _errors libc cpython stdlib",
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport stdlib"),
     "_datagrams": Room("iocpx/_datagrams.*", "_errors stdlib"),

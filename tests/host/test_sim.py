@@ -1,6 +1,7 @@
 """The engine on the simulated kernel of tests/sim: a short run of what `dev.py sim` does."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def test_streams_are_cut_into_messages_as_python_does_it(program):
     assert simulate.framing(program, 300) == 4
 
 
-@pytest.mark.slow("a build of its own, by a compiler that may have to be fetched")
+# `dev.py sim --fuzz` fetches it.
+@pytest.mark.skipif(shutil.which("clang") is None, reason="there is no clang, which has libFuzzer")
+@pytest.mark.slow("a build of its own")
 @pytest.mark.timeout(600)
 def test_libfuzzer_finds_no_stream_that_is_cut_wrongly():
     assert simulate.fuzz(200_000) == 0

@@ -6,7 +6,9 @@ from _kernel cimport *
 from _run cimport (
     one_of, served_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS,
 )
+from _c_echo cimport c_echo
 from _scripted cimport deliver_scripted
+from iocpx._c_handler cimport deliver_to_c
 from iocpx._native cimport deliver_discard, deliver_echo
 from iocpx._types cimport *
 
@@ -140,11 +142,22 @@ cdef void configure() noexcept nogil:
         services[i].discards = turned(K_DISCARDS, sim_random(4) == 0) and services[i].echo
         if services[i].discards:
             services[i].config.handler.deliver = deliver_discard
+        elif services[i].echo:
+            draw_handler(&services[i].config)
     # Not drawn where it is fixed: without files all is drawn as it was before there were any.
     files = turned(K_FILES, -1)
     transmits = turned(K_TRANSMITS, -1)
     the.files = sim_random(3) == 0 if files < 0 else files != 0
     sim.transmits = not the.files or (sim_random(8) != 0 if transmits < 0 else transmits != 0)
+
+
+cdef void draw_handler(service_config_t *config) noexcept nogil:
+    """Half of the echoes are written in C, by the backlog, so that nothing is drawn for it.  What
+    one of these writes counts against the limits, and the native echo's does not."""
+    if config.backlog > 200 and config.max_sends == 0 and config.max_write_buffer == 0:
+        config.handler.deliver = deliver_to_c
+        config.handler.c_handler = c_echo()
+        config.handler.marks = True
 
 
 cdef void draw_loop() noexcept nogil:

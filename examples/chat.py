@@ -1,0 +1,79 @@
+"""A chat room: python chat.py [PORT [CERTIFICATE.pem]]
+
+Connect with any client of lines (telnet, nc): the first line is your name, each further one goes to
+all who are there.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import sys
+import threading
+
+import iocpx
+
+MAX_LINE_BYTES = 1000
+
+members = set()
+lock = threading.Lock()  # the callbacks of different connections run on several threads
+
+
+def tell_all(text):
+    with lock:
+        everyone = list(members)
+    for member in everyone:
+        member.tell(text)
+
+
+class Member(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        self.name = None
+        self.slow = False
+        transport.set_framer(iocpx.native.LineFramer(MAX_LINE_BYTES))
+        transport.write_message(b"What is your name?")
+
+    def messages_received(self, messages):
+        for message in messages:
+            text = message.decode(errors="replace").strip()
+            if self.name is not None:
+                tell_all(f"{self.name}: {text}")
+            elif text:
+                self.name = text
+                with lock:
+                    members.add(self)
+                tell_all(f"{text} has come")
+
+    def tell(self, text):
+        # Any thread may write.  Who does not read misses what is said meanwhile, and costs nobody
+        # any memory.
+        if not self.slow:
+            self.transport.write_message(text.encode())
+
+    def pause_writing(self):
+        self.slow = True
+
+    def resume_writing(self):
+        self.slow = False
+
+    def connection_lost(self, exc):
+        with lock:
+            members.discard(self)
+        if self.name is not None:
+            tell_all(f"{self.name} has gone")
+
+
+def main(port="8000", certificate=None):
+    tls = None
+    if certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+    server = iocpx.Server(Member, "127.0.0.1", int(port), ssl=tls)
+    server.start()
+    print("serving on port", server.address[1], flush=True)
+    server.serve_forever()  # until Ctrl+C, which stops it in order
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(*sys.argv[1:])

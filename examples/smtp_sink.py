@@ -1,0 +1,82 @@
+"""Takes mail and prints who it is for, on threads: python smtp_sink.py [PORT]
+
+As much of SMTP as smtplib and mail programs need to deliver. aiosmtpd_sink.py does it on an event
+loop, with a library.
+"""
+
+import asyncio
+import contextlib
+import sys
+
+import iocpx
+
+LINES = iocpx.native.LineFramer(65536, b"\r\n")
+MAX_BYTES = 10 << 20  # of one mail
+
+
+class Smtp(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        self.start()
+        transport.set_framer(LINES)
+        self.say(220, "iocpx takes mail")
+
+    def start(self):
+        self.sender, self.recipients, self.lines, self.size = None, [], None, 0
+
+    def say(self, code, text):
+        self.transport.write_message(f"{code} {text}".encode())
+
+    def messages_received(self, messages):
+        for line in messages:
+            if self.lines is None:
+                self.command(line)
+            elif line == b".":
+                self.deliver()
+            else:
+                self.lines.append(line.removeprefix(b"."))
+                self.size += len(self.lines[-1]) + 2
+                if self.size > MAX_BYTES:
+                    self.transport.abort()
+
+    def command(self, line):
+        word, _, rest = line.decode("ascii", "replace").partition(" ")
+        word = word.upper()
+        if word in ("HELO", "EHLO"):
+            self.start()
+            self.say(250, "iocpx")
+        elif word == "MAIL":
+            self.sender = rest.partition(":")[2].split(" ")[0]
+            self.say(250, "OK")
+        elif word == "RCPT":
+            self.recipients.append(rest.partition(":")[2].split(" ")[0])
+            self.say(250, "OK")
+        elif word == "DATA" and self.sender is not None and self.recipients:
+            self.lines = []
+            self.say(354, "end with a dot")
+        elif word in ("RSET", "NOOP"):
+            self.start()
+            self.say(250, "OK")
+        elif word == "QUIT":
+            self.say(221, "bye")
+            self.transport.close()
+        else:
+            self.say(503 if word == "DATA" else 502, "not now" if word == "DATA" else "what?")
+
+    def deliver(self):
+        recipients = ", ".join(self.recipients)
+        print(f"mail from {self.sender} for {recipients}: {self.size} bytes", flush=True)
+        self.start()
+        self.say(250, "taken")
+
+
+def main(port="8025"):
+    server = iocpx.Server(Smtp, "127.0.0.1", int(port))
+    server.start()
+    print("serving on port", server.address[1], flush=True)
+    server.serve_forever()  # until Ctrl+C, which stops it in order
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(*sys.argv[1:])

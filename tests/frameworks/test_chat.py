@@ -1,0 +1,39 @@
+"""chat.py, with clients of lines."""
+
+import socket
+from contextlib import ExitStack
+
+from waiting import WAIT_S
+
+
+def test_all_hear_what_is_said(start, tls, certificate):
+    program = start("chat.py", 0, *certificate)
+    port = program.read_port()
+    with ExitStack() as stack:
+
+        def come(name):
+            client = stack.enter_context(
+                socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
+            )
+            if tls:
+                client = stack.enter_context(
+                    tls.wrap_socket(client, server_hostname="127.0.0.1")
+                )
+            lines = stack.enter_context(client.makefile("r", encoding="utf-8"))
+            assert lines.readline() == "What is your name?\n"
+            client.sendall(f"{name}\n".encode())
+            return client, lines
+
+        anna, anna_hears = come("Anna")
+        assert anna_hears.readline() == "Anna has come\n"
+        bela, bela_hears = come("Béla")
+        for hears in (anna_hears, bela_hears):
+            assert hears.readline() == "Béla has come\n"
+        bela.sendall(b"szia\nsokan")
+        bela.sendall(b" vagyunk\n")
+        for hears in (anna_hears, bela_hears):
+            assert hears.readline() == "Béla: szia\n"
+            assert hears.readline() == "Béla: sokan vagyunk\n"
+        anna.sendall(b"x" * 2000 + b"\n")  # too long a line ends her connection, and no other
+        assert bela_hears.readline() == "Anna has gone\n"
+    program.interrupt()
