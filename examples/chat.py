@@ -12,7 +12,9 @@ import threading
 
 import iocpx
 
-MAX_LINE_BYTES = 1000
+# Of what is said; the line that goes out has a name before it, and may be longer in UTF-8.
+MAX_TEXT_BYTES = 1000
+LINES = iocpx.native.LineFramer(5 * MAX_TEXT_BYTES)
 
 members = set()
 lock = threading.Lock()  # the callbacks of different connections run on several threads
@@ -30,13 +32,15 @@ class Member(asyncio.Protocol):
         self.transport = transport
         self.name = None
         self.slow = False
-        transport.set_framer(iocpx.native.LineFramer(MAX_LINE_BYTES))
+        transport.set_framer(LINES)
         transport.write_message(b"What is your name?")
 
     def messages_received(self, messages):
         for message in messages:
             text = message.decode(errors="replace").strip()
-            if self.name is not None:
+            if len(message) > MAX_TEXT_BYTES:
+                self.transport.write_message(b"That is too long.")
+            elif self.name is not None:
                 tell_all(f"{self.name}: {text}")
             elif text:
                 self.name = text

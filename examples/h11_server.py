@@ -42,6 +42,7 @@ class Http(asyncio.Protocol):
                     return
                 if event is h11.PAUSED:
                     self.connection.start_next_cycle()
+                    self.request = None
                 elif isinstance(event, h11.Request):
                     self.request, self.body = event, []
                 elif isinstance(event, h11.Data):

@@ -12,7 +12,7 @@ import threading
 
 import iocpx
 
-MAX_BYTES = 1 << 20  # of one command
+MAX_BYTES = 1 << 20  # of one value; a command may have twice as many
 END = b"\r\n"
 
 values = {}
@@ -40,7 +40,8 @@ def ping(text=None):
 
 
 def set_value(key, value):
-    values[key] = value
+    with lock:
+        values[key] = value
     return b"+OK\r\n"
 
 
@@ -68,7 +69,8 @@ def increment(key):
 
 
 def flush():
-    values.clear()
+    with lock:
+        values.clear()
     return b"+OK\r\n"
 
 
@@ -150,7 +152,7 @@ class KeyValue(asyncio.Protocol):
                 ends = command[0].upper() == b"QUIT"
                 if ends:
                     break
-            if len(self.unread) > MAX_BYTES:
+            if len(self.unread) > 2 * MAX_BYTES:
                 raise Malformed("too big a command")
         except Malformed as malformed:
             answers.append(b"-ERR Protocol error: %s\r\n" % str(malformed).encode())

@@ -29,6 +29,8 @@ class Smtp(asyncio.Protocol):
 
     def messages_received(self, messages):
         for line in messages:
+            if self.transport.is_closing():
+                return
             if self.lines is None:
                 self.command(line)
             elif line == b".":
@@ -46,16 +48,17 @@ class Smtp(asyncio.Protocol):
             self.start()
             self.say(250, "iocpx")
         elif word == "MAIL":
-            self.sender = rest.partition(":")[2].split(" ")[0]
+            self.sender = rest.partition(":")[2].strip().split(" ")[0]
             self.say(250, "OK")
         elif word == "RCPT":
-            self.recipients.append(rest.partition(":")[2].split(" ")[0])
+            self.recipients.append(rest.partition(":")[2].strip().split(" ")[0])
             self.say(250, "OK")
         elif word == "DATA" and self.sender is not None and self.recipients:
             self.lines = []
             self.say(354, "end with a dot")
         elif word in ("RSET", "NOOP"):
-            self.start()
+            if word == "RSET":
+                self.start()
             self.say(250, "OK")
         elif word == "QUIT":
             self.say(221, "bye")

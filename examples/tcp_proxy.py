@@ -61,7 +61,7 @@ class Back(Side):
 class Front(Side):
     """Towards the client."""
 
-    way: Future[iocpx.Connection]
+    way: Future[iocpx.Connection] | None = None
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -69,8 +69,12 @@ class Front(Side):
     def connection_made(self, transport: iocpx.Connection) -> None:
         super().connection_made(transport)
         transport.pause_reading()  # until there is somebody to send it to
-        self.way = self.proxy.connect(self)
-        self.way.add_done_callback(self.tried)
+        try:
+            self.way = self.proxy.connect(self)
+        except RuntimeError:  # the server stops
+            transport.abort()
+        else:
+            self.way.add_done_callback(self.tried)
 
     def tried(self, way: Future[iocpx.Connection]) -> None:
         if not way.cancelled() and (error := way.exception()) is not None:
@@ -78,6 +82,8 @@ class Front(Side):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.way is None:
+            return
         # It may be about to be made: then its end waits for that.
         self.way.cancel()
         self.way.add_done_callback(lambda way: self.gone(way, exc))

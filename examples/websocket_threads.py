@@ -11,6 +11,7 @@ import sys
 
 from websockets.frames import Opcode
 from websockets.http11 import Request
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 import iocpx
@@ -40,7 +41,8 @@ class Echo(asyncio.Protocol):
                 if event.opcode is not Opcode.CONT:
                     self.is_text = event.opcode is Opcode.TEXT
                 self.parts.append(event.data)
-                if event.fin:
+                # What came together with the peer's end cannot be answered any more.
+                if event.fin and self.websocket.state is State.OPEN:
                     message, self.parts = b"".join(self.parts), []
                     send = self.websocket.send_text if self.is_text else self.websocket.send_binary
                     send(message)

@@ -57,6 +57,7 @@ class Wsgi(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
         self.connection = h11.Connection(h11.SERVER)
+        self.request = None
         self.body = []
 
     def data_received(self, data):
@@ -78,6 +79,7 @@ class Wsgi(asyncio.Protocol):
                 return
             if event is h11.PAUSED:
                 self.connection.start_next_cycle()
+                self.request = None
             elif isinstance(event, h11.Request):
                 self.request, self.body = event, []
             elif isinstance(event, h11.Data):
@@ -91,13 +93,15 @@ class Wsgi(asyncio.Protocol):
 
     def respond(self, body):
         status, headers, text = Handler(self.environ(), body).answer()
-        self.answer(status, headers, b"" if self.request.method == b"HEAD" else text)
+        self.answer(status, headers, text)
         if self.connection.our_state is h11.MUST_CLOSE:
             self.transport.close()
 
     def answer(self, status, headers, body):
-        if "content-length" not in [name.lower() for name, _ in headers]:
+        if status not in (204, 304) and "content-length" not in [n.lower() for n, _ in headers]:
             headers.append(("Content-Length", str(len(body))))
+        if self.request is not None and self.request.method == b"HEAD":
+            body = b""
         response = h11.Response(status_code=status, headers=headers)
         self.send(response, h11.Data(data=body), h11.EndOfMessage())
 

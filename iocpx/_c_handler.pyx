@@ -25,6 +25,12 @@ from iocpx.engine_api cimport (
     handler_api_t,
 )
 
+cdef enum:
+    LONGEST_MS = 2147483647     # 24 days
+
+# What conn.user points to while `made` runs.
+cdef char in_made = 0
+
 # The owner of a buffer of a handler in C.
 ctypedef struct owner_t:
     void (*release)(void *argument) noexcept nogil
@@ -50,6 +56,19 @@ cdef void tell_marks(conn_t *conn, bint paused) noexcept nogil:
         handler.marks(conn, conn.user, paused)
 
 
+cdef void tell_made(conn_t *conn) noexcept nogil:
+    cdef const handler_api_t *handler = conn.service.config.handler.c_handler
+    if handler.sent != NULL:
+        conn_tell_sent(conn, True)
+    if handler.made != NULL:
+        # Meanwhile nothing is told, not even by what it writes: `own` is not there yet.
+        conn.user = &in_made
+        conn.user = handler.made(conn, handler.user)
+        # Of this turn, so without the lock.
+        if conn.pause_told:
+            tell_marks(conn, True)
+
+
 cdef void deliver_to_c(conn_t *conn) noexcept nogil:
     cdef const handler_api_t *handler = conn.service.config.handler.c_handler
     cdef news_t news
@@ -59,10 +78,7 @@ cdef void deliver_to_c(conn_t *conn) noexcept nogil:
     conn_take_news(conn, &news)
     release_owners(news.spent)
     if news.made:
-        if handler.sent != NULL:
-            conn_tell_sent(conn, True)
-        if handler.made != NULL:
-            conn.user = handler.made(conn, handler.user)
+        tell_made(conn)
     if news.pause:
         tell_marks(conn, True)
     if news.resume:
@@ -90,7 +106,7 @@ cdef void deliver_to_c(conn_t *conn) noexcept nogil:
 
 
 cdef api_result written(conn_t *conn, int result) noexcept nogil:
-    if result & WRITE_FLUSH and conn_flush(NULL, conn):
+    if result & WRITE_FLUSH and conn_flush(NULL, conn) and conn.user != &in_made:
         tell_marks(conn, True)
     if result & (WRITE_FLUSH | WRITE_SPENT):
         release_owners(conn_take_spent(conn))
@@ -110,24 +126,29 @@ cdef api_result api_write_owned(api_conn_t conn, const void *data, size_t nbytes
                                 void (*release)(void *argument) noexcept nogil,
                                 void *argument) noexcept nogil:
     cdef int result
+    cdef api_result told
     cdef owner_t *owner = NULL
+    # Once it is released the caller's own hold may be gone, by another worker that has sent it.
+    conn_ref(<conn_t *>conn)
     if nbytes > COPY_BYTES:
         owner = <owner_t *>malloc(sizeof(owner_t))
         if owner == NULL:
-            release(argument)
-            return API_NO_MEMORY
-        owner.release = release
-        owner.argument = argument
-        result = conn_write(NULL, <conn_t *>conn, <const char *>data, nbytes, owner)
-        if not result & WRITE_KEPT:
-            free(owner)
+            result = WRITE_NO_MEMORY
+        else:
+            owner.release = release
+            owner.argument = argument
+            result = conn_write(NULL, <conn_t *>conn, <const char *>data, nbytes, owner)
+            if not result & WRITE_KEPT:
+                free(owner)
     elif nbytes > 0:
         result = conn_write(NULL, <conn_t *>conn, <const char *>data, nbytes, NULL)
     else:
         result = 0
+    told = written(<conn_t *>conn, result)
+    conn_unref(<conn_t *>conn)
     if not result & WRITE_KEPT:
         release(argument)
-    return written(<conn_t *>conn, result)
+    return told
 
 
 cdef void api_write_eof(api_conn_t conn) noexcept nogil:
@@ -160,7 +181,8 @@ cdef void api_set_marks(api_conn_t conn, size_t high, size_t low) noexcept nogil
 
 cdef void api_wake(api_conn_t conn, uint64_t delay_ms) noexcept nogil:
     # The added 1: the clock is rounded down.
-    conn_wake_at(<conn_t *>conn, now_ms() + delay_ms + 1 if delay_ms > 0 else 0)
+    conn_wake_at(<conn_t *>conn, now_ms() + min(delay_ms, <uint64_t>LONGEST_MS) + 1
+                 if delay_ms > 0 else 0)
 
 
 cdef void api_address(api_conn_t conn, int of_peer, void *into) noexcept nogil:

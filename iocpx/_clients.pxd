@@ -6,6 +6,7 @@ from iocpx._types cimport conn_t
 # A service without listeners, of one engine: what connect(engine=) and attach() make.
 cdef class Clients(Runtime):
     cdef int users                  # connections and calls of connect(); critical section
+    cdef bint retires               # there were none, and nobody joins it any more; likewise
 
     # One more user.  False: it has none any more, and ends.
     cdef bint enter(self) noexcept

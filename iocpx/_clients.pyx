@@ -26,7 +26,7 @@ from iocpx._connection cimport Connection
 from iocpx._engines cimport set_clients, WAIT_SLICE_MS
 from iocpx._open cimport conn_open
 from iocpx._provider cimport provider_of_family
-from iocpx._requests cimport conn_abort
+from iocpx._requests cimport conn_abort, conn_is_closing
 from iocpx._runtime cimport is_exiting, Runtime
 from iocpx._sched cimport conn_unref
 from iocpx._service cimport service_retire
@@ -36,6 +36,7 @@ from iocpx._types cimport *
 
 import _socket
 import socket
+import ssl
 # Not queue's: see _runtime.
 from _queue import Empty, SimpleQueue
 from _thread import start_new_thread
@@ -82,7 +83,7 @@ cdef class Clients(Runtime):
     cdef bint enter(self) noexcept:
         cdef bint goes_on
         with cython.critical_section(self):
-            goes_on = self.users > 0 and not self._closed
+            goes_on = self.users > 0 and not self.retires and not self._closed
             self.users += goes_on
         return goes_on
 
@@ -94,7 +95,8 @@ cdef class Clients(Runtime):
         cdef bint last
         with cython.critical_section(self):
             self.users -= 1
-            last = self.users == 0
+            last = self.users == 0 and not self.retires
+            self.retires = self.retires or last
         if last:
             # It ends when its connections have gone, of which no protocol hears any more.
             with nogil:
@@ -208,7 +210,9 @@ cdef void connection_begins(Connection connection, conn_t *conn) noexcept:
         else:
             connection._take_tls(conn, tls, 0, connection._runtime.shutdown_s)
     except BaseException as exc:
-        if connection._raised is None:
+        # Where it was over before TLS could begin, connection_lost says why.
+        if connection._raised is None and not (isinstance(exc, ConnectionAbortedError)
+                                               and conn_is_closing(conn)):
             connection._raised = exc
         conn_abort(NULL, conn, ABORT_APPLICATION)
 
@@ -250,6 +254,9 @@ def attach(engine, sock, protocol):
     cdef int error
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket.socket, got {sock!r}")
+    if isinstance(sock, ssl.SSLSocket):
+        raise TypeError("sock must be a plain socket, and TLS begin with the connection's "
+                        f"start_tls(), got {sock!r}")
     if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
         raise ValueError(f"sock must be a TCP socket, got {sock!r}")
     if sock.fileno() < 0:

@@ -407,8 +407,8 @@ def connect(protocol_factory, host, port, *, timeout_s=60.0, local_addr=None, ss
     of the first one's class, with the text of all.  socket.gaierror for a name that has none.
     ssl.SSLError for a handshake that fails.  TimeoutError; also Windows itself gives an address
     up, after 21 s.  What the factory or connection_made() raises.  Its cancel() ends all attempts,
-    until the factory is called.  What is to be called when it is done runs on a worker, or on the
-    thread that cancels.
+    until the factory is called.  What is to be called when it is done runs on a worker, on a thread
+    that looks for names, or on the one that cancels.
 
     Raises TypeError or ValueError for a wrong argument, RuntimeError for a server that is not
     serving.

@@ -18,7 +18,7 @@ from iocpx._base cimport NEVER, conn_ref, now_ms
 from iocpx._buffers cimport queue_data, release_spent, take_bytes
 from iocpx._delivery cimport conn_is_reading_on, lost_t
 from iocpx._engine cimport engine_on_worker
-from iocpx._filter cimport conn_filter_begin, conn_may_filter
+from iocpx._filter cimport conn_filter_begin, conn_filter_hold, conn_may_filter
 from iocpx._requests cimport (
     WAIT_AGAIN, WAIT_WRITABLE, WRITE_FLUSH, WRITE_SPENT, conn_abort, conn_borrow_handle, conn_close,
     conn_flush, conn_get_marks, conn_is_closing, conn_is_reading, conn_pause_reading,
@@ -29,6 +29,7 @@ from iocpx._engines cimport WAIT_SLICE_MS
 from iocpx._protocols cimport defines_data_sent, is_buffered, refuse_coroutine
 from iocpx._runtime cimport Runtime, address_tuple
 from iocpx._sched cimport conn_unref
+from iocpx._sendfile cimport conn_sends_files
 from iocpx._state cimport buf_t, queue_t
 from iocpx._tls cimport Tls
 from iocpx._timers cimport check_callback, microseconds, TimerHandle, Timers
@@ -356,6 +357,16 @@ cdef class Connection:
             conn_unref(conn)
 
     def _give_up_tls(self):
+        cdef bint sends = False
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            sends = conn_sends_files(conn)
+            conn_unref(conn)
+        if sends:
+            # As long as the peer takes it: for one that does not there is close_timeout_s.
+            self._tls_timer = self._set_timer(self._give_up_tls, (),
+                                              microseconds(self._tls_shutdown_s))
+            return
         if self._raised is None:
             self._raised = TimeoutError(
                 f"the end of TLS took longer than {self._tls_shutdown_s:g} s")
@@ -499,6 +510,8 @@ cdef class Connection:
                 raise RuntimeError("start_tls() must be called from a callback of its connection")
             self._take_tls(conn, tls, handshake_s, shutdown_s)
             tls.feed_bytes(received + self._take_undelivered(conn))
+            # Nothing is held any more, also where this is called for what was: TLS has it.
+            conn_filter_hold(conn, False)
         finally:
             conn_unref(conn)
         future = concurrent.futures.Future()

@@ -33,6 +33,7 @@ cdef SRWLOCK posted_lock
 cdef posted_t *first = NULL         # owned; posted_lock
 cdef posted_t *last = NULL          # borrowed; posted_lock
 cdef HANDLE posted_event = NULL     # auto-reset: there is something; never closed
+cdef bint posting = False           # the thread is there
 starting = threading.Lock()
 
 
@@ -76,14 +77,16 @@ def call_posted():
 
 
 cdef int start_posting() except -1:
-    global posted_event
+    global posted_event, posting
     with starting:
-        if posted_event != NULL:
-            return 0
-        posted_event = CreateEventW(NULL, False, False, NULL)
         if posted_event == NULL:
-            raise os_error(<int>GetLastError(), "event")
-        threading.Thread(target=call_posted, name="iocpx-posted", daemon=True).start()
+            # Set: something may have been posted already.
+            posted_event = CreateEventW(NULL, False, True, NULL)
+            if posted_event == NULL:
+                raise os_error(<int>GetLastError(), "event")
+        if not posting:
+            threading.Thread(target=call_posted, name="iocpx-posted", daemon=True).start()
+            posting = True
     return 0
 
 

@@ -37,6 +37,8 @@ logger = logging.getLogger("iocpx")
 cdef enum:
     KEEPER = -1                     # among the indexes of the workers' threads
 
+LINGER_S = 1.0                      # for a thread that is done, to vanish
+
 cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # Delivers to protocols; set by _core, the one place that takes the GIL.
@@ -282,8 +284,9 @@ class Engine:
         needs that runs callbacks: COM, a database handle of its own.  What on_worker_start
         raises is raised by the start() that began the threads, and nothing runs then; what
         on_worker_stop raises is logged under "iocpx".  wait_closed() waits a second for the
-        latter, and the end of the interpreter does not wait longer for it.  Not with
-        completion_port.
+        latter, and the end of the interpreter does not wait longer for it.  Neither may wait for
+        this engine, as start() of a server on it, attach() and the future of connect() do.  Not
+        with completion_port.
     """
 
     def __init__(self, *, workers=None, buffer_size=262144, max_free_buffers=200,
@@ -342,6 +345,8 @@ class Engine:
                     run.start()
                 except BaseException:
                     run.wait(float("inf"))      # for the threads that there are
+                    for thread in run.threads:
+                        thread.join(LINGER_S)   # as a courtesy, like Runtime.wait()
                     raise
                 self._run = run
             return run

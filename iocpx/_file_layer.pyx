@@ -45,10 +45,12 @@ cdef HANDLE reopen(file, DWORD flags) noexcept:
     cdef size_t handle
     cdef HANDLE made
     # Others may have a descriptor whose bytes are not what they read, as one that decompresses.
-    raw = file.raw if isinstance(file, (io.BufferedReader, io.BufferedRandom)) else file
-    if not isinstance(raw, io.FileIO):
+    raw = file.raw if type(file) is io.BufferedReader or type(file) is io.BufferedRandom else file
+    if type(raw) is not io.FileIO:
         return NULL
     try:
+        if type(file) is io.BufferedRandom:
+            file.flush()                # what was written to it is of the file
         if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
             return NULL
         handle = msvcrt.get_osfhandle(raw.fileno())

@@ -58,7 +58,9 @@ cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil:
     conn.filter_waits = False
     if not conn.filter_opening:
         queue_move(&conn.plain, plain)
-    cdef bint last = (conn.write_eof and not conn.filter_ended and not conn_has_files(conn)
+    # Before the handshake is done a file has no way out either: it ends with the connection.
+    cdef bint last = (conn.write_eof and not conn.filter_ended
+                      and (conn.filter_opening or not conn_has_files(conn))
                       and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING))
     ReleaseSRWLockExclusive(&conn.lock)
     return last

@@ -8,7 +8,7 @@ connection.
 cimport cython
 from cpython.buffer cimport PyObject_CheckBuffer
 from cpython.bytes cimport (
-    PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+    PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
 from libc.string cimport memcpy
 
@@ -49,7 +49,7 @@ cdef class Framer:
         return make, (type(self), *self._arguments())
 
     cdef bytes _checked(self, data):
-        if not PyBytes_Check(data):
+        if not PyBytes_CheckExact(data):
             if not PyObject_CheckBuffer(data):
                 raise TypeError(
                     f"a message must be a bytes-like object, got {type(data).__name__}")

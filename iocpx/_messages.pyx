@@ -159,6 +159,9 @@ cdef class MessageUser(TlsUser):
         cdef LONG64 n = 0
         cdef bint together = self._takes_messages()
         cdef bytes message
+        if not together and framed.whole is not None:
+            # Another thread has set another protocol meanwhile: what was cut before comes first.
+            self._tell_whole(conn)
         try:
             while (source.size > 0 and self._framed is framed and self._tls is tls
                    and (together or conn_is_reading_on(conn))):

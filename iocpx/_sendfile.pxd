@@ -19,6 +19,8 @@ cdef sendfile_result conn_sendfile(worker_t *worker, conn_t *conn, file_t *file)
 # It is over as soon as may be, and the connection goes on.  Not after conn_take_files has brought
 # it.
 cdef void conn_cancel_file(conn_t *conn, file_t *file) noexcept nogil
+# Any thread: is one to be sent, or something that was written behind one?
+cdef bint conn_sends_files(conn_t *conn) noexcept nogil
 
 # On news_t.files, in the connection's turn:
 # Those that are over, a chain by buf.next, each the caller's to free.

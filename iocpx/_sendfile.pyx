@@ -69,6 +69,13 @@ cdef void conn_cancel_file(conn_t *conn, file_t *file) noexcept nogil:
     ReleaseSRWLockExclusive(&conn.lock)
 
 
+cdef bint conn_sends_files(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint sends = conn_has_files(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    return sends
+
+
 cdef file_t *conn_take_files(conn_t *conn) noexcept nogil:
     cdef file_t *files = NULL
     cdef buf_t *buf

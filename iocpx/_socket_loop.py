@@ -83,7 +83,7 @@ class SocketLoop(TcpLoop):
     ) -> int:
         if type(transp) is not Transport:
             return await super()._sendfile_native(transp, file, offset, count)  # type: ignore[misc,no-any-return]
-        if "b" not in getattr(file, "mode", "b"):
+        if isinstance(file, io.TextIOBase):
             raise ValueError("file should be opened in binary mode")
         future: Any = self.create_future()
         sent = transp._send_file(file, offset, count, future)
@@ -95,7 +95,8 @@ class SocketLoop(TcpLoop):
         finally:
             if not future.done() or future.cancelled():
                 transp._cancel_file(sent)
-            # The engine reads past the file's own position, which tells how much was sent.
+            # The engine reads past the file's own position, which tells how much was sent, but for
+            # a file that was cancelled.
             file.seek(sent.begin + sent.nbytes)
 
     # That of older Pythons does not seek for an offset of 0.

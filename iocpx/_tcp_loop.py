@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import socket
 from asyncio import constants, proactor_events, protocols, sslproto, streams
+from functools import partial
 from typing import Any
 
 from iocpx._engine_loop import EngineLoop
@@ -160,8 +161,8 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
         waiter: Any = self.create_future()
         if type(transport) is Transport and not transport._has_tls():
             tls = _make_tls(sslcontext, server_side, server_hostname)
-            early = _take_unread(protocol) if server_side else b""
-            transport._start_tls(protocol, tls, early, waiter, *timeouts)
+            take_early = partial(_take_unread, protocol) if server_side else bytes
+            transport._start_tls(protocol, tls, take_early, waiter, *timeouts)
             try:
                 await waiter
             except BaseException:

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from iocpx._engine_loop import EngineLoop
@@ -17,7 +17,7 @@ class Transport:
         self,
         protocol: Any,
         tls: Tls,
-        early: bytes,
+        take_early: Callable[[], bytes],
         waiter: Any,
         handshake_s: float,
         shutdown_s: float,

@@ -537,12 +537,13 @@ cdef class Transport:
     def _has_tls(self):
         return self._tls is not None
 
-    def _start_tls(self, protocol, Tls tls not None, bytes early, waiter, double handshake_s,
+    def _start_tls(self, protocol, Tls tls not None, take_early, waiter, double handshake_s,
                    double shutdown_s):
         """For the loop's start_tls(): TLS on a connection whose protocol knows it already, and may
-        have received bytes of it."""
+        have received bytes of it, which take_early() takes back."""
         self._take_tls(tls, handshake_s, shutdown_s)
-        tls.feed_bytes(early + self._take_undelivered(self._conn))
+        tls.feed_bytes(take_early() + self._take_undelivered(self._conn))
+        conn_filter_hold(self._conn, False)
         self._take_protocol(protocol)
         self._waiter = waiter
         if self._own_extra is not None:
@@ -661,8 +662,12 @@ cdef class Transport:
     def _send_file(self, file, offset, most, future):
         """Have the engine send it, in order with what is written; future: gets its outcome.
         Returns its SentFile; None: it has to be read.  ConnectionError: the transport is closed."""
-        cdef SentFile sent = SentFile.__new__(SentFile, file, offset, most, future)
+        cdef SentFile sent
         cdef int result = SENDFILE_UNFIT
+        try:
+            sent = SentFile.__new__(SentFile, file, offset, most or None, future)
+        except (TypeError, ValueError):
+            return None                 # asyncio takes more, and says what it does not take
         if sent.handle == NULL:
             return None
         if self._conn == NULL or self._closing:

@@ -221,7 +221,7 @@ ctypedef struct conn_t:
     # those of all bytes that are queued.
     queue_t outbox
     files_t *files              # owned; NULL: there was none yet
-    queue_t spent               # sent or dropped, with Python owners to release under the GIL
+    queue_t spent               # sent or dropped, with owners that the handler releases
     marks_t marks
     bint passed                 # the queue was above its high mark, which is not told yet
     size_t turn_bytes           # written by the callbacks of the turn under way…

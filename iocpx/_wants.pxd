@@ -34,7 +34,8 @@ cdef inline bint conn_filter_due(conn_t *conn) noexcept nogil:
     return (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING) and (
         conn.filter_begun or not conn.filter_waits and (
             conn.plain.head != NULL and not conn.filter_opening
-            or conn.write_eof and not conn.filter_ended and not conn_has_files(conn)))
+            or conn.write_eof and not conn.filter_ended
+            and (conn.filter_opening or not conn_has_files(conn))))
 
 
 cdef inline bint conn_eof_due(conn_t *conn) noexcept nogil:

@@ -1,7 +1,7 @@
 """The engine's interface for extension modules: handlers of connections that never enter Python.
 
 A module cimports this, calls import_engine_api() once, fills in a handler_api_t and wraps it in a
-PyCapsule named HANDLER_NAME; `iocpx.Server(iocpx.native.Handler(capsule), …)` serves with it.
+PyCapsule named "iocpx.handler"; `iocpx.Server(iocpx.native.Handler(capsule), …)` serves with it.
 docs/EMBEDDING.md tells more, examples/cython_handler/ is one.
 
 The wheel has this file, so a module is built against the installed package.  What it was built
@@ -50,7 +50,8 @@ ctypedef struct handler_api_t:
 
 # What a handler asks for.  With or without the GIL; from any thread that holds the connection.
 # In a callback of the connection what is written leaves when that returns, all of it at once, or
-# earlier where it is much; `marks` may then be called within the write.
+# earlier where it is much; `marks` may then be called within the write, but for one in `made`,
+# after which it is.
 ctypedef struct engine_api_t:
     uint32_t version            # API_VERSION; before anything else, in all versions
     # Copies the data.
@@ -73,18 +74,19 @@ ctypedef struct engine_api_t:
     size_t (*queued)(api_conn_t conn) noexcept nogil        # bytes not sent yet
     # Precondition: low <= high.
     void (*set_marks)(api_conn_t conn, size_t high, size_t low) noexcept nogil
-    # Calls `timer` in so many milliseconds, never early.  A connection has one such time: of
+    # Calls `timer` in so many milliseconds, 24 days at most, never early.  A connection has one such time: of
     # several that are asked for before it comes the earliest counts.
     void (*wake)(api_conn_t conn, uint64_t delay_ms) noexcept nogil
     # Puts the sockaddr_in or sockaddr_in6 of the peer, or our own, at `into`, API_ADDRESS_BYTES.
     void (*address)(api_conn_t conn, int of_peer, void *into) noexcept nogil
     # The connection's memory stays until let_go, also after `lost`; then all of the above does
-    # nothing.  From a callback, or whoever holds it already.
+    # nothing.  From a callback, or whoever holds it already.  The server's stop waits for let_go.
     void (*hold)(api_conn_t conn) noexcept nogil
     void (*let_go)(api_conn_t conn) noexcept nogil
     # Has call(argument) called soon, with the GIL, on a thread of Python's that is no worker: there
     # it may block.  In the order of the calls.  What is left at the interpreter's exit is not
-    # called any more.  API_TAKEN or API_NO_MEMORY.
+    # called any more, and nothing before a server with a handler in C has been started.  API_TAKEN
+    # or API_NO_MEMORY.
     api_result (*post)(void (*call)(void *argument) noexcept, void *argument) noexcept nogil
 
 

@@ -12,7 +12,7 @@ from dialling import assert_clients_gone
 from payload import assert_same_bytes, pattern
 from protocols import Plain, Recording, RecordingBuffered
 from sockets import bound_socket, listening_socket
-from tls_peers import TlsClient, server_context
+from tls_peers import TlsClient, client_context, server_context
 from waiting import WAIT_S, run_together, take, wait_for_event, wait_until
 
 import iocpx
@@ -292,3 +292,14 @@ def test_a_hook_that_is_none(name):
             iocpx.Engine(**{name: value})
     with pytest.raises(ValueError, match=f"^{name} must be None with completion_port"):
         iocpx.Engine(completion_port=1, **{name: asyncio.Protocol})
+
+
+def test_a_socket_with_tls_of_its_own_is_refused(engine, pair):
+    sock, _ = pair()
+    context = client_context()
+    with context.wrap_socket(
+        sock, server_hostname="localhost", do_handshake_on_connect=False
+    ) as wrapped:
+        with pytest.raises(TypeError, match="sock must be a plain socket"):
+            engine.attach(wrapped, Recording())
+        assert wrapped.fileno() >= 0

@@ -6,6 +6,7 @@ Each test runs a loop of its own, and ends on its engine's books.
 import asyncio
 import contextvars
 import gc
+import gzip
 import io
 import socket
 import ssl
@@ -732,11 +733,13 @@ def test_a_file_is_sent(run, tmp_path):
             with pytest.raises(asyncio.SendfileNotAvailableError):
                 await loop.sendfile(client.transport, io.BytesIO(b"read"), fallback=False)
             assert await loop.sendfile(client.transport, io.BytesIO(b"read")) == 4
+            with gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(b"unpacked"))) as packed:
+                assert await loop.sendfile(client.transport, packed) == 8
         client.transport.close()
         with path.open("rb") as file, pytest.raises(RuntimeError, match="closing"):
             await loop.sendfile(client.transport, file)
         await other.lost
-        assert other.received == b"before" + BIG[1000:101_000] + b"afterread"
+        assert other.received == b"before" + BIG[1000:101_000] + b"afterreadunpacked"
         server.close()
 
     run(main)

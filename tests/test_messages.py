@@ -446,11 +446,42 @@ def test_start_tls_between_two_messages(serve, protocol_class):
     assert protocol.future.result(WAIT_S) is None
 
 
+def test_tls_that_begins_in_what_a_framer_had_begun_keeps_no_worker(serve):
+    """The first bytes of the handshake are handed over by data_received(), and the rest takes its
+    time: the one worker serves the others meanwhile."""
+
+    class Proxied(GetsLists):
+        def on_messages(self, messages):
+            if messages[-1] == b"PROXY":
+                self.transport.set_framer(None)
+
+        def on_data(self, data):
+            if data[:1] == b"\x16":
+                self.future = self.transport.start_tls(server_context(), received=data)
+            else:
+                self.transport.write(data)
+
+    served = serve(Proxied, workers=1)
+    client, protocol = served.open()
+    secure = TlsClient(None, sock=client.sock, shake=False)
+    hello = secure.hello()
+    cut = hello.index(b"\n") if b"\n" in hello else len(hello) // 2
+    client.send(b"PROXY\n" + hello[:cut])
+    protocol.wait_until(lambda: getattr(protocol, "future", None) is not None, "the begin of TLS")
+    other, _ = served.open()
+    other.send(b"PROXY\n" + b"served")
+    assert other.read_exactly(6) == b"served"
+    client.send(hello[cut:])
+    secure.receive()
+    secure.handshake()
+    assert protocol.future.result(WAIT_S) is None
+
+
 # -- what goes -------------------------------------------------------------------------------------
 
 
 @every
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, type("Own", (bytes,), {})])
 def test_messages_are_written_as_they_are_read(serve, framer, kind):
     class Greets(with_framer(Gets, framer)):
         def on_made(self):

@@ -640,6 +640,33 @@ def test_a_handshake_that_never_comes_ends_the_file(serve, path):
     client.read_until_gone()
 
 
+def test_a_close_in_the_handshake_ends_the_file_at_once(serve, path):
+    class Starts(Recording):
+        def on_data(self, data):
+            self.transport.start_tls(server_context())
+            with path.open("rb") as file:
+                self.sent = self.transport.sendfile(file)
+            self.transport.close()
+
+    client, protocol = serve(Starts, close_timeout_s=3600).open()
+    client.send(b"STARTTLS")
+    protocol.wait_for("connection_lost")
+    assert isinstance(protocol.sent.exception(WAIT_S), OSError)
+    client.read_until_gone()
+
+
+def test_what_was_written_to_a_file_and_not_flushed_is_of_the_file(serve, tmp_path):
+    class Sends(Recording):
+        def on_made(self):
+            with (tmp_path / "new").open("w+b") as file:
+                file.write(b"just written")
+                self.sent = self.transport.sendfile(file)
+
+    client, protocol = serve(Sends).open()
+    assert client.read_exactly(12) == b"just written"
+    assert protocol.sent.result(WAIT_S) == 12
+
+
 def test_a_connection_that_nobody_reads_frees_its_worker(serve, large):
     """While a file waits for its peer the worker serves others."""
     path, _ = large

@@ -171,6 +171,8 @@ cdef const char *read_head(request_t *request, const char *data,
     if not request.minor and not is_text(version, line_end, b"http/1.0"):
         return NO_VERSION if line_end - version == 8 else BAD
     request.keeps_alive = request.minor
+    if line_end[1] != 10:
+        return BAD
     data = line_end + 2
     while data < end - 2:
         line_end = <const char *>memchr(data, 13, end - data)
@@ -280,6 +282,9 @@ cdef void take(api_conn_t conn, void *own, const char *data, size_t nbytes) noex
             end = head_end(data, nbytes, 0)
             if end == NULL:
                 begin_head(conn, client, data, nbytes)
+                return
+            if end - data > MAX_HEAD:
+                end_with(conn, BIG_HEAD)
                 return
             answer(conn, client, data, end)
             part = <size_t>(end - data)

@@ -34,6 +34,11 @@ def test_all_hear_what_is_said(start, tls, certificate):
         for hears in (anna_hears, bela_hears):
             assert hears.readline() == "Béla: szia\n"
             assert hears.readline() == "Béla: sokan vagyunk\n"
-        anna.sendall(b"x" * 2000 + b"\n")  # too long a line ends her connection, and no other
+        anna.sendall(b"\xff" * 1000 + b"\n")
+        for hears in (anna_hears, bela_hears):
+            assert hears.readline() == f"Anna: {1000 * chr(0xFFFD)}\n"
+        anna.sendall(b"x" * 1001 + b"\n")
+        assert anna_hears.readline() == "That is too long.\n"
+        anna.sendall(b"x" * 5001 + b"\n")  # this ends her connection, and no other
         assert bela_hears.readline() == "Anna has gone\n"
     program.interrupt()

@@ -28,6 +28,7 @@ def test_messages_come_back(served, tls):
             client.send(["in ", "three ", "parts"])
             assert client.recv(WAIT_S) == "in three parts"
             assert client.ping().wait(WAIT_S)
+            client.send("and goes")
 
     run_together(*[one] * 4)
 

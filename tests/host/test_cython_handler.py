@@ -162,6 +162,7 @@ WRONG = {
     b"GET / HTTP/1.1\r\nHost : x\r\n\r\n": 400,
     b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n": 400,
     b"GET / HTTP/1.1\r\nHost: x\rsmuggled: y\r\n\r\n": 400,
+    b"GET / HTTP/1.1\rZHost: x\r\n\r\n": 400,
     b"GET / HTTP/2.0\r\nHost: x\r\n\r\n": 505,
     b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n": 400,
     b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n": 400,
@@ -169,6 +170,7 @@ WRONG = {
     b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n": 413,
     b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n": 501,
     b"GET / HTTP/1.1\r\nx: " + b"y" * 8192: 431,
+    b"GET / HTTP/1.1\r\nHost: x\r\nx: " + b"y" * 8192 + b"\r\n\r\n": 431,
 }
 
 
