@@ -234,6 +234,13 @@ cdef class EngineRun:
         """True when its threads have nothing left to do, by `due` in perf_counter()'s seconds."""
         return wait_for(self.engine.stopped_event, due)
 
+    def wait_for_threads(self):
+        """After a start that has failed: until those that there are have nothing left to do, and
+        a little longer, so that nobody finds them."""
+        self.wait(float("inf"))
+        for thread in self.threads:
+            thread.join(LINGER_S)
+
     def on_worker(self):
         return engine_on_worker(self.engine)
 
@@ -344,9 +351,7 @@ class Engine:
                 try:
                     run.start()
                 except BaseException:
-                    run.wait(float("inf"))      # for the threads that there are
-                    for thread in run.threads:
-                        thread.join(LINGER_S)   # as a courtesy, like Runtime.wait()
+                    run.wait_for_threads()
                     raise
                 self._run = run
             return run

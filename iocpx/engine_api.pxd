@@ -74,8 +74,8 @@ ctypedef struct engine_api_t:
     size_t (*queued)(api_conn_t conn) noexcept nogil        # bytes not sent yet
     # Precondition: low <= high.
     void (*set_marks)(api_conn_t conn, size_t high, size_t low) noexcept nogil
-    # Calls `timer` in so many milliseconds, 24 days at most, never early.  A connection has one such time: of
-    # several that are asked for before it comes the earliest counts.
+    # Calls `timer` in so many milliseconds, 24 days at most, never early.  A connection has one
+    # such time: of several that are asked for before it comes the earliest counts.
     void (*wake)(api_conn_t conn, uint64_t delay_ms) noexcept nogil
     # Puts the sockaddr_in or sockaddr_in6 of the peer, or our own, at `into`, API_ADDRESS_BYTES.
     void (*address)(api_conn_t conn, int of_peer, void *into) noexcept nogil
