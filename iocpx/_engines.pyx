@@ -37,8 +37,6 @@ logger = logging.getLogger("iocpx")
 cdef enum:
     KEEPER = -1                     # among the indexes of the workers' threads
 
-LINGER_S = 1.0                      # for a thread that is done, to vanish
-
 cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # Delivers to protocols; set by _core, the one place that takes the GIL.
@@ -234,13 +232,6 @@ cdef class EngineRun:
         """True when its threads have nothing left to do, by `due` in perf_counter()'s seconds."""
         return wait_for(self.engine.stopped_event, due)
 
-    def wait_for_threads(self):
-        """After a start that has failed: until those that there are have nothing left to do, and
-        a little longer, so that nobody finds them."""
-        self.wait(float("inf"))
-        for thread in self.threads:
-            thread.join(LINGER_S)
-
     def on_worker(self):
         return engine_on_worker(self.engine)
 
@@ -351,7 +342,7 @@ class Engine:
                 try:
                     run.start()
                 except BaseException:
-                    run.wait_for_threads()
+                    run.wait(float("inf"))      # for the threads that there are
                     raise
                 self._run = run
             return run

@@ -116,8 +116,8 @@ ROOMS = {
     "_connection": Room(
         "iocpx/_connection.*",
         "_protocols _tls _file_layer _timers _runtime _engines _engine _filter _buffers _delivery"
-        " _requests _sched _base _types _state _winsock _addresses _arguments _errors libc cpython"
-        " stdlib",
+        " _sendfile _requests _sched _base _types _state _winsock _addresses _arguments _errors"
+        " libc cpython stdlib",
     ),
     "_server": Room(
         "iocpx/_server.*",
