@@ -103,7 +103,7 @@ def test_a_knob_fixes_what_the_seed_decides(program):
 
 
 def test_services_share_an_engine_and_a_worker_is_stepped(program):
-    words = ["--seed", 10, "--trace", "--set", "workers=1", "--set"]
+    words = ["--seed", 10, "--runs", 20, "--trace", "--set", "workers=1", "--set"]
     assert "app 3" in simulate.output(program, [*words, "services=3"])
     polled = simulate.output(program, [*words, "polled=1", "--set", "looped=0"])
     assert "poller" in polled and "foreign packet" in polled

@@ -158,7 +158,7 @@ MUTANTS = [
     (
         "a filter is not told of the end",
         "iocpx/_wants.pxd",
-        [("or conn.write_eof and not conn.filter_ended and not", "or False and not")],
+        [("or conn.write_eof and not conn.filter_ended\n", "or False\n")],
     ),
     (
         "what waits for a filter that opens is forgotten",

@@ -748,7 +748,12 @@ MUTANTS = [
     (
         "TLS ends before the file that is to be encrypted",
         "iocpx/_filter.pyx",
-        [("not conn.filter_ended and not conn_has_files(conn)\n", "not conn.filter_ended\n")],
+        [
+            (
+                "                      and (conn.filter_opening or not conn_has_files(conn))\n",
+                "",
+            )
+        ],
     ),
     (
         "a delimiter that is cut is looked for anew",
