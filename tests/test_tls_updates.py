@@ -191,9 +191,7 @@ def test_a_client_that_never_ends_its_handshake_anew_is_given_up(serve_tls, will
     other, _ = served.open()
     client, protocol = served.open()
     ssl_object = protocol.transport.get_extra_info("ssl_object")
-    protocol.transport.write(b"x")
     begin_anew(client)
-    assert client.read_exactly(1) == b"x"
     wait_for_a_flight(client)
     protocol.transport.write(BIG)
     protocol.transport.close()
