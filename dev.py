@@ -203,9 +203,10 @@ def run(options):
 def bench(options):
     lane = options.python or here.default_lane()
     prepare([lane], builder(options))
+    library = builder(options).library(lane)
     with exclusive():
-        ceiling = build.ceiling()
-    return here.bench(lane, builder(options).library(lane), ceiling, options.arguments)
+        ceiling, handler = build.ceiling(), build.handler(lane, library)
+    return here.bench(lane, library, ceiling, handler, options.arguments)
 
 
 def conformance(options):
@@ -262,7 +263,8 @@ def test(options):
     if not options.arguments and builder(options) is build:
         pytest = [here.host_python(), "-m", "pytest", *pytest_options("host"), *some, "tests/host"]
         todo.append(Job("host", pytest, host_environment(), behind=True))
-    for lane in sorted(lanes, key=lambda lane: lane != once):  # the longest first
+    # The longest first: the lane that has everything, then those that have the engine's tests.
+    for lane in sorted(lanes, key=lambda lane: (lane != once, not lane.endswith("t"))):
         name = builder(options).folder(lane).name
         argv, env = here.command(lane, builder(options).library(lane), alone=True)
         argv += ["-m", "pytest", *pytest_options(name), "--ignore=tests/host"]

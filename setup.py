@@ -3,9 +3,10 @@
 `pip install .` on Windows needs nothing but this file. A cross build (dev.py on Linux) goes
 through it too: the environment variable IOCPX_BUILD_CONFIG then names a JSON file with the keys
 
-    cython_dir    where the generated C goes, shared by all targets debug         true: no
-    optimisation, with debug information cross         absent for a native build, otherwise what
-    the running Python cannot know about the target:
+    cython_dir    where the generated C goes, shared by all targets
+    debug         true: no optimisation, with debug information
+    cross         absent for a native build, otherwise what the running Python cannot know
+                  about the target:
                   cc (argv of the compiler), include_dirs, define (pairs), link (files),
                   ext_suffix, tag (wheel tag)
 """
@@ -29,15 +30,18 @@ ENGINE = [
     "_connect",
     "_recv",
     "_files",
+    "_datagrams",
     "_send",
     "_conn",
     "_open",
     "_requests",
     "_filter",
     "_sendfile",
+    "_sendto",
     "_delivery",
     "_accept",
     "_service",
+    "_file_ops",
     "_worker",
     "_keeper",
     "_engine",
@@ -47,10 +51,11 @@ ENGINE = [
 MODULES = [
     *ENGINE,
     *("_tls", "_buffers", "_tls_layer", "_framers", "_messages", "_file_layer"),
-    *("_engine_api", "_engines", "_runtime", "_timers", "_protocols", "_connection", "_server"),
-    *("_aside", "_clients", "_connecting", "_core"),
+    *("_engine_api", "_engines", "_runtime", "_timers", "_protocols", "_connection", "_serving"),
+    *("_server", "_peers", "_datagram_layer", "_datagram_server"),
+    *("_aside", "_clients", "_connecting", "_open_file", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),
-    "_transport",
+    *("_transport", "_transports", "_datagram_transport", "_loop_files"),
 ]
 
 # The one place for Cython's directives: none stands in a source file.
@@ -100,6 +105,8 @@ class BuildExt(build_ext):
             [Extension(extension.name, list(extension.sources)) for extension in self.extensions],
             build_dir=CONFIG.get("cython_dir") or os.path.join(self.build_temp, "c"),
             compiler_directives=DIRECTIVES,
+            # Side by side; on Windows a process of its own would run this file again.
+            nthreads=os.cpu_count() if CROSS else 0,
             # Problems are printed either way; the list of modules only when asked for.
             quiet=not self.verbose,
         )
@@ -123,8 +130,9 @@ class BuildExt(build_ext):
                 extension.extra_link_args = ["/DEBUG"]
         if CROSS:
             cc = CROSS["cc"]
-            # -s: no symbols, unless for a debugger.
-            linker = [*cc, "-shared", *([] if CONFIG["debug"] else ["-s"])]
+            # -s: no symbols, unless for a debugger. -O2: what the compiler builds of its own
+            # runtime for that is there, and not once more unoptimised.
+            linker = [*cc, "-shared", *([] if CONFIG["debug"] else ["-O2", "-s"])]
             self.compiler.set_executables(
                 compiler=cc, compiler_so=cc, linker_so=linker, linker_exe=cc
             )

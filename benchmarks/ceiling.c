@@ -1,7 +1,10 @@
 /* An echo server on a completion port with nothing in it that an echo does not need: what an engine
    could at best do, for the benchmark to measure the others against.
 
-       ceiling [--workers N]
+       ceiling [--workers N] [--http]
+
+   With --http it looks for the ends of requests' heads in what comes, and sends for each the answer
+   of examples/cython_handler in the place of an echo.
 
    One struct and one buffer per connection, and one operation of it under way at a time: AcceptEx,
    then WSARecv, WSASend, WSARecv … So a connection is only ever with one thread, and nothing on its
@@ -43,6 +46,7 @@ typedef struct conn {
     DWORD room;       /* bytes that the next receive is given */
     DWORD size, sent; /* bytes in the buffer, and how many of them are on their way already */
     DWORD completed;  /* while it waits in carry: the bytes of its last operation */
+    DWORD matched;    /* with --http: bytes of HEAD_END that have come in a row */
     struct conn *next;
     char buffer[BUFFER_BYTES];
 } conn_t;
@@ -61,6 +65,19 @@ static SOCKET listener;
 static LPFN_ACCEPTEX accept_ex;
 static volatile LONG workers_idle;
 static worker_t workers[MAX_WORKERS];
+static int http;
+
+static const char HEAD_END[] = "\r\n\r\n";
+static const char ANSWER[] =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world!";
+
+enum {
+    HEAD_END_BYTES = sizeof HEAD_END - 1,
+    ANSWER_BYTES = sizeof ANSWER - 1,
+};
+
+/* A receive is never given more than SMALL_BYTES there, and all that they may ask for has room. */
+typedef char room_for_answers[SMALL_BYTES / HEAD_END_BYTES * ANSWER_BYTES <= BUFFER_BYTES ? 1 : -1];
 
 static void die(const char *what)
 {
@@ -135,6 +152,25 @@ static int conn_post(worker_t *worker, conn_t *conn, DWORD *nbytes)
     return WSAGetLastError() == WSA_IO_PENDING ? 0 : -1;
 }
 
+/* So many bytes have come: put the answers in their place; gives the bytes of these. */
+static DWORD answer_requests(conn_t *conn, DWORD nbytes)
+{
+    DWORD i, answers = 0;
+    for (i = 0; i < nbytes; i++) {
+        if (conn->buffer[i] == HEAD_END[conn->matched])
+            conn->matched++;
+        else
+            conn->matched = conn->buffer[i] == HEAD_END[0];
+        if (conn->matched == HEAD_END_BYTES) {
+            conn->matched = 0;
+            answers++;
+        }
+    }
+    for (i = 0; i < answers; i++)
+        memcpy(conn->buffer + i * ANSWER_BYTES, ANSWER, ANSWER_BYTES);
+    return answers * ANSWER_BYTES;
+}
+
 /* An operation has completed with so many bytes: do the next ones, as far as the budget goes. */
 static void conn_serve(worker_t *worker, conn_t *conn, DWORD nbytes)
 {
@@ -147,8 +183,8 @@ static void conn_serve(worker_t *worker, conn_t *conn, DWORD nbytes)
                 conn_close(conn);
                 return;
             }
-            conn->size = nbytes;
-            if (nbytes == conn->room && conn->room < BUFFER_BYTES)
+            conn->size = http ? answer_requests(conn, nbytes) : nbytes;
+            if (nbytes == conn->room && conn->room < BUFFER_BYTES && !http)
                 conn->room *= 8;
             conn->sent = 0;
         }
@@ -260,11 +296,17 @@ int main(int argc, char **argv)
     WSADATA data;
     char line[16];
     int i, n_workers = 2, tcp_port;
-    if (argc == 3 && strcmp(argv[1], "--workers") == 0)
-        n_workers = atoi(argv[2]);
-    if ((argc != 1 && argc != 3) || n_workers < 1 || n_workers > MAX_WORKERS) {
-        fprintf(stderr, "usage: ceiling [--workers 1…%d]\n", MAX_WORKERS);
-        return 2;
+    for (i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--http") == 0)
+            http = 1;
+        else if (strcmp(argv[i], "--workers") == 0 && i + 1 < argc)
+            n_workers = atoi(argv[++i]);
+        else
+            n_workers = 0;
+        if (n_workers < 1 || n_workers > MAX_WORKERS) {
+            fprintf(stderr, "usage: ceiling [--workers 1…%d] [--http]\n", MAX_WORKERS);
+            return 2;
+        }
     }
     /* Ctrl+C reaches the whole console; the process that started this one decides. */
     SetConsoleCtrlHandler(NULL, TRUE);

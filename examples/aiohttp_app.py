@@ -7,6 +7,7 @@ client gets from there, on the same loop.
 import asyncio
 import ssl
 import sys
+from collections.abc import AsyncIterator
 
 from aiohttp import ClientSession, web
 
@@ -15,27 +16,27 @@ import iocpx
 session = web.AppKey("session", ClientSession)
 
 
-async def hello(request):
+async def hello(request: web.Request) -> web.Response:
     loop = type(asyncio.get_running_loop())
     return web.Response(text=f"{loop.__module__}.{loop.__name__}")
 
 
-async def echo(request):
+async def echo(request: web.Request) -> web.Response:
     return web.Response(body=await request.read())
 
 
-async def fetch(request):
+async def fetch(request: web.Request) -> web.Response:
     async with request.app[session].get(request.query_string) as answer:
         return web.Response(body=await answer.read())
 
 
-async def client(app):
+async def client(app: web.Application) -> AsyncIterator[None]:
     app[session] = ClientSession()
     yield
     await app[session].close()
 
 
-def main(port="8000", certificate=None):
+def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

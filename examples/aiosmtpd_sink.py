@@ -6,6 +6,7 @@ With a certificate it offers STARTTLS.
 import ssl
 import sys
 import time
+from typing import Any
 
 from aiosmtpd.controller import Controller
 
@@ -13,13 +14,13 @@ import iocpx
 
 
 class Sink:
-    async def handle_DATA(self, server, session, envelope):
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         print(f"{envelope.mail_from} to {', '.join(envelope.rcpt_tos)}:", flush=True)
         print(f"{len(envelope.content)} bytes, TLS: {session.ssl is not None}", flush=True)
         return "250 Message accepted for delivery"
 
 
-def main(port="8025", certificate=None):
+def main(port: str = "8025", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -10,13 +10,13 @@ from anyio.streams.tls import TLSListener
 import iocpx
 
 
-async def echo(stream):
+async def echo(stream: anyio.abc.ByteStream) -> None:
     async with stream:
         async for data in stream:
             await stream.send(data)
 
 
-async def main(port="8000", certificate=None):
+async def main(port: str = "8000", certificate: str | None = None) -> None:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=int(port))
     print("serving on port", listener.extra(anyio.abc.SocketAttribute.local_port), flush=True)
     if certificate:

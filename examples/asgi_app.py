@@ -8,9 +8,15 @@ With uvicorn:
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
-async def app(scope, receive, send):
+async def app(scope: Message, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
     elif scope["type"] == "websocket":
@@ -19,14 +25,14 @@ async def app(scope, receive, send):
         await http(scope, receive, send)
 
 
-async def lifespan(receive, send):
-    message = {"type": None}
+async def lifespan(receive: Receive, send: Send) -> None:
+    message: Message = {"type": None}
     while message["type"] != "lifespan.shutdown":
         message = await receive()
         await send({"type": message["type"] + ".complete"})
 
 
-async def http(scope, receive, send):
+async def http(scope: Message, receive: Receive, send: Send) -> None:
     body = b""
     more = True
     while more:
@@ -41,7 +47,7 @@ async def http(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
-async def websocket(receive, send):
+async def websocket(receive: Receive, send: Send) -> None:
     while (message := await receive())["type"] != "websocket.disconnect":
         if message["type"] == "websocket.connect":
             await send({"type": "websocket.accept"})

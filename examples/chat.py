@@ -4,6 +4,8 @@ Connect with any client of lines (telnet, nc): the first line is your name, each
 all who are there.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import ssl
@@ -16,11 +18,11 @@ import iocpx
 MAX_TEXT_BYTES = 1000
 LINES = iocpx.native.LineFramer(5 * MAX_TEXT_BYTES)
 
-members = set()
+members: set[Member] = set()
 lock = threading.Lock()  # the callbacks of different connections run on several threads
 
 
-def tell_all(text):
+def tell_all(text: str) -> None:
     with lock:
         everyone = list(members)
     for member in everyone:
@@ -28,14 +30,14 @@ def tell_all(text):
 
 
 class Member(asyncio.Protocol):
-    def connection_made(self, transport):
+    def connection_made(self, transport: iocpx.Connection) -> None:
         self.transport = transport
-        self.name = None
+        self.name: str | None = None
         self.slow = False
         transport.set_framer(LINES)
         transport.write_message(b"What is your name?")
 
-    def messages_received(self, messages):
+    def messages_received(self, messages: list[bytes]) -> None:
         for message in messages:
             text = message.decode(errors="replace").strip()
             if len(message) > MAX_TEXT_BYTES:
@@ -48,32 +50,33 @@ class Member(asyncio.Protocol):
                     members.add(self)
                 tell_all(f"{text} has come")
 
-    def tell(self, text):
+    def tell(self, text: str) -> None:
         # Any thread may write.  Who does not read misses what is said meanwhile, and costs nobody
         # any memory.
         if not self.slow:
             self.transport.write_message(text.encode())
 
-    def pause_writing(self):
+    def pause_writing(self) -> None:
         self.slow = True
 
-    def resume_writing(self):
+    def resume_writing(self) -> None:
         self.slow = False
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         with lock:
             members.discard(self)
         if self.name is not None:
             tell_all(f"{self.name} has gone")
 
 
-def main(port="8000", certificate=None):
+def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate)
     server = iocpx.Server(Member, "127.0.0.1", int(port), ssl=tls)
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()  # until Ctrl+C, which stops it in order
 

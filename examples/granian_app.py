@@ -14,7 +14,7 @@ from granian.server.embed import Server
 import iocpx
 
 
-async def main(port="8000", certificate=None):
+async def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = {"ssl_cert": Path(certificate), "ssl_key": Path(certificate)} if certificate else {}
     server = Server(app, port=int(port), interface=Interfaces.ASGI, **tls)
     try:

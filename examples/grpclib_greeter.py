@@ -9,7 +9,7 @@ import sys
 
 from google.protobuf.wrappers_pb2 import StringValue
 from grpclib.const import Cardinality, Handler
-from grpclib.server import Server
+from grpclib.server import Server, Stream
 
 import iocpx
 
@@ -17,16 +17,16 @@ import iocpx
 class Greeter:
     """What protoc makes of a .proto file is a base class with such a __mapping__."""
 
-    async def greet(self, stream):
+    async def greet(self, stream: Stream[StringValue, StringValue]) -> None:
         async for name in stream:
             await stream.send_message(StringValue(value=f"hello, {name.value}"))
 
-    def __mapping__(self):
+    def __mapping__(self) -> dict[str, Handler]:
         kinds = (Cardinality.STREAM_STREAM, StringValue, StringValue)
         return {"/Greeter/Greet": Handler(self.greet, *kinds)}
 
 
-async def main(port="50051", certificate=None):
+async def main(port: str = "50051", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -17,21 +17,21 @@ MAX_BODY_BYTES = 8 << 20
 
 
 class Http(asyncio.Protocol):
-    def connection_made(self, transport):
+    def connection_made(self, transport: iocpx.Connection) -> None:
         self.transport = transport
         self.connection = h11.Connection(h11.SERVER)
-        self.request = None
-        self.body = []
+        self.request: h11.Request | None = None
+        self.body: list[bytes] = []
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.connection.receive_data(data)
         self.go_on()
 
-    def eof_received(self):
+    def eof_received(self) -> None:
         self.connection.receive_data(b"")
         self.go_on()
 
-    def go_on(self):
+    def go_on(self) -> None:
         """All requests that have come whole, in order."""
         try:
             while not self.transport.is_closing():
@@ -50,6 +50,7 @@ class Http(asyncio.Protocol):
                     if sum(map(len, self.body)) > MAX_BODY_BYTES:
                         self.respond(413, b"too much\n", close=True)
                 elif isinstance(event, h11.EndOfMessage):
+                    assert self.request is not None
                     self.respond(*answer(self.request, b"".join(self.body)))
                 elif isinstance(event, h11.ConnectionClosed):
                     self.transport.close()
@@ -59,7 +60,7 @@ class Http(asyncio.Protocol):
             else:
                 self.transport.close()
 
-    def respond(self, status, body, close=False):
+    def respond(self, status: int, body: bytes, close: bool = False) -> None:
         headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
         if close:
             headers.append(("Connection", "close"))
@@ -73,12 +74,12 @@ class Http(asyncio.Protocol):
         if close or self.connection.our_state is h11.MUST_CLOSE:
             self.transport.close()
 
-    def send(self, *events):
+    def send(self, *events: h11.Event) -> None:
         # In one write, so in one record where there is TLS.
         self.transport.writelines([self.connection.send(event) for event in events])
 
 
-def answer(request, body):
+def answer(request: h11.Request, body: bytes) -> tuple[int, bytes]:
     if request.target == b"/" and request.method in (b"GET", b"HEAD"):
         return 200, b"Hello from iocpx %s.\n" % iocpx.__version__.encode()
     if request.target == b"/echo" and request.method == b"POST":
@@ -86,13 +87,14 @@ def answer(request, body):
     return 404, b"There is nothing here.\n"
 
 
-def main(port="8000", certificate=None):
+def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate)
     server = iocpx.Server(Http, "127.0.0.1", int(port), ssl=tls)
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()  # until Ctrl+C, which stops it in order
 

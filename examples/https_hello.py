@@ -18,11 +18,11 @@ MAX_HEAD_BYTES = 16384
 class Hello(asyncio.Protocol):
     """A browser's requests have a head and no body, and that is all that is understood here."""
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: iocpx.Connection) -> None:
         self.transport = transport
         self.unread = b""
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         *heads, self.unread = (self.unread + data).split(HEAD_END)
         if len(self.unread) > MAX_HEAD_BYTES:
             self.transport.abort()
@@ -33,7 +33,7 @@ class Hello(asyncio.Protocol):
             self.transport.close()
 
 
-def answer(head):
+def answer(head: bytes) -> bytes:
     method, path, *_ = [*head.split(b"\r\n", 1)[0].split(b" "), b"", b""]
     if method != b"GET":
         status, text = b"405 Method Not Allowed", b"GET alone is understood here.\n"
@@ -48,13 +48,14 @@ def answer(head):
     )
 
 
-def main(port="8000", certificate=None):
+def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate)
     server = iocpx.Server(Hello, "127.0.0.1", int(port), ssl=tls)
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()  # until Ctrl+C, which stops it in order
 

@@ -9,7 +9,7 @@ from hypercorn.config import Config
 import iocpx
 
 
-def main(port="8000", certificate=None):
+def main(port: str = "8000", certificate: str | None = None) -> None:
     config = Config()
     config.bind = [f"127.0.0.1:{port}"]
     config.certfile = config.keyfile = certificate

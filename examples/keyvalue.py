@@ -9,13 +9,14 @@ import contextlib
 import ssl
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import iocpx
 
 MAX_BYTES = 1 << 20  # of one value; a command may have twice as many
 END = b"\r\n"
 
-values = {}
+values: dict[bytes, bytes] = {}
 lock = threading.Lock()  # the callbacks of different connections run on several threads
 
 
@@ -27,38 +28,38 @@ class Malformed(Exception):
     """What comes is no RESP: there is no telling where the next command begins."""
 
 
-def bulk(value):
+def bulk(value: bytes | None) -> bytes:
     return b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value)
 
 
-def number(value):
+def number(value: int) -> bytes:
     return b":%d\r\n" % value
 
 
-def ping(text=None):
+def ping(text: bytes | None = None) -> bytes:
     return b"+PONG\r\n" if text is None else bulk(text)
 
 
-def set_value(key, value):
+def set_value(key: bytes, value: bytes) -> bytes:
     with lock:
         values[key] = value
     return b"+OK\r\n"
 
 
-def get(key):
+def get(key: bytes) -> bytes:
     return bulk(values.get(key))
 
 
-def delete(*keys):
+def delete(*keys: bytes) -> bytes:
     with lock:
         return number(sum(values.pop(key, None) is not None for key in keys))
 
 
-def exists(*keys):
+def exists(*keys: bytes) -> bytes:
     return number(sum(key in values for key in keys))
 
 
-def increment(key):
+def increment(key: bytes) -> bytes:
     with lock:
         try:
             value = int(values.get(key, b"0")) + 1
@@ -68,13 +69,13 @@ def increment(key):
     return number(value)
 
 
-def flush():
+def flush() -> bytes:
     with lock:
         values.clear()
     return b"+OK\r\n"
 
 
-COMMANDS = {
+COMMANDS: dict[bytes, Callable[..., bytes]] = {
     b"PING": ping,
     b"ECHO": bulk,
     b"SET": set_value,
@@ -88,7 +89,7 @@ COMMANDS = {
 }
 
 
-def answer(command):
+def answer(command: list[bytes]) -> bytes:
     name, *arguments = command
     try:
         function = COMMANDS.get(name.upper())
@@ -101,7 +102,7 @@ def answer(command):
         return b"-ERR %s\r\n" % str(refused).encode()
 
 
-def commands(unread):
+def commands(unread: bytearray) -> Iterator[list[bytes]]:
     """Take the commands that have come whole out of `unread`, one after the other."""
     begin = 0
     try:
@@ -138,11 +139,11 @@ def commands(unread):
 
 
 class KeyValue(asyncio.Protocol):
-    def connection_made(self, transport):
+    def connection_made(self, transport: iocpx.Connection) -> None:
         self.transport = transport
         self.unread = bytearray()
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.unread += data
         answers = []
         ends = False
@@ -163,13 +164,14 @@ class KeyValue(asyncio.Protocol):
             self.transport.close()
 
 
-def main(port="6380", certificate=None):
+def main(port: str = "6380", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate)
     server = iocpx.Server(KeyValue, "127.0.0.1", int(port), ssl=tls)
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()  # until Ctrl+C, which stops it in order
 

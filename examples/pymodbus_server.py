@@ -10,7 +10,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 import iocpx
 
 
-async def main(port="5020", certificate=None):
+async def main(port: str = "5020", certificate: str | None = None) -> None:
     registers = SimData(address=0, count=100, values=0, datatype=DataType.REGISTERS)
     device = SimDevice(id=1, simdata=[registers])
     address = ("127.0.0.1", int(port))

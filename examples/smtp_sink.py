@@ -15,19 +15,22 @@ MAX_BYTES = 10 << 20  # of one mail
 
 
 class Smtp(asyncio.Protocol):
-    def connection_made(self, transport):
+    def connection_made(self, transport: iocpx.Connection) -> None:
         self.transport = transport
         self.start()
         transport.set_framer(LINES)
         self.say(220, "iocpx takes mail")
 
-    def start(self):
-        self.sender, self.recipients, self.lines, self.size = None, [], None, 0
+    def start(self) -> None:
+        self.sender: str | None = None
+        self.recipients: list[str] = []
+        self.lines: list[bytes] | None = None
+        self.size = 0
 
-    def say(self, code, text):
+    def say(self, code: int, text: str) -> None:
         self.transport.write_message(f"{code} {text}".encode())
 
-    def messages_received(self, messages):
+    def messages_received(self, messages: list[bytes]) -> None:
         for line in messages:
             if self.transport.is_closing():
                 return
@@ -41,7 +44,7 @@ class Smtp(asyncio.Protocol):
                 if self.size > MAX_BYTES:
                     self.transport.abort()
 
-    def command(self, line):
+    def command(self, line: bytes) -> None:
         word, _, rest = line.decode("ascii", "replace").partition(" ")
         word = word.upper()
         if word in ("HELO", "EHLO"):
@@ -66,16 +69,17 @@ class Smtp(asyncio.Protocol):
         else:
             self.say(503 if word == "DATA" else 502, "not now" if word == "DATA" else "what?")
 
-    def deliver(self):
+    def deliver(self) -> None:
         recipients = ", ".join(self.recipients)
         print(f"mail from {self.sender} for {recipients}: {self.size} bytes", flush=True)
         self.start()
         self.say(250, "taken")
 
 
-def main(port="8025"):
+def main(port: str = "8025") -> None:
     server = iocpx.Server(Smtp, "127.0.0.1", int(port))
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()  # until Ctrl+C, which stops it in order
 

@@ -8,7 +8,7 @@ import sys
 import iocpx
 
 
-async def echo(reader, writer):
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while line := await reader.readline():
         writer.write(line)
         await writer.drain()
@@ -16,7 +16,7 @@ async def echo(reader, writer):
     await writer.wait_closed()
 
 
-async def main(port="8000", certificate=None):
+async def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -105,6 +105,7 @@ class Proxy:
 def main(listen_port: str = "8000", host: str = "127.0.0.1", port: str = "80") -> None:
     server = Proxy(int(listen_port), host, int(port)).server
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()
 

@@ -20,20 +20,20 @@ MAX_BYTES = 1 << 20  # of one message
 
 
 class Echo(asyncio.Protocol):
-    def connection_made(self, transport):
+    def connection_made(self, transport: iocpx.Connection) -> None:
         self.transport = transport
         self.websocket = ServerProtocol(max_size=MAX_BYTES)
-        self.parts = []
+        self.parts: list[bytes | bytearray | memoryview] = []
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.websocket.receive_data(data)
         self.go_on()
 
-    def eof_received(self):
+    def eof_received(self) -> None:
         self.websocket.receive_eof()
         self.go_on()
 
-    def go_on(self):
+    def go_on(self) -> None:
         for event in self.websocket.events_received():
             if isinstance(event, Request):
                 self.websocket.send_response(self.websocket.accept(event))
@@ -53,13 +53,14 @@ class Echo(asyncio.Protocol):
             self.transport.close()
 
 
-def main(port="8000", certificate=None):
+def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate)
     server = iocpx.Server(Echo, "127.0.0.1", int(port), ssl=tls)
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()  # until Ctrl+C, which stops it in order
 

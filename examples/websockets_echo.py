@@ -4,17 +4,17 @@ import contextlib
 import ssl
 import sys
 
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import ServerConnection, serve
 
 import iocpx
 
 
-async def echo(websocket):
+async def echo(websocket: ServerConnection) -> None:
     async for message in websocket:
         await websocket.send(message)
 
 
-async def main(port="8000", certificate=None):
+async def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -10,6 +10,8 @@ import contextlib
 import io
 import ssl
 import sys
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import SimpleHandler
 from wsgiref.util import application_uri
@@ -22,7 +24,7 @@ WORKERS = 16  # requests that are worked on at once
 MAX_BODY_BYTES = 8 << 20
 
 
-def application(environ, start_response):
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
     """The application served here; any other takes its place."""
     body = environ["wsgi.input"].read()
     text = f"{environ['REQUEST_METHOD']} {application_uri(environ)}{environ['PATH_INFO'][1:]}\n"
@@ -35,32 +37,36 @@ class Handler(SimpleHandler):
 
     http_version = "1.1"
     origin_server = False
+    # Which SimpleHandler has.
+    stdout: io.BytesIO
+    status: str
+    headers: Any
 
-    def __init__(self, environ, body):
+    def __init__(self, environ: dict[str, str], body: bytes) -> None:
         super().__init__(io.BytesIO(body), io.BytesIO(), sys.stderr, environ)
 
-    def send_headers(self):
+    def send_headers(self) -> None:
         self.headers_sent = True
         self.head = int(self.status[:3]), list(self.headers.items())
 
-    def finish_content(self):
+    def finish_content(self) -> None:
         if not self.headers_sent:
             self.send_headers()
 
-    def answer(self):
+    def answer(self) -> tuple[int, list[tuple[str, str]], bytes]:
         """(status, headers, body) of the application."""
         self.run(application)
         return *self.head, self.stdout.getvalue()
 
 
 class Wsgi(asyncio.Protocol):
-    def connection_made(self, transport):
+    def connection_made(self, transport: iocpx.Connection) -> None:
         self.transport = transport
         self.connection = h11.Connection(h11.SERVER)
-        self.request = None
-        self.body = []
+        self.request: h11.Request | None = None
+        self.body: list[bytes] = []
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.connection.receive_data(data)
         try:
             self.go_on()
@@ -69,7 +75,7 @@ class Wsgi(asyncio.Protocol):
                 self.answer(error.error_status_hint, [("Connection", "close")], b"")
             self.transport.close()
 
-    def go_on(self):
+    def go_on(self) -> None:
         """All requests that have come whole, in order."""
         while not self.transport.is_closing():
             event = self.connection.next_event()
@@ -91,13 +97,13 @@ class Wsgi(asyncio.Protocol):
             elif isinstance(event, h11.ConnectionClosed):
                 self.transport.close()
 
-    def respond(self, body):
+    def respond(self, body: bytes) -> None:
         status, headers, text = Handler(self.environ(), body).answer()
         self.answer(status, headers, text)
         if self.connection.our_state is h11.MUST_CLOSE:
             self.transport.close()
 
-    def answer(self, status, headers, body):
+    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         if status not in (204, 304) and "content-length" not in [n.lower() for n, _ in headers]:
             headers.append(("Content-Length", str(len(body))))
         if self.request is not None and self.request.method == b"HEAD":
@@ -105,7 +111,8 @@ class Wsgi(asyncio.Protocol):
         response = h11.Response(status_code=status, headers=headers)
         self.send(response, h11.Data(data=body), h11.EndOfMessage())
 
-    def environ(self):
+    def environ(self) -> dict[str, str]:
+        assert self.request is not None
         path, _, query = self.request.target.partition(b"?")
         host, port = self.transport.get_extra_info("sockname")[:2]
         environ = {
@@ -126,12 +133,12 @@ class Wsgi(asyncio.Protocol):
             environ[key] = f"{environ[key]},{text}" if key in environ else text
         return environ
 
-    def send(self, *events):
+    def send(self, *events: h11.Event) -> None:
         # In one write, so in one record where there is TLS.
         self.transport.writelines([self.connection.send(event) for event in events])
 
 
-def main(port="8000", certificate=None):
+def main(port: str = "8000", certificate: str | None = None) -> None:
     tls = None
     if certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -139,6 +146,7 @@ def main(port="8000", certificate=None):
     engine = iocpx.Engine(workers=WORKERS)
     server = iocpx.Server(Wsgi, "127.0.0.1", int(port), ssl=tls, engine=engine)
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()  # until Ctrl+C, which stops it in order
 

@@ -4,8 +4,10 @@ Server      a threaded server for any Python program; speaks asyncio's protocol
             and transport interface, with the callbacks on the engine's workers
 Engine      its completion port and worker threads, which servers may share
 Connection  the transport that a protocol gets in connection_made
+DatagramServer  the same for UDP, with its DatagramTransport
 TimerHandle what its call_later() and call_soon() return
 connect     a connection that we make, with the same interface
+open_file   a File, whose reads and writes go through the port
 native      handlers that never enter Python
 EventLoop   asyncio's loop on the same engine; new_event_loop() and run() make one
 
@@ -14,10 +16,10 @@ of one operation, `_state` the portable data structures, `_engine` the completio
 port and its workers (no GIL), `_errors` the table of Windows codes, `_engines` the
 engine with its threads, `_runtime` one run of a server on it, `_timers`,
 `_connection` and `_server` the classes above, `_clients` and `_connecting` the
-connections that we make, and `_core` the one place that takes the GIL. Beside it the
-asyncio loop, loaded when it is asked for: `_handles` is what its calls return,
-`_scheduling` what is called when, `_loop` the completion port, and `_event_loop` the
-public class.
+connections that we make, `_open_file` files, and `_core` the one place that takes the
+GIL. Beside it the asyncio loop, loaded when it is asked for: `_handles` is what its
+calls return, `_scheduling` what is called when, `_loop` the completion port,
+`_loop_files` the loop's own files, and `_event_loop` the public class.
 """
 
 import sys
@@ -33,21 +35,35 @@ if sys.platform != "win32":
 
 # After the check, which says better what is wrong than the missing extension would.
 from iocpx import _imports, native  # noqa: F401 - _imports is for freezers
-from iocpx._core import Connection, Engine, Server, TimerHandle, connect
+from iocpx._core import (
+    Connection,
+    DatagramServer,
+    DatagramTransport,
+    Engine,
+    File,
+    Server,
+    TimerHandle,
+    connect,
+    open_file,
+)
 
 if TYPE_CHECKING:
     from iocpx._event_loop import EventLoop, new_event_loop, run
 
 __all__ = [
     "Connection",
+    "DatagramServer",
+    "DatagramTransport",
     "Engine",
     "EventLoop",
+    "File",
     "Server",
     "TimerHandle",
     "__version__",
     "connect",
     "native",
     "new_event_loop",
+    "open_file",
     "run",
 ]
 

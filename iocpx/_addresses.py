@@ -1,4 +1,7 @@
-"""Socket addresses as text, and as Winsock has them."""
+"""Socket addresses as text, and as Winsock has them.
+
+Called by most rooms above the engine; calls nothing of iocpx.
+"""
 
 import socket
 from typing import Any

@@ -1,4 +1,7 @@
-"""Checks of what callers pass: a number in its range, or an error that names the argument."""
+"""Checks of what callers pass: a number in its range, or an error that names the argument.
+
+Called by most rooms above the engine that the program calls; calls nothing of iocpx.
+"""
 
 import inspect
 import math

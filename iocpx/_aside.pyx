@@ -23,9 +23,12 @@ logger = logging.getLogger("iocpx")
 cdef object lock = allocate_lock()
 # Under it:
 cdef object waiting = deque()       # tasks that no thread has begun
-cdef int threads = 0                # that work
+cdef int threads = 0                # that work, or have been asked for…
+cdef int begun = 0                  # … of which so many are there
 cdef list pending = []              # a heap of (due_s, number, task)
-cdef bint watched = False           # the watcher is there
+# The watcher is there.  It says so itself: one that was asked for may never begin, and the tasks of
+# others would rely on it.
+cdef bint watched = False
 # An item: look again when the first is due.
 cdef object changed = SimpleQueue()
 cdef object numbers = itertools.count()
@@ -38,7 +41,7 @@ cdef class Task:
 
 
 cdef int aside(work, late, double due_s) except -1:
-    global threads, watched
+    global threads
     cdef Task task = Task.__new__(Task)
     cdef bint grow
     cdef bint watch
@@ -49,7 +52,6 @@ cdef int aside(work, late, double due_s) except -1:
         grow = threads < MAX_THREADS
         threads += grow
         watch = not watched
-        watched = True
         waiting.append(task)
         heapq.heappush(pending, entry)
     if watch:
@@ -57,10 +59,10 @@ cdef int aside(work, late, double due_s) except -1:
             start_new_thread(watch_all, ())
         except BaseException:
             with lock:
-                watched = False
                 threads -= grow
-            withdraw(task)
-            raise
+            if withdraw(task):
+                raise
+            return 0
     else:
         changed.put(None)
     if grow:
@@ -69,30 +71,36 @@ cdef int aside(work, late, double due_s) except -1:
         except BaseException:
             with lock:
                 threads -= 1
-                grow = threads > 0      # another one comes to it
-            if not grow:
-                withdraw(task)
+                grow = begun > 0        # another one comes to it
+            if not grow and withdraw(task):
                 raise
     return 0
 
 
-cdef void withdraw(Task task) noexcept:
-    """Of which nobody is to hear."""
+cdef bint withdraw(Task task) noexcept:
+    """Nobody is to hear of it.  False: somebody does already."""
+    cdef bint waits = False
     with lock:
-        task.over = True
-        if task in waiting:
+        waits = task in waiting
+        if waits:
             waiting.remove(task)
-    task.work = task.late = None
-    changed.put(None)
+            task.over = True
+    if waits:
+        task.work = task.late = None
+        changed.put(None)
+    return waits
 
 
 def work_all():
-    global threads
+    global begun, threads
     cdef Task task
+    with lock:
+        begun += 1
     while True:
         with lock:
             task = waiting.popleft() if waiting else None
             threads -= task is None
+            begun -= task is None
         if task is None:
             return
         try:
@@ -112,6 +120,10 @@ def watch_all():
     global watched
     cdef Task task
     cdef double wait_s
+    with lock:
+        if watched:
+            return      # asked for before the other one had begun
+        watched = True
     while True:
         late = []
         wait_s = 0

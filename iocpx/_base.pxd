@@ -74,6 +74,8 @@ cdef void engine_release(engine_t *engine) noexcept nogil
 cdef void engine_trouble(engine_t *engine, int error) noexcept nogil
 # A buffer of the smallest size that holds nbytes, owned; NULL: out of memory.
 cdef buf_t *take_buffer(engine_t *engine, size_t nbytes) noexcept nogil
+# One of just that size, of no pool.
+cdef buf_t *take_own_buffer(engine_t *engine, size_t nbytes) noexcept nogil
 cdef void give_buffer(engine_t *engine, buf_t *buf) noexcept nogil
 # Precondition: no worker runs.
 cdef void pools_clear(engine_t *engine) noexcept nogil

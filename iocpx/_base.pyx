@@ -63,6 +63,9 @@ cdef void live_drop(service_t *service) noexcept nogil:
     # The keeper takes it out: it goes through the services without a lock.
     AcquireSRWLockExclusive(&engine.lock)
     service.over = True
+    # Its endpoints have ended without a stop.
+    engine.serving -= service.config.datagrams and not service.closing_clients
+    service.closing_clients = True
     SetEvent(engine.keeper_event)
     ReleaseSRWLockExclusive(&engine.lock)
 
@@ -104,6 +107,16 @@ cdef buf_t *take_buffer(engine_t *engine, size_t nbytes) noexcept nogil:
         engine.buffers_out += 1
         engine.buffers_peak = max(engine.buffers_peak, engine.buffers_out)
     ReleaseSRWLockExclusive(&engine.pool_lock)
+    return buf
+
+
+cdef buf_t *take_own_buffer(engine_t *engine, size_t nbytes) noexcept nogil:
+    cdef buf_t *buf = buf_new(nbytes)
+    if buf != NULL:
+        AcquireSRWLockExclusive(&engine.pool_lock)
+        engine.buffers_out += 1
+        engine.buffers_peak = max(engine.buffers_peak, engine.buffers_out)
+        ReleaseSRWLockExclusive(&engine.pool_lock)
     return buf
 
 
@@ -167,9 +180,12 @@ cdef void conn_keep_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
 
 cdef void conn_drop_spare(conn_t *conn) noexcept nogil:
     """Precondition: conn.lock held."""
-    if conn.spare != NULL:
-        conn_drop_buffer(conn, conn.spare)
-        conn.spare = NULL
+    cdef buf_t *buf = conn.spare
+    while buf != NULL:
+        conn.spare = buf.next
+        buf.next = NULL
+        conn_drop_buffer(conn, buf)
+        buf = conn.spare
 
 
 cdef void trace_line(conn_t *conn, const char *what, LONG64 detail) noexcept nogil:

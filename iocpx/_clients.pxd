@@ -17,6 +17,8 @@ cdef Clients clients_of(engine)
 # Likewise, if need be a new one.  Blocks while threads start; on a thread that no signal handler
 # reaches.
 cdef Clients make_clients(engine)
+# Likewise, by any thread; signal handlers run while it waits.
+cdef Clients wait_for_clients(engine)
 # A connection to be made, which is its maker's until connection_made; remote: a sockaddr.
 cdef Connection connection_new(Runtime runtime, maker, context, const char *remote)
 # It has its conn_t, with a reference that is the connection's from here on.  Once is enough: by who

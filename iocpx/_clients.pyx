@@ -2,8 +2,11 @@
 begins, and Engine.attach().
 
 The service comes with the first call and goes with the last connection, so there is nothing to
-close; the interpreter's exit stops it as it stops servers.  Above it `_connecting` makes
-connections of addresses, for it or for a server.
+close; the interpreter's exit stops it as it stops servers.
+
+Called by `_connecting`, which makes connections of addresses, for it or for a server, by
+`_open_file` and by `_core`; calls `_connection`, `_runtime`, `_engines`, and the engine's rooms for
+connections (`_open`, `_provider`, `_requests`, `_service`).
 
 Who has made a connection is its `_maker` until connection_made() has returned.  It is asked:
     connected(connection)   its socket is connected: returns its Tls, or None, or raises if it is

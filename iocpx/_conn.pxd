@@ -14,6 +14,8 @@ cdef void conn_send_all(worker_t *worker, conn_t *conn) noexcept nogil
 # What completes the operations of a connection: done_fn.
 cdef void on_recv_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil
 cdef void on_send_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil
+cdef void on_datagram_received(void *by, op_t *op, DWORD nbytes) noexcept nogil
+cdef void on_datagram_sent(void *by, op_t *op, DWORD nbytes) noexcept nogil
 cdef void on_connect_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil
 # The packet that brings a scheduled connection to a worker.
 cdef void on_serve(void *worker, op_t *op, DWORD nbytes) noexcept nogil

@@ -2,17 +2,18 @@
 (conn_served), and what the completion of a receive or a send leads to.
 
 Called by the workers, the keeper, and by `_requests` for the threads of the application;
-calls `_connect`, `_recv`, `_send`, `_files` and `_life`.
+calls `_connect`, `_recv`, `_send`, `_files`, `_datagrams` and `_life`.
 """
 
 from libc.stdint cimport uint64_t
 
 from iocpx._base cimport conn_arm, conn_on_executor, count, now_ms, op_error, packet_came
 from iocpx._connect cimport connect_done, connect_post
+from iocpx._datagrams cimport datagram_recv_done, datagram_send_done
 from iocpx._files cimport file_done
 from iocpx._life cimport conn_cancel, conn_close_handle, conn_fail, conn_shut
 from iocpx._op cimport op_t
-from iocpx._recv cimport recv_done, recv_post
+from iocpx._recv cimport recv_done
 from iocpx._sched cimport conn_leave, conn_to_worker, conn_unref, ready_append
 from iocpx._send cimport send_defer, send_done, send_fit, send_post
 from iocpx._state cimport (
@@ -77,7 +78,7 @@ cdef void conn_advance(worker_t *worker, conn_t *conn, bint serving) noexcept no
     # must not keep its worker, or the keeper.  At least one in each turn, however much
     # was sent in it: a connection that is sent to all the time has to be read, too.
     while serving and (first or conn.inline_run < INLINE_BUDGET) and conn_wants_recv(conn):
-        recv_post(worker, conn)
+        conn.post_recv(worker, conn)
         first = False
     if serving and conn_may_connect(conn):
         connect_post(worker, conn)
@@ -183,6 +184,28 @@ cdef void on_connect_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     connect_done(conn, error)
     conn_connected(conn)
+    conn_advance(worker, conn, False)
+    conn_unref(conn)
+
+
+cdef void on_datagram_received(void *by, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>by
+    cdef conn_t *conn = <conn_t *>op.owner
+    cdef int error = op_error(op, conn.sock)
+    packet_came(conn.engine)
+    AcquireSRWLockExclusive(&conn.lock)
+    datagram_recv_done(worker, conn, <recv_t *>op, error, nbytes)
+    conn_advance(worker, conn, False)
+    conn_unref(conn)
+
+
+cdef void on_datagram_sent(void *by, op_t *op, DWORD nbytes) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>by
+    cdef conn_t *conn = <conn_t *>op.owner
+    cdef int error = op_error(op, conn.sock)
+    packet_came(conn.engine)
+    AcquireSRWLockExclusive(&conn.lock)
+    datagram_send_done(worker, conn, error, nbytes)
     conn_advance(worker, conn, False)
     conn_unref(conn)
 

@@ -9,6 +9,9 @@ engine's threads, is done aside.
 
 Several workers, and whoever cancels, may come to a Dial at a time: what it has changes in critical
 sections, which run no Python code, and whoever sets `over` in one does what follows from the end.
+
+Called by the program, to which `_core` shows it; calls `_open`, `_aside`, `_names`, `_tls`, and
+most rooms of the threaded server (`_clients`, `_connection`, `_runtime` and more).
 """
 
 cimport cython
@@ -22,6 +25,7 @@ from iocpx._aside cimport aside
 from iocpx._base cimport now_us
 from iocpx._clients cimport clients_of, connection_adopt, connection_new, make_clients
 from iocpx._connection cimport Connection
+from iocpx._engines cimport process_engine
 from iocpx._open cimport service_connect
 from iocpx._runtime cimport Runtime
 from iocpx._tls cimport Tls
@@ -47,9 +51,6 @@ cdef enum:
 cdef int ERROR_OPERATION_ABORTED = 995
 cdef int WSAEADDRNOTAVAIL = 10049
 cdef int WSAETIMEDOUT = 10060
-
-# Of those who name none.
-cdef object engine_of_process = Engine()
 
 
 @cython.final
@@ -410,6 +411,13 @@ def connect(protocol_factory, host, port, *, timeout_s=60.0, local_addr=None, ss
     until the factory is called.  What is to be called when it is done runs on a worker, on a thread
     that looks for names, or on the one that cancels.
 
+    What a callback of the protocol raises costs its connection only, and is logged or told as with
+    a server.  SystemExit and KeyboardInterrupt end more than that, in order: with server= the
+    server, as its own callbacks' do; else all connections that connect() and Engine.attach() have
+    made on the engine, and what is connected after that is not concerned.  The engine's poll()
+    raises them where it is polled; else nothing does, so a client that shall end the program sets
+    an event that its main thread waits for.
+
     Raises TypeError or ValueError for a wrong argument, RuntimeError for a server that is not
     serving.
     """
@@ -444,7 +452,7 @@ def connect(protocol_factory, host, port, *, timeout_s=60.0, local_addr=None, ss
             raise ValueError(f"server must have no native handler, got {server!r}")
         dial.context = runtime.context
     else:
-        dial.engine = engine_of_process if engine is None else engine
+        dial.engine = process_engine() if engine is None else engine
         dial.context = PyContext_CopyCurrent()
     error = None
     addresses = literal(host, port)

@@ -4,6 +4,10 @@ Free-threaded builds: what several threads may reach at once lies in the conn_t
 under its lock; of a Connection's own fields those that change (the protocol, the
 pointer to the conn_t) are read and written in critical sections, which cost nothing
 where there is a GIL.
+
+Called by `_core`, `_clients` and `_connecting`; calls `_file_layer`, from whose class its own
+derives, `_timers`, `_runtime`, `_tls`, and the engine's rooms for handlers (`_requests`,
+`_filter`, `_delivery`).
 """
 
 cimport cython

@@ -1,17 +1,19 @@
 import socket
 from asyncio import BaseProtocol
 from asyncio.trsock import TransportSocket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
+from os import PathLike
 from ssl import SSLContext
 from types import TracebackType
-from typing import IO, Any, TypeAlias, TypedDict
+from typing import IO, Any, TypeAlias, TypedDict, TypeVar
 
 from typing_extensions import Self, TypeVarTuple, Unpack
 
 from iocpx.native import LengthPrefixFramer, LineFramer, NativeHandler
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
+_T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 engine_api: object
@@ -65,6 +67,10 @@ class EngineStats(TypedDict):
     takeovers: int
     ops_posted: int
     ops_completed: int
+    file_handles_opened: int
+    file_handles_closed: int
+    file_ops_begun: int
+    file_ops_done: int
     buffers_out: int
     buffers_peak: int
     buffers_free: int
@@ -118,6 +124,46 @@ class Connection:
     def set_protocol(self, protocol: BaseProtocol) -> None: ...
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
 
+class DatagramStats(TypedDict):
+    datagrams_received: int
+    bytes_received: int
+    datagrams_truncated: int
+    receive_errors: int
+    datagrams_sent: int
+    bytes_sent: int
+    send_errors: int
+    datagrams_dropped: int
+    write_pauses: int
+    read_pauses: int
+    sockets_opened: int
+    sockets_closed: int
+    endpoints_made: int
+    endpoints_retired: int
+    endpoints_now: int
+    aborts_by_reason: dict[str, int]
+
+class DatagramTransport:
+    def sendto(self, data: _Buffer, addr: Sequence[Any] | None = None) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def set_write_buffer_limits(
+        self, high: float | None = None, low: float | None = None
+    ) -> None: ...
+    def get_write_buffer_limits(self) -> tuple[int, int]: ...
+    def get_write_buffer_size(self) -> int: ...
+    def call_later(
+        self, delay_s: float, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]
+    ) -> TimerHandle: ...
+    def call_soon(
+        self, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]
+    ) -> TimerHandle: ...
+    def get_protocol(self) -> BaseProtocol | None: ...
+    def set_protocol(self, protocol: BaseProtocol) -> None: ...
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
 class Engine:
     def __init__(
         self,
@@ -138,6 +184,46 @@ class Engine:
         self, timeout: float | None = None
     ) -> list[tuple[int, int, int]] | None: ...
 
+# Of a loop's file: an asyncio.Future, which is awaited.
+class _FileFuture(Future[_T]):
+    def __await__(self) -> Generator[Any, None, _T]: ...
+
+class File:
+    @property
+    def name(self) -> str | bytes: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def closed(self) -> bool: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def close(self) -> None: ...
+    def read(self, nbytes: int, offset: int) -> _FileFuture[bytes]: ...
+    def readinto(self, buffer: _Buffer, offset: int) -> _FileFuture[int]: ...
+    def write(self, data: _Buffer, offset: int) -> _FileFuture[int]: ...
+    def append(self, data: _Buffer) -> _FileFuture[int]: ...
+    def size(self) -> int: ...
+    def truncate(self, nbytes: int) -> _FileFuture[None]: ...
+    def flush(self) -> _FileFuture[None]: ...
+
+def open_file(
+    path: str | bytes | PathLike[str] | PathLike[bytes],
+    mode: str = "rb",
+    *,
+    engine: Engine | None = None,
+) -> File: ...
 def connect(
     protocol_factory: Callable[[], BaseProtocol],
     host: str,
@@ -206,3 +292,41 @@ class Server:
     @property
     def engine(self) -> Engine: ...
     def stats(self) -> ServerStats: ...
+
+class DatagramServer:
+    def __init__(
+        self,
+        protocol_factory: Callable[[], BaseProtocol],
+        host: str | Sequence[str] | None = None,
+        port: int = 0,
+        *,
+        sock: socket.socket | Sequence[socket.socket] | None = None,
+        engine: Engine | None = None,
+        receives: int = 16,
+        max_datagram_bytes: int = 65535,
+        max_write_buffer: int | None = 67108864,
+        close_timeout_s: float = 5.0,
+        exception_handler: Callable[[dict[str, Any]], object] | None = None,
+        trace: Callable[[str], object] | None = None,
+    ) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def start(self) -> None: ...
+    def serve_forever(self) -> None: ...
+    def close(self) -> None: ...
+    def wait_closed(self, timeout: float | None = None) -> bool: ...
+    def is_serving(self) -> bool: ...
+    @property
+    def address(self) -> tuple[Any, ...] | None: ...
+    @property
+    def addresses(self) -> tuple[tuple[Any, ...], ...]: ...
+    @property
+    def transports(self) -> list[DatagramTransport]: ...
+    @property
+    def engine(self) -> Engine: ...
+    def stats(self) -> DatagramStats: ...

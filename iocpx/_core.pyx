@@ -1,7 +1,11 @@
 """The way from the engine into Python, and the public face of the compiled modules.
 
-`deliver_batch` is the one place that takes the GIL: once for all connections
-that a worker found ready, whatever the number of their events.
+`deliver_batch` is the one place that takes the GIL: once for all connections that a worker found
+ready, whatever the number of their events, and for all operations of files that are over.
+
+Called by the package's face, and by the workers through what it gives to `_engines` and
+`_runtime`; calls `_connection`, `_clients`, `_open_file`, `_runtime`, `_delivery` and `_sched`, and
+shows what else is public.
 """
 
 from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
@@ -15,6 +19,8 @@ from iocpx._delivery cimport (
     conn_give_buffer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
     lost_t, news_t,
 )
+from iocpx._file_ops cimport engine_next_file_op
+from iocpx._open_file cimport operation_over
 from iocpx._requests cimport conn_abort, conn_close
 from iocpx._sched cimport worker_delivered, worker_next
 from iocpx._types cimport *
@@ -24,18 +30,28 @@ from iocpx._state cimport buf_free, buf_t
 
 from iocpx._connecting import connect
 from iocpx._connection import Connection
+from iocpx._datagram_server import DatagramServer, DatagramTransport
 from iocpx._engine_api import engine_api
 from iocpx._engines import Engine
+from iocpx._open_file import File, open_file
 from iocpx._server import Server
 from iocpx._timers import TimerHandle
 
 # engine_api: for other modules in C (engine_api.pxd).
-__all__ = ["Connection", "Engine", "Server", "TimerHandle", "connect", "engine_api"]
+__all__ = [
+    "Connection", "DatagramServer", "DatagramTransport", "Engine", "File", "Server", "TimerHandle",
+    "connect", "engine_api", "open_file",
+]
 
 
 cdef void deliver_batch(worker_t *worker) noexcept nogil:
     cdef conn_t *conn
+    cdef file_op_t *op
     with gil:
+        op = engine_next_file_op(worker)
+        while op != NULL:
+            operation_over(op)
+            op = engine_next_file_op(worker)
         conn = worker_next(worker)
         while conn != NULL:
             conn.service.config.handler.tell(conn.service.config.handler.context, conn)

@@ -1,14 +1,12 @@
 """What a connection has to tell its handler: taken under its lock, piece by piece, in order.
 
-Called by the handler (`_core`, `_native`) on the worker that has the connection; calls
-`_recv`.
+Called by the handler (`_core`, `_native`) on the worker that has the connection; calls `_life`.
 """
 
 from libc.string cimport memset
 
 from iocpx._base cimport conn_disarm_timer, conn_drop_queue, conn_keep_buffer, recv_capacity
 from iocpx._life cimport conn_cancel
-from iocpx._recv cimport recv_post
 from iocpx._state cimport (
     buf_free, buf_t, buf_wrap, conn_next_state, EVENT_DEADLINE, queue_pop, queue_push_front,
     queue_t, STATE_DRAINING, STATE_OPEN,
@@ -27,7 +25,7 @@ cdef void conn_take_news(conn_t *conn, news_t *news) noexcept nogil:
         # A handler that fills its queue whenever it may would otherwise never be read:
         # neither its peer's requests nor the end of the stream would come to it.
         if conn_wants_recv(conn):
-            recv_post(NULL, conn)
+            conn.post_recv(NULL, conn)
     conn.executor = GetCurrentThreadId()
     conn.delivering = True
     conn.turn_told = conn_limit_counts(conn)

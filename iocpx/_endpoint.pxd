@@ -18,5 +18,7 @@ cdef class Endpoint:
     cdef void abort(self) noexcept
 
 
-# What every endpoint made from now on tells its protocols by, and encrypts what they wrote.
+# What every endpoint of datagrams made from now on tells its protocols by.
+cdef void set_tell_of_datagrams(tell_fn tell) noexcept
+# What every other endpoint made from now on tells its protocols by, and encrypts what they wrote.
 cdef void set_tell_of_transports(tell_fn tell, tell_fn pump) noexcept

@@ -1,6 +1,9 @@
 """Endpoint: where a loop's connections come from, a listening socket or the loop itself.
 
-A service on the loop's engine.  Above it `_transport` tells the protocols of its connections.
+A service on the loop's engine.  `_transports` and `_datagram_transport` give it what tells the
+protocols of its connections.
+
+Called by `_engine_loop`, which makes it, and by `_tcp_loop`; calls `_service` and `_accept`.
 """
 
 cimport cython
@@ -20,11 +23,20 @@ cdef enum:
     INITIAL_ACCEPTS = 16
     MAX_ACCEPTS = 200
     MAX_FREE_CONNECTIONS = 200
+    # Of a datagram endpoint: receives that are posted, and the longest there is.
+    DATAGRAM_READS = 4
+    DATAGRAM_BYTES = 65535
     # A closed transport gives up a peer that takes nothing for so long, or does not end its side.
     CLOSE_TIMEOUT_MS = 60000
 
 cdef tell_fn tell_of_transports = NULL
 cdef tell_fn pump_transports = NULL
+cdef tell_fn tell_of_datagrams = NULL
+
+
+cdef void set_tell_of_datagrams(tell_fn tell) noexcept:
+    global tell_of_datagrams
+    tell_of_datagrams = tell
 
 
 cdef void set_tell_of_transports(tell_fn tell, tell_fn pump) noexcept:
@@ -42,7 +54,7 @@ cdef class Endpoint:
     """
 
     def __cinit__(self, loop, EngineRun run, endpoints, ended, factory, server, sslcontext,
-                  double handshake_s, double shutdown_s, int backlog):
+                  double handshake_s, double shutdown_s, int backlog, bint datagrams=False):
         self.loop = loop
         self.run = run
         self.factory = factory
@@ -52,13 +64,18 @@ cdef class Endpoint:
         self.shutdown_s = shutdown_s
         self.context = PyContext_CopyCurrent()
         self._ended = ended
-        self.config.handler.tell = tell_of_transports
-        self.config.handler.pump = pump_transports
+        if datagrams:
+            self.config.handler.tell = tell_of_datagrams
+            self.config.datagrams = True
+            self.config.datagram_bytes = DATAGRAM_BYTES
+        else:
+            self.config.handler.tell = tell_of_transports
+            self.config.handler.pump = pump_transports
         self.config.handler.context = <PyObject *>self  # borrowed: `endpoints` has us to the end
         self.config.backlog = backlog
         self.config.initial_accepts = INITIAL_ACCEPTS
         self.config.max_accepts = MAX_ACCEPTS
-        self.config.initial_reads = 1
+        self.config.initial_reads = DATAGRAM_READS if datagrams else 1
         self.config.max_free_connections = MAX_FREE_CONNECTIONS
         self.config.close_timeout_ms = CLOSE_TIMEOUT_MS
         self.config.like_asyncio = True

@@ -1,6 +1,7 @@
 """The engine: made, freed, counted; and the map of its rooms.
 
     _types     structs, who owns what, the order of the locks
+    _wants     what a connection has to do, computed from its state
     _base      counters, clock, buffers, packets, deadlines
     _sched     whose turn it is: ready lists, run queue, references
     _life      how a connection ends: cancelling, failing, closing
@@ -8,18 +9,23 @@
     _connect   ConnectEx: post and completion
     _recv      WSARecv: post and completion
     _files     files that are sent: TransmitFile, post and completion
+    _datagrams WSARecvFrom, WSASendTo: post and completion
     _send      WSASend: post and completion
     _conn      a connection's turn
     _open      how a connection begins
     _requests  what the application asks for
     _sendfile  … about files
+    _sendto    … about datagrams
+    _filter    what lies between a handler and the stream, as TLS
     _delivery  what the handler is told
     _accept    listeners and their pools of AcceptEx
     _service   what is served on an engine: made, stopped, freed, counted
+    _file_ops  files of the application's: ReadFile, WriteFile
     _worker    the workers' loop
     _keeper    deadlines, retries, help, the end of the workers
     _engine    this one
     _native    handlers that never enter Python
+    _c_handler handlers in C, of other modules, and what they can ask for
 
 Calls go up that list only, from a room to those before it.
 
@@ -58,7 +64,8 @@ Who posts.  Only threads that are there until nothing is pending any more: the w
 the keeper.  A thread of the application may end at any time, and not every system lets an
 operation outlive the thread that issued it: Windows cancels those of sockets that are on no
 completion port, and others have lost the outcome.  What such a thread writes is sent as far
-as the kernel takes it at once, without an OVERLAPPED; the rest is a worker's.
+as the kernel takes it at once, without an OVERLAPPED; the rest is a worker's.  Files are the
+exception (_file_ops).
 
 Every post has three outcomes, inline, pending and failed, and each X_post
 handles all three by calling X_done in the first and the last.  With

@@ -1,7 +1,8 @@
 """The table of `engine_api.pxd` as a capsule, the handlers that come in capsules, and the thread
 that calls what they post.
 
-Below it `_c_handler` has the functions; above it `_runtime` serves with the handlers.
+Called by `_runtime`, which serves with the handlers, and by `native`; `_core` shows the table.
+Calls `_c_handler`, which has the functions.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New

@@ -1,3 +1,5 @@
+from libc.stdint cimport uint64_t
+
 from iocpx._endpoint cimport Endpoint
 from iocpx._engines cimport EngineRun
 from iocpx._loop cimport LoopCore
@@ -7,13 +9,17 @@ from iocpx._types cimport conn_t
 cdef class EngineLoop(LoopCore):
     cdef readonly EngineRun _engine  # None: there was no TCP connection yet
     cdef Endpoint clients           # of the connections that the loop itself has made
+    cdef Endpoint datagrams         # of its datagram endpoints
     cdef set endpoints              # that the loop has not let go of yet
     cdef list ended                 # … and that are over; the keeper appends
     cdef dict adopted               # the conn_t of each op whose packets come under another key
+    cdef set files                  # opened ones, until their handles are closed
     cdef Py_ssize_t sweep_at        # so many of them, and those that are over are let go
+    cdef uint64_t looks             # iterations that have looked at the port, from 1 on
     cdef bint is_over               # close() was called: no callback any more
     cdef bint polling               # in the engine, and what it calls
     cdef bint completed             # packets of adopted connections have come
+    cdef bint one_has_ended         # connection_lost was told since the last wait at the port
     cdef object raised              # SystemExit or KeyboardInterrupt of a callback
 
     # Whoever asked something of a connection: the next iteration does what follows from it.

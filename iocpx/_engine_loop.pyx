@@ -1,8 +1,12 @@
-"""The asyncio loop as the one worker of an engine, which has its TCP connections.
+"""The asyncio loop as the one worker of an engine, which has its TCP connections and its datagram
+endpoints.
 
-Both share the proactor's port.  The engine comes with the first TCP socket, and goes with the
-loop's close().  Above it `_transport` opens connections, and `_event_loop` gives it asyncio's
-interface.
+Both share the proactor's port.  The engine comes with the first of them, or of the loop's files,
+and goes with the loop's close().
+
+Called by `_tcp_loop`, whose class derives from its, by `_loop_files` and by the transports'
+rooms (`_transport`, `_transports`, `_datagram_transport`); calls `_loop`, from whose class its own
+derives, `_endpoint`, `_engines`, `_engine` and `_worker`.
 """
 
 from iocpx._base cimport conn_ref
@@ -36,7 +40,9 @@ cdef class EngineLoop(LoopCore):
         self.endpoints = set()
         self.ended = []
         self.adopted = {}
+        self.files = set()
         self.sweep_at = FEW
+        self.looks = 1
 
     cdef Py_ssize_t pending(self) noexcept:
         cdef Py_ssize_t n = LoopCore.pending(self)
@@ -50,6 +56,7 @@ cdef class EngineLoop(LoopCore):
         cdef int found
         if self._engine is None:
             return LoopCore.look(self, timeout_ms)
+        self.looks += 1
         engine = self._engine.engine
         before = engine_count(engine, E_PACKETS)
         found = LoopCore.look(self, timeout_ms)
@@ -76,16 +83,21 @@ cdef class EngineLoop(LoopCore):
         engine = self._engine.engine
         # What was asked for since the last look, by a task that has written.  What the protocols
         # are told then is all for this iteration: their peers' answers may be here already, but a
-        # loop that is to stop in it shall not go on with them.
+        # loop that is to stop in it shall not go on with them.  Unless one of them has ended: who
+        # has waited for that may close the server next, and whom that one has accepted in the
+        # meantime is in the port.
         self.polling = True
         with nogil:
             told = engine_serve(engine)
         self.polling = False
-        if told:
+        if told and self.one_has_ended:
+            timeout_ms = 0
+        elif told:
             self.next_entry = 0
             self.n_entries = 0
             self.look_due = True
             return 0
+        self.one_has_ended = False
         timeout_ms = self.begin_wait(timeout_ms)
         self.polling = True
         with nogil:
@@ -183,7 +195,7 @@ cdef class EngineLoop(LoopCore):
             self.look_due = True
 
     cdef EngineRun engine_run(self):
-        """The engine; made when the first TCP socket comes."""
+        """The engine; made when the first of its sockets comes."""
         if self._engine is None:
             run = EngineRun({"workers": 1, "buffer_size": BUFFER_BYTES,
                              "max_free_buffers": MAX_FREE_BUFFERS}, <size_t>self.port)
@@ -203,8 +215,15 @@ cdef class EngineLoop(LoopCore):
                                     None, None, 0, 0, BACKLOG)
         return self.clients
 
+    def _datagrams(self):
+        """The Endpoint of all datagram endpoints."""
+        if self.datagrams is None:
+            self.datagrams = Endpoint(self, self.engine_run(), self.endpoints, self.ended, None,
+                                      None, None, 0, 0, BACKLOG, True)
+        return self.datagrams
+
     def _end_engine(self):
-        """Abort all connections, without a callback, and wait for the engine's end.
+        """Abort all connections, without a callback, close files, and wait for the engine's end.
 
         The loop must not run, and its proactor's port is still open."""
         cdef engine_t *engine
@@ -220,6 +239,8 @@ cdef class EngineLoop(LoopCore):
             engine_serve(engine)
         for endpoint in list(self.endpoints):
             endpoint.abort()
+        for file in self.files.copy():
+            file.close()
         self._engine.release()
         while n >= 0:
             try:
@@ -242,4 +263,5 @@ cdef class EngineLoop(LoopCore):
         self.sweep()
         self.drop_ended()
         self.clients = None
+        self.datagrams = None
         self._engine = None

@@ -26,3 +26,5 @@ cdef void set_clients(attach, client_stats) noexcept
 # True: the event was set by `due`, in perf_counter()'s seconds.  While it waits signal handlers
 # run.
 cdef bint wait_for(HANDLE event, double due) except -1
+# The Engine of connections and files whose maker names none.
+cdef object process_engine()

@@ -1,7 +1,10 @@
 """Engine: a completion port with its worker threads, which servers share; and one run of it.
 
-Servers on it come (`running`) and go; its threads are there as long as one of them is.  Above
-it `_core` gives it what delivers to Python (`set_deliver`), and `_runtime` puts servers on it.
+Servers on it come (`_running`) and go; its threads are there as long as one of them is.  `_core`
+gives it what delivers to Python (`set_deliver`), `_clients` what attach() does (`set_clients`).
+
+Called by `_runtime`, which puts servers on it, by `_engine_loop`, and by most rooms of the threaded
+server; calls `_engine`, `_worker`, `_keeper` and `_base`.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -83,6 +86,10 @@ _COUNTERS = {
     "takeovers": E_TAKEOVERS,
     "ops_posted": E_OPS_POSTED,
     "ops_completed": E_OPS_COMPLETED,
+    "file_handles_opened": E_FILES_OPENED,
+    "file_handles_closed": E_FILES_CLOSED,
+    "file_ops_begun": E_FILE_OPS_BEGUN,
+    "file_ops_done": E_FILE_OPS_DONE,
 }
 
 
@@ -419,3 +426,11 @@ def stats_of(EngineRun run):
         buffer_misses=pools.buffer_misses,
     )
     return stats
+
+
+# Of those who name none.
+cdef object engine_of_process = Engine()
+
+
+cdef object process_engine():
+    return engine_of_process

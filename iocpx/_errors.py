@@ -1,4 +1,7 @@
-"""The one table from Windows error codes to Python exceptions."""
+"""The one table from Windows error codes to Python exceptions.
+
+Called by most rooms above the engine; calls nothing of iocpx.
+"""
 
 import errno
 
@@ -71,6 +74,33 @@ _TABLE: dict[int, tuple[type[OSError], int, str]] = {
     10105: (OSError, 10105, "the Winsock provider has the wrong version"),
     10106: (OSError, 10106, "the Winsock provider did not start"),
 }
+
+# What is told of files otherwise than of sockets, or only of files. The class is the one that
+# OSError makes of the code, as for Python's own files.
+_FILE_TEXTS = {
+    2: "there is no such file",
+    3: "there is no such folder",
+    5: "access is denied; a folder cannot be opened",
+    32: "somebody else has it open, and does not share it",
+    33: "somebody else has locked this part of it",
+    64: "the machine that has it is no longer there",
+    80: "it is there already",
+    87: "invalid parameter",
+    112: "the disk is full",
+    123: "this can be no name of a file",
+    206: "the name is too long",
+    267: "one of its folders is a file",
+    995: "the operation was cancelled",
+    1224: "a part of it is mapped into memory",
+}
+
+
+def file_error(code: int, operation: str, path: object) -> OSError:
+    """The exception for a failed Windows call about a file: OSError with .winerror and .filename,
+    of the class that builtin open() would raise.  operation: what failed, as "read".
+    Any thread."""
+    text = _FILE_TEXTS.get(code) or _TABLE.get(code, (None, None, "the call failed"))[2]
+    return OSError(0, f"{operation}: {text}", path, code)
 
 
 def joined(errors: list[BaseException]) -> BaseException:

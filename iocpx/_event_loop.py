@@ -1,8 +1,11 @@
 """The asyncio loop: what is public of it, and what needs no speed.
 
 `EventLoop` does what asyncio.ProactorEventLoop does, with another scheduling below (`_scheduling`),
-another look at the completion port (`_loop`), TCP of its own (`_tcp_loop`), and without some faults
-(`_socket_loop`).
+another look at the completion port (`_loop`), TCP and UDP of its own (`_tcp_loop`, `_socket_loop`),
+which is also without some faults, and readiness of sockets (`_socket_polls`).
+
+Called by the program, to which the package shows it, and by `_policy`; calls `_socket_loop`, from
+whose class its own derives, and so `_loop` and `_scheduling`.
 """
 
 import asyncio
@@ -15,7 +18,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 # What only compiled modules import, for freezers, which cannot look into them: see _imports.
-from iocpx import _endpoint, _handles, _loop, _scheduling, _transport_socket  # noqa: F401
+# _loop_files besides makes files that are opened while a loop runs the loop's own.
+from iocpx import (  # noqa: F401
+    _endpoint,
+    _handles,
+    _loop,
+    _loop_files,
+    _scheduling,
+    _transport_socket,
+)
 from iocpx._socket_loop import SocketLoop
 
 _T = TypeVar("_T")

@@ -1,8 +1,10 @@
 """Framers: what a connection's stream is made of, given to set_framer().
 
 Public as iocpx.native.LineFramer and LengthPrefixFramer.  Here they are arguments that were
-checked, and messages on their way out; `_frames` reads what comes in, and `_messages` has the
-connection.
+checked, and messages on their way out; `_frames` reads what comes in.
+
+Called by `_messages`, which has the connection, and by the program through `native`; calls
+`_frames`.
 """
 
 cimport cython

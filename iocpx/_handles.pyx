@@ -6,6 +6,9 @@ themselves (repr, comparisons) asyncio's own functions say, called with them.
 
 Free-threaded builds: a handle may be cancelled by another thread while its loop runs it, so the
 callback and its arguments are taken out in a critical section of the handle.
+
+Called by `_scheduling`, `_socket_polls` and the program; calls nothing of iocpx but the loop that a
+handle has (HandleOwner).
 """
 
 cimport cython

@@ -14,6 +14,7 @@ from iocpx._base cimport (
     pools_clear, RETRY_MS, trace,
 )
 from iocpx._conn cimport conn_advance, conn_close_due, conn_served
+from iocpx._file_ops cimport engine_file_ops
 from iocpx._life cimport conn_cancel, conn_fail, recv_take_back
 from iocpx._requests cimport EACH_STOP, service_for_each
 from iocpx._sched cimport (
@@ -34,6 +35,9 @@ cdef void conn_quiet_due(conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     if conn.state == STATE_ABORTING or conn.state == STATE_ENDING:
         conn_cancel(conn)
+    elif conn.service.config.datagrams:
+        # What Windows has refused to receive is tried again.
+        conn.eof_seen = conn.state != STATE_OPEN
     elif conn.state == STATE_OPEN and not conn.idle:
         if conn.receives != conn.receives_seen or conn.inbox.head != NULL:
             conn.receives_seen = conn.receives
@@ -247,7 +251,7 @@ cdef void keeper_help(engine_t *engine, uint64_t now) noexcept nogil:
     if not due:
         return
     waiting = engine_has_waiting(engine)
-    stuck = waiting
+    stuck = waiting or engine_file_ops(engine) > 0
     for i in range(engine.config.workers):
         stuck = stuck or worker_has_any(&engine.workers[i])
     if not stuck:

@@ -71,7 +71,8 @@ cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) 
     conn.state = conn_next_state(conn.state, EVENT_ABORT)
     # asyncio's abort() drops what is not with the kernel yet, but resets nothing: the peer gets
     # what was sent, and then its end.
-    if not (conn.service.config.like_asyncio and reason == ABORT_APPLICATION):
+    if not (conn.service.config.datagrams
+            or conn.service.config.like_asyncio and reason == ABORT_APPLICATION):
         linger_zero(conn.sock)
     conn_cancel(conn)
 
@@ -103,6 +104,9 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         return
     if conn_has_files(conn):
         return      # the handler is to read the next part of one
+    if conn.service.config.datagrams:
+        conn_end_datagrams(conn)
+        return
     if conn.filtered:
         if not conn.filter_ended:
             return
@@ -129,6 +133,15 @@ cdef void conn_shut(conn_t *conn) noexcept nogil:
         conn_arm(conn, &conn.service.closing, &conn.closing)
         if conn.eof_seen:
             conn.state = conn_next_state(conn.state, EVENT_EOF)
+
+
+cdef void conn_end_datagrams(conn_t *conn) noexcept nogil:
+    """All that was sent before close() has left.  The end is told when the handle is closed: then
+    somebody else may have the port."""
+    if conn.state == STATE_FLUSHING:
+        conn.state = conn_next_state(conn.state, EVENT_FLUSHED)
+        conn.state = conn_next_state(conn.state, EVENT_EOF)
+        conn_cancel(conn)
 
 
 cdef void conn_drop_files(conn_t *conn) noexcept nogil:
@@ -169,7 +182,7 @@ cdef void conn_close_handle(conn_t *conn) noexcept nogil:
     cdef service_t *service = conn.service
     cdef engine_t *engine = conn.engine
     cdef SOCKET sock = conn.sock
-    if conn.duplicated and conn.state == STATE_ABORTING:
+    if conn.duplicated and conn.state == STATE_ABORTING and not conn.service.config.datagrams:
         # The application's own handle keeps the connection open, so closesocket does not reset
         # it: the peer shall see an end at least.
         shutdown(sock, SD_BOTH)

@@ -1,4 +1,7 @@
-"""The listening sockets of a server: from host and port, or those that the caller made."""
+"""The bound sockets of a server: from host and port, or those that the caller made.
+
+Called by `_server` and `_datagram_server`; calls `_names`, `_addresses` and `_errors`.
+"""
 
 import socket
 from collections.abc import Sequence
@@ -8,8 +11,10 @@ from iocpx._addresses import address_text
 from iocpx._errors import os_error
 from iocpx._names import look_up
 
+_NAMES: dict[int, str] = {socket.SOCK_STREAM: "TCP", socket.SOCK_DGRAM: "UDP"}
 
-def given_sockets(sock: Any) -> tuple[socket.socket, ...] | None:
+
+def given_sockets(sock: Any, kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, ...] | None:
     if sock is None:
         return None
     try:
@@ -19,8 +24,8 @@ def given_sockets(sock: Any) -> tuple[socket.socket, ...] | None:
     if not sockets or not all(isinstance(item, socket.socket) for item in sockets):
         raise TypeError(f"sock must be a socket.socket or a sequence of them, got {sock!r}")
     for item in sockets:
-        if item.type != socket.SOCK_STREAM or item.family not in (socket.AF_INET, socket.AF_INET6):
-            raise ValueError(f"sock must be a TCP socket, got {item!r}")
+        if item.type != kind or item.family not in (socket.AF_INET, socket.AF_INET6):
+            raise ValueError(f"sock must be a {_NAMES[kind]} socket, got {item!r}")
         try:
             item.getsockname()
         except OSError:
@@ -55,22 +60,22 @@ PORT_ATTEMPTS = 20
 
 
 def bind(
-    hosts: Sequence[str | None], port: int
+    hosts: Sequence[str | None], port: int, kind: int = socket.SOCK_STREAM
 ) -> tuple[tuple[socket.socket, ...], tuple[OSError, ...]]:
-    """Sockets for every address that the hosts stand for, which the engine makes listen, and the
-    errors of those that are left out: a name stands for others as well, and this machine lacks
-    this one."""
+    """Sockets for every address that the hosts stand for (which the engine makes listen, but for
+    those of datagrams), and the errors of those that are left out: a name stands for others as
+    well, and this machine lacks this one."""
     named = [look_up(host, port, socket.AI_PASSIVE) for host in hosts]
     refused: list[socket.socket] = []
     try:
         for _ in range(PORT_ATTEMPTS - 1):
             try:
-                return _bind_all(named, port, refused)
+                return _bind_all(named, port, kind, refused)
             except OSError as exc:
                 # The system chose a port for the first address, which another one cannot have.
                 if port != 0 or not refused or exc.winerror not in _TAKEN:
                     raise
-        return _bind_all(named, port, refused)
+        return _bind_all(named, port, kind, refused)
     finally:
         # Open until now, so that the system proposes each port once only.
         for sock in refused:
@@ -78,7 +83,7 @@ def bind(
 
 
 def _bind_all(
-    named: list[list[tuple[int, Any]]], port: int, refused: list[socket.socket]
+    named: list[list[tuple[int, Any]]], port: int, kind: int, refused: list[socket.socket]
 ) -> tuple[tuple[socket.socket, ...], tuple[OSError, ...]]:
     """One port for all addresses.  Where that fails the sockets are added to `refused`."""
     bound: dict[tuple[int, Any], socket.socket] = {}
@@ -94,7 +99,7 @@ def _bind_all(
                 else:
                     chosen = port
                 try:
-                    sock = _bind(family, (address[0], chosen, *address[2:]))
+                    sock = _bind(family, kind, (address[0], chosen, *address[2:]))
                 except OSError as exc:
                     failed.append(exc)
                     if exc.winerror not in _NOT_HERE or len(failed) == len(addresses):
@@ -108,9 +113,9 @@ def _bind_all(
     return tuple(bound.values()), tuple(skipped)
 
 
-def _bind(family: int, address: Any) -> socket.socket:
+def _bind(family: int, kind: int, address: Any) -> socket.socket:
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sock = socket.socket(family, kind)
     except OSError as exc:
         raise os_error(exc.winerror, "socket", address_text(address)) from None
     try:
@@ -122,7 +127,8 @@ def _bind(family: int, address: Any) -> socket.socket:
         sock.bind(address)
     except OSError as exc:
         sock.close()
-        raise os_error(exc.winerror, "listen", address_text(address)) from None
+        doing = "listen" if kind == socket.SOCK_STREAM else "bind"
+        raise os_error(exc.winerror, doing, address_text(address)) from None
     except BaseException:
         sock.close()
         raise

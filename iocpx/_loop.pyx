@@ -1,8 +1,11 @@
 """The asyncio loop at its completion port.
 
-The port is that of the loop's proactor (asyncio.IocpProactor), which posts all operations that are
-not TCP: pipes, processes, UDP, sock_recv() and its kin.  Their packets go to its bookkeeping, as
-IocpProactor._poll() has it.
+The port is that of the loop's proactor (asyncio.IocpProactor), which posts what no
+transport of ours does: pipes, processes, sock_recv(), sock_recvfrom() and their kin.  Their packets
+go to its bookkeeping, as IocpProactor._poll() has it.
+
+Called by `_engine_loop`, whose class derives from its, and as the loop's own by `_tcp_loop` and
+`_event_loop`; calls `_scheduling` and `_socket_polls`.
 """
 
 cimport cython

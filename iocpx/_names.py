@@ -1,4 +1,7 @@
-"""The addresses that a host stands for."""
+"""The addresses that a host stands for.
+
+Called by `_listening` and `_connecting`; calls nothing of iocpx.
+"""
 
 import itertools
 import socket

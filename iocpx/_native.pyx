@@ -36,10 +36,11 @@ cdef void deliver_discard(conn_t *conn) noexcept nogil:
 
 cdef void native_end(conn_t *conn) noexcept nogil:
     """What comes behind all data.  Precondition: conn.lock held, which is released."""
-    cdef bint over = conn_eof_due(conn)
-    conn.eof_told = conn.eof_told or over
     if conn.due & DUE_LOST and not conn.lost_told:
         conn_tell_lost(conn)
-    ReleaseSRWLockExclusive(&conn.lock)
-    if over:
+    if conn_eof_due(conn):
+        conn.eof_told = True
+        ReleaseSRWLockExclusive(&conn.lock)
         conn_close(NULL, conn)
+    else:
+        ReleaseSRWLockExclusive(&conn.lock)

@@ -7,6 +7,8 @@ from iocpx._winsock cimport SOCKET
 # user: the handler's, NULL: it makes its own.  opened: becomes the connection, with a reference for
 # the caller; may be NULL.  joined: the socket is on the engine's port already, under a key that is
 # not the engine's: whoever has the port brings what comes for it (engine_complete).
+# Where the service's connections are datagram endpoints the socket is bound, and does not block;
+# and there is no provider (NULL).
 # 0, or a Windows code, and sock and data are still the caller's: WSAECONNREFUSED beyond
 # max_connections, ERROR_OPERATION_ABORTED while the service stops, else what the system refused.
 cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provider, SOCKET sock,

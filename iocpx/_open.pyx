@@ -11,8 +11,13 @@ from iocpx._base cimport (
     conn_arm, conn_keep_buffer, count, drop_socket, engine_key, now_ms, op_init,
     service_connections, trace,
 )
-from iocpx._conn cimport on_connect_complete, on_recv_complete, on_send_complete, on_serve
+from iocpx._conn cimport (
+    on_connect_complete, on_datagram_received, on_datagram_sent, on_recv_complete,
+    on_send_complete, on_serve,
+)
+from iocpx._datagrams cimport datagram_recv_post
 from iocpx._provider cimport provider_of_family
+from iocpx._recv cimport recv_post
 from iocpx._sched cimport conn_leave, conn_unref
 from iocpx._state cimport buf_t, list_append, queue_push, STATE_CONNECTING, STATE_OPEN
 from iocpx._types cimport *
@@ -38,6 +43,17 @@ cdef conn_t *conn_new(service_t *service) noexcept nogil:
     return <conn_t *>calloc(1, nbytes)
 
 
+cdef void conn_has_datagrams(conn_t *conn) noexcept nogil:
+    cdef int i
+    for i in range(conn.window.size):
+        op_init(&conn.recvs[i].op, on_datagram_received, conn)
+    op_init(&conn.send, on_datagram_sent, conn)
+    conn.post_recv = datagram_recv_post
+    conn.send_bytes = DATAGRAMS_ARE_NEXT
+    # There is no end of a stream, of which anybody could be told.
+    conn.eof_told = True
+
+
 cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provider, SOCKET sock,
                    int state, const char *local, const char *remote, buf_t *data,
                    void *user, conn_t **opened, bint joined) noexcept nogil:
@@ -60,14 +76,15 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
         error = <int>GetLastError()
         free(conn)
         return error
-    # These only tune the connection; without them it still works.
-    setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, <char *>&on, sizeof(on))
-    if service.config.keepalive_idle_ms != 0:
-        keepalive.onoff = 1
-        keepalive.keepalivetime = service.config.keepalive_idle_ms
-        keepalive.keepaliveinterval = service.config.keepalive_interval_ms
-        WSAIoctl(sock, SIO_KEEPALIVE_VALS, &keepalive, sizeof(keepalive), NULL, 0, &nbytes,
-                 NULL, NULL)
+    if not service.config.datagrams:
+        # These only tune the connection; without them it still works.
+        setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, <char *>&on, sizeof(on))
+        if service.config.keepalive_idle_ms != 0:
+            keepalive.onoff = 1
+            keepalive.keepalivetime = service.config.keepalive_idle_ms
+            keepalive.keepaliveinterval = service.config.keepalive_interval_ms
+            WSAIoctl(sock, SIO_KEEPALIVE_VALS, &keepalive, sizeof(keepalive), NULL, 0, &nbytes,
+                     NULL, NULL)
 
     conn.service = service
     conn.engine = engine
@@ -86,7 +103,9 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
     conn.outgoing = state == STATE_CONNECTING
     conn.reason = -1
     conn.send_bytes = SEND_BYTES
-    conn.skips = SetFileCompletionNotificationModes(
+    # Of datagrams Windows is not sure to say at once what succeeds at once, and then no packet
+    # would come either.
+    conn.skips = not service.config.datagrams and SetFileCompletionNotificationModes(
         <HANDLE>sock, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)
     conn.marks.high = service.config.high_water_bytes
     conn.marks.low = service.config.low_water_bytes
@@ -96,6 +115,9 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
         op_init(&conn.recvs[i].op, on_recv_complete, conn)
     op_init(&conn.send, on_send_complete if state == STATE_OPEN else on_connect_complete, conn)
     op_init(&conn.serve, on_serve, conn)
+    conn.post_recv = recv_post
+    if service.config.datagrams:
+        conn_has_datagrams(conn)
     memcpy(conn.local, local, ADDRESS_BYTES)
     memcpy(conn.remote, remote, ADDRESS_BYTES)
 
@@ -139,7 +161,8 @@ cdef int conn_open(service_t *service, worker_t *worker, const provider_t *provi
         if service.config.idle_timeout_ms != 0:
             conn.active_ms = now_ms()
             conn_arm(conn, &service.idling, &conn.idling)
-        conn_arm(conn, &service.quiet, &conn.quiet)
+        if not service.config.datagrams:
+            conn_arm(conn, &service.quiet, &conn.quiet)
     conn_leave(worker, conn)
     if opened != NULL:
         opened[0] = conn

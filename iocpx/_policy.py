@@ -2,6 +2,8 @@
 
 Loaded when one of them is asked for, since asyncio deprecates policies from Python 3.14 on and has
 none any more in 3.16; then there is no `EventLoopPolicy` here either.
+
+Called by the program, to which the package shows it; calls `_event_loop`.
 """
 
 import asyncio

@@ -4,3 +4,5 @@ cdef int refuse_coroutine(str name, result) except -1
 cdef bint is_buffered(protocol) except -1
 # Is data_sent() a method of its class?
 cdef bint defines_data_sent(protocol) noexcept
+# Its method of that name; None: it has none.
+cdef object method_of(protocol, str name)

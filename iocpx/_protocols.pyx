@@ -1,7 +1,7 @@
 """What a protocol of the threaded server is, as an object: asked when it is bound to a connection,
 and of what its callbacks return.
 
-Called by `_connection`, with the GIL; calls nothing of iocpx.
+Called by `_connection` and `_datagram_server`, with the GIL; calls nothing of iocpx.
 """
 
 import asyncio

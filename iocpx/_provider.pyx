@@ -68,8 +68,10 @@ cdef int provider_of_family(engine_t *engine, int family, SOCKET sock,
     error = provider_look(sock, &found)
     if error != 0:
         return error
-    # Two threads may have looked; both have found the same.
+    # Two threads may have looked, and one of them been refused something: what the first has found
+    # stays, since connections go by it.
     AcquireSRWLockExclusive(&engine.lock)
-    own[0] = found
+    if own.AcceptEx == NULL:
+        own[0] = found
     ReleaseSRWLockExclusive(&engine.lock)
     return 0

@@ -39,6 +39,9 @@ cdef bint conn_flush(worker_t *worker, conn_t *conn) noexcept nogil
 # Precondition: conn.lock held, which is released.  Has what was asked for its effect, now or at the
 # turn's end.
 cdef void conn_request_done(worker_t *worker, conn_t *conn) noexcept nogil
+# Counts a write of so many bytes that was queued.  What has to follow it: write_result's.
+# Precondition: conn.lock held.
+cdef int conn_written(worker_t *worker, conn_t *conn, size_t nbytes) noexcept nogil
 # Precondition: conn.lock held.
 cdef bint conn_in_callback(conn_t *conn) noexcept nogil
 cdef void conn_write_eof(worker_t *worker, conn_t *conn) noexcept nogil

@@ -11,6 +11,7 @@ from iocpx._base cimport (
     take_buffer, trace,
 )
 from iocpx._conn cimport conn_advance, conn_close_due, conn_mark
+from iocpx._datagrams cimport datagrams_close
 from iocpx._life cimport conn_fail
 from iocpx._sched cimport conn_leave, conn_unref
 from iocpx._send cimport send_post
@@ -200,15 +201,21 @@ cdef void conn_close(worker_t *worker, conn_t *conn) noexcept nogil:
     if conn.state == STATE_OPEN:
         conn.state = conn_next_state(conn.state, EVENT_CLOSE)
         conn.write_eof = True
-        conn.deaf = True
-        conn_drop_queue(conn, &conn.inbox)
+        if conn.service.config.datagrams:
+            datagrams_close(conn)
+        else:
+            conn.deaf = True
+            conn_drop_queue(conn, &conn.inbox)
         conn.progress_ms = now_ms()
         trace(conn, "close, bytes queued", <LONG64>conn.outbox.nbytes)
         conn_arm(conn, &conn.service.closing, &conn.closing)
     elif conn.state == STATE_CONNECTING:
         conn_fail(conn, ABORT_STOP if service_is_stopping(conn.service) else ABORT_APPLICATION, 0,
                   False)
-    conn_request_done(worker, conn)
+    if worker != NULL and conn.service.config.datagrams and conn.outbox.head != NULL:
+        conn_leave(worker, conn)    # the loop's next step sends it, unless abort() comes before
+    else:
+        conn_request_done(worker, conn)
 
 
 cdef bint service_is_stopping(service_t *service) noexcept nogil:

@@ -1,7 +1,9 @@
 """One run of a server: a service on an engine, from start() to its end; and what it shares with
 `_clients`, whose services have no listeners.
 
-Above it `_connection` tells it what callbacks raise, and `_core` finds by it what to call.
+Called by most rooms of the threaded server above it: `_connection` tells it what callbacks raise,
+and `_core` finds by it what to call.  Calls `_engines`, `_engine_api`, and the engine's rooms for
+services (`_service`, `_accept`, `_open`, `_requests`).
 
 Who starts.  A signal handler may raise at any bytecode of the main thread, and between two
 of them a socket or a thread would be made that nobody has yet.  So start() itself makes
@@ -543,8 +545,11 @@ cdef class Runtime:
                 self.connects_failed += 1
 
     cdef void tell_trace(self, conn_t *conn, const char *line) noexcept:
+        cdef const char *address = conn.remote
+        if conn.service.config.datagrams:
+            address = conn.local
         try:
-            self.trace(f"{address_text(address_tuple(<const unsigned char *>conn.remote))} "
+            self.trace(f"{address_text(address_tuple(<const unsigned char *>address))} "
                        + line.decode("ascii"))
         except BaseException as raised:
             self.report("trace raised", raised, None, None)

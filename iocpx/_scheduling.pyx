@@ -11,6 +11,9 @@ looked at with every tick of the system's coarse clock.
 
 Free-threaded builds, and a call of another thread that had better been call_soon_threadsafe():
 queue and heap change in critical sections of their own, in which no Python code runs.
+
+Called by `_loop` and, as the loop's own, by `_engine_loop` and `_event_loop`, whose classes derive
+from its, and by `_transports` for the clock; calls `_handles`.
 """
 
 cimport cython

@@ -1,14 +1,15 @@
 """Sending: one gather WSASend of the front of the outbox, and its three outcomes.
 
-What is next may be a file, which `_files` sends.
+What is next may be a file, which `_files` sends, or datagrams (`_datagrams`).
 
-Called by `_conn`; calls `_files` and `_life`.
+Called by `_conn`; calls `_files`, `_datagrams` and `_life`.
 """
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from iocpx._base cimport conn_drop_queue, conn_ref, count, count_op, now_ms, packet_post, trace
+from iocpx._datagrams cimport datagrams_post
 from iocpx._files cimport file_post, files_next
 from iocpx._life cimport conn_fail, op_pended
 from iocpx._sched cimport conn_unref
@@ -46,6 +47,8 @@ cdef bint send_post(worker_t *worker, conn_t *conn, bint overlapped) noexcept no
     if not overlapped or conn.send_bytes > SEND_BYTES:
         if conn.send_bytes == A_FILE_IS_NEXT:
             return overlapped and file_post(worker, conn)
+        if conn.send_bytes == DATAGRAMS_ARE_NEXT:
+            return datagrams_post(worker, conn, overlapped)
         large = overlapped
         # Where somebody else has the socket as well it may block at any moment, whatever we make
         # it.

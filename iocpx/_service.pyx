@@ -86,7 +86,8 @@ cdef void service_retire(service_t *service) noexcept nogil:
     first = not service.stopping
     if first:
         service.stopping = True
-        engine.serving -= 1
+        # Endpoints of datagrams serve until they are closed.
+        engine.serving -= not service.config.datagrams
     listener = service.listeners
     ReleaseSRWLockExclusive(&engine.lock)
     # Every caller, not only the first: each may close the listening sockets after it.
@@ -115,6 +116,7 @@ cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
     AcquireSRWLockExclusive(&engine.lock)
     first = not service.closing_clients
     service.closing_clients = True
+    engine.serving -= first and service.config.datagrams
     if not service.over and due < service.stop_due_ms:
         service.stop_due_ms = due
         keeper_wants(engine, due)

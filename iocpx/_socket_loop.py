@@ -1,6 +1,9 @@
 """Sockets that are no TCP transports: asyncio's own methods, where these have faults.
 
 The proactor below does the operations, and tests/test_loop_stock_faults.py names the faults.
+
+Called by asyncio and by `_event_loop`, whose class derives from its; calls `_tcp_loop`, from whose
+class its own derives, `_transport` and `_datagram_transport`.
 """
 
 import io
@@ -9,7 +12,7 @@ import sys
 from asyncio import SendfileNotAvailableError
 from typing import Any
 
-from iocpx._datagrams import DatagramTransport
+from iocpx._datagram_transport import open_datagrams
 from iocpx._tcp_loop import TcpLoop
 from iocpx._transport import Transport
 
@@ -23,7 +26,16 @@ class SocketLoop(TcpLoop):
     def _make_datagram_transport(
         self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
     ) -> Any:
-        return DatagramTransport(self, sock, protocol, address, waiter, extra)
+        return open_datagrams(
+            self,
+            self._datagrams(),
+            sock,
+            protocol,
+            address,
+            waiter,
+            extra,
+            sock in self._proactor._registered,
+        )
 
     # _overlapped takes every size for an unsigned one, and asks no buffer whether it is as long, or
     # may be written to.

@@ -1,7 +1,10 @@
 """TCP of the asyncio loop: what asyncio's own loop asks its subclasses for, on the engine.
 
-Everything else is asyncio's.  Below it `_engine_loop` has the engine and
-`_transport` the connections; above it `_event_loop` runs them.
+Everything else is asyncio's.
+
+Called by asyncio and by `_socket_loop`, whose class derives from its; calls
+`_engine_loop`, which has the engine, `_transport` and `_transports`, which have the connections,
+`_endpoint` and `_tls`.
 """
 
 import asyncio
@@ -13,7 +16,8 @@ from typing import Any
 
 from iocpx._engine_loop import EngineLoop
 from iocpx._tls import Tls
-from iocpx._transport import Transport, open_transport
+from iocpx._transport import Transport
+from iocpx._transports import open_transport
 
 # Without ssl_shutdown_timeout in Python 3.10.
 _SSL_PARAMETERS = inspect.signature(sslproto.SSLProtocol).parameters

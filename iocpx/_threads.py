@@ -1,5 +1,8 @@
 """Threads beside the engine's own: whether Python starts threads of the system here, which the
-engine's have to be, and one for what nobody has to wait for."""
+engine's have to be, and one for what nobody has to wait for.
+
+Called by `_engines`, `_runtime`, `_serving`, `_clients` and `_connecting`; calls nothing of iocpx.
+"""
 
 import _thread
 import threading

@@ -2,8 +2,8 @@
 
 It knows of no socket, connection or loop: whoever has one feeds what was received and sends what
 take_cipher() gives.  The work is done by Python's ssl, so contexts, errors and what can be asked
-are Python's own.  Above it stand the threaded server's Connection and the loop's Transport; it
-calls nothing of the package.
+are Python's own.  Called by `_tls_layer`, `_messages`, `_connection` and `_transport`, made also by
+`_connecting`, `_transports` and `_tcp_loop`; calls nothing of iocpx.
 
 Two things make it fast.  The C object behind ssl.SSLObject is called, without a frame of Python
 for each record.  And it is called only when it has something to give, since to hear that it has

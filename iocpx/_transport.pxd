@@ -39,6 +39,7 @@ cdef class Transport(FileUser):
 
     cdef void _attach(self, Endpoint endpoint, conn_t *conn) noexcept
     cdef void _detach(self) noexcept
+    cdef _join(self, server)
     cdef _take_protocol(self, protocol)
     cdef void _made(self) noexcept
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept

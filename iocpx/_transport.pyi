@@ -1,7 +1,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from iocpx._engine_loop import EngineLoop
 from iocpx._tls import Tls
 from iocpx.native import LengthPrefixFramer, LineFramer
 
@@ -22,17 +21,3 @@ class Transport:
         handshake_s: float,
         shutdown_s: float,
     ) -> None: ...
-
-def open_transport(
-    loop: EngineLoop,
-    endpoint: Any,
-    sock: Any,
-    protocol: Any,
-    waiter: Any,
-    extra: Any,
-    server: Any,
-    joined: bool,
-    tls: Tls | None = ...,
-    handshake_s: float = ...,
-    shutdown_s: float = ...,
-) -> Any: ...

@@ -1,7 +1,8 @@
 """get_extra_info("socket") of a loop's transport: its socket, to look at and to set options of.
 
 The handle is the engine's, which may close it at any moment: each call borrows it.  Called by
-`_transport`.
+`_transport` and `_datagram_transport`; calls nothing of iocpx but the transport that lends it, and
+`_errors`.
 """
 
 import asyncio.trsock
@@ -16,12 +17,11 @@ WSAENOTSOCK = 10038
 class _Lent:
     """What asyncio.trsock.TransportSocket asks of a socket, asked of the engine's."""
 
-    type = socket.SOCK_STREAM
-    proto = socket.IPPROTO_TCP
-
-    def __init__(self, transport: Any, family: int) -> None:
+    def __init__(self, transport: Any, family: int, kind: int, proto: int) -> None:
         self._transport = transport
         self.family = socket.AddressFamily(family)
+        self.type = socket.SocketKind(kind)
+        self.proto = proto
 
     def _call(self, name: str, *args: Any, copied: bool = False) -> Any:
         lent_handle = self._transport._lend_handle(copied)
@@ -78,5 +78,11 @@ class TransportSocket(asyncio.trsock.TransportSocket):
 
     __slots__ = ()
 
-    def __init__(self, transport: Any, family: int) -> None:
-        super().__init__(_Lent(transport, family))  # type: ignore[arg-type]
+    def __init__(
+        self,
+        transport: Any,
+        family: int,
+        kind: int = socket.SOCK_STREAM,
+        proto: int = socket.IPPROTO_TCP,
+    ) -> None:
+        super().__init__(_Lent(transport, family, kind, proto))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ Every room of the engine cimports this one.  Locks, always taken in this order a
 into a callback, into the GIL or across a posted operation:
     service_t.pass_lock → conn_t.lock → listener_t.lock → worker_t.lock → engine_t.run_lock
     → engine_t.lock → engine_t.pool_lock
+disk_file_t.lock stands alone: no other is taken with it.
 
 An engine is a port with its threads and its memory; a service is what is served on it: its
 listeners, its connections, their limits and their handler.  Several services share one engine.
@@ -46,6 +47,10 @@ cdef enum counter:          # of a service
     N_FILES_OPENED          # files given to be sent…
     N_FILES_CLOSED          # …and given back, sent or not
     N_MESSAGES_RECEIVED     # whole ones, cut by framers
+    N_TRUNCATED             # datagrams that were longer than datagram_bytes
+    N_RECEIVE_ERRORS        # receives of datagrams that have failed otherwise
+    N_SEND_ERRORS           # datagrams that could not be sent
+    N_DROPPED               # … and those beyond max_write_buffer
     N_ABORTS                # by abort_reason, from here on
     N_COUNTERS = N_ABORTS + 8
 
@@ -57,6 +62,10 @@ cdef enum engine_counter:
     E_EMPTY_WAITS           # …and that returned none
     E_TAKEOVERS             # times a worker took connections over from others
     E_GIL_ACQUISITIONS
+    E_FILES_OPENED          # files put on the port…
+    E_FILES_CLOSED          # …and their handles closed
+    E_FILE_OPS_BEGUN        # reads and writes of these…
+    E_FILE_OPS_DONE         # …of which the outcome was told
     E_COUNTERS
 
 # One for each worker, and one for all other threads; the padding keeps two from sharing a cache
@@ -92,6 +101,12 @@ cdef enum sent_flags:
     SENT_TOLD = 1           # the handler wants to know of the bytes
     SENT_FILES = 2          # there are files, one of which may be next
 
+# What packets have brought that is not a connection's, in one word, since each look at the port
+# asks for it.
+cdef enum also_flags:
+    ALSO_HELP = 1           # it looks what the other workers have
+    ALSO_FILES = 2          # there are file_ops
+
 # -- the structs ------------------------------------------------------------------
 
 cdef enum limits:
@@ -100,10 +115,12 @@ cdef enum limits:
     # One send at most, so that Windows need not lock much memory…
     SEND_BYTES = 262144
     # … and on a connection whose kernel takes as much at once: a call for each quarter costs more
-    # than it may.
-    MOST_SEND_BYTES = 1048576
+    # than it may. A 16th above 1 MiB, so that a body of that and the head before it leave no rest,
+    # which would be a call for a few bytes.
+    MOST_SEND_BYTES = 1114112
     # conn.send_bytes, which is below that otherwise: the outbox is a file.
-    A_FILE_IS_NEXT = 1048577
+    A_FILE_IS_NEXT = 1114113
+    DATAGRAMS_ARE_NEXT = 1114114    # … or it is datagrams, always: see datagram_t
     # … and where the peer takes less in a second than that: its completions tell a slow reader
     # from a dead one.
     SLOW_SEND_BYTES = 16384
@@ -112,6 +129,8 @@ cdef enum limits:
     ACCEPT_ADDRESS_BYTES = 144  # sizeof(sockaddr_storage) + 16, as AcceptEx asks
     ACCEPT_ERROR_CODES = 16     # distinct codes that are told apart
     N_SIZES = 4                 # of buffers
+    # What a datagram to be sent counts beside its bytes, as in asyncio: empty ones count, too.
+    DATAGRAM_COUNTS = 8
     # Up to here bytes are copied, received ones and written ones: that costs less than to
     # keep a bytes object and to take the GIL once more only to release it.
     COPY_BYTES = 16384
@@ -153,6 +172,18 @@ ctypedef struct files_t:
     queue_t later               # what follows it in order: files, and what was written after them
     queue_t over                # those that are over, for conn_take_files
 
+# In front of the bytes of each datagram, in the same buffer: of one that was received, and is in
+# the inbox, and of one that is to be sent, and is in the outbox.
+ctypedef struct datagram_t:
+    # Lent to the kernel with the bytes that follow it:
+    char[ADDRESS_BYTES] address  # a sockaddr: where it has come from, or goes to
+    int address_bytes           # of it; 0: it goes to whom the socket is connected to
+    int error                   # a Windows code that has come in place of a datagram; or 0
+    bint sending                # … of a send
+
+# Called for the connection whose turn it is: posts its next receive.
+ctypedef void (*post_fn)(worker_t *worker, conn_t *conn) noexcept nogil
+
 ctypedef struct conn_t:
     link_t link                 # in service.connections; engine.lock
     deadline_t closing          # in the service's list of that name; engine.lock
@@ -177,6 +208,7 @@ ctypedef struct conn_t:
     # connection_made to connection_lost; the executor's, under the GIL.
     void *user
     SRWLOCK lock
+    post_fn post_recv           # constant
     # All below: lock.
     int state                   # conn_state
     int pending                 # ops of the socket lent to the kernel or about to be
@@ -200,7 +232,8 @@ ctypedef struct conn_t:
     # receive side
     recv_t *recvs               # owned with the conn_t: window.size of them
     window_t window             # which of them are posted, in order
-    buf_t *spare                # owned: for the next receive; may have an owner
+    # Owned: for the next receive; may have an owner.  Of datagrams a chain.
+    buf_t *spare
     int recv_size               # which of engine.pools the next receive's buffer is from
     int short_run               # receives that did not need that much, in a row
     queue_t inbox               # received, not yet delivered
@@ -209,7 +242,7 @@ ctypedef struct conn_t:
     bint idle                   # silent: only a zero-byte receive is posted, no buffer held
     bint read_paused
     bint deaf                   # nothing received is delivered any more
-    bint eof_seen
+    bint eof_seen               # nothing is received any more; of datagrams perhaps for a while
     # send side
     op_t send                   # or the ConnectEx, while CONNECTING
     bint sending                # it is posted
@@ -287,6 +320,33 @@ ctypedef struct acceptor_t:
     buf_t *data                 # owned, with accept_receive only: first data, then the addresses
     char[2 * ACCEPT_ADDRESS_BYTES] addresses
 
+# A file of the application's on the port.  Its maker's, which frees it when the handle is closed
+# and all of its operations are told.
+ctypedef struct disk_file_t:
+    engine_t *engine            # borrowed; held until file_take_end has told of the end
+    bint skips                  # constant: an inline completion yields no packet
+    bint queues                 # constant: no operation is done at once
+    SRWLOCK lock
+    # All below: lock.
+    HANDLE handle               # owned; NULL: closed, or being closed
+    int pending                 # ops that the kernel may have, and file_borrow's
+    int untold                  # ops that are begun and not told yet, and file_borrow's
+    bint closing
+    bint closed
+    bint end_taken              # file_take_end has told of it
+
+# Its maker's, lent from file_read or file_write on until engine_next_file_op brings it.
+ctypedef struct file_op_t:
+    op_t op                     # first: the op of a packet is its file_op_t; owner: its file
+    file_op_t *next             # in engine.file_ops; run_lock
+    void *user                  # its maker's
+    bint pending                # lent to the kernel or about to be; file.lock
+    bint cancelled              # file_op_cancel was called; file.lock
+    bint refused                # it has never pended; its packet is one of ours
+    # The outcome:
+    int error                   # Windows code; 0: none
+    DWORD nbytes
+
 ctypedef struct ready_t:
     conn_t *head                # each with a reference
     conn_t *tail
@@ -301,7 +361,8 @@ ctypedef struct worker_t:
     int unlooked                # shares since its last look at the port…
     uint64_t look_due_ms        # …which it has again by then
     bint ending                 # its stop packet has come
-    bint helps                  # a help packet has come: it looks what the others have
+    int also                    # also_flags: what it does beside connections
+    int file_share              # operations of files that it tells in this batch, at most
     int failures                # looks at the port that failed in a row while nothing is served
     SRWLOCK lock
     # lock: the scheduled connections that this worker has, until an idle one takes them.
@@ -310,8 +371,9 @@ ctypedef struct worker_t:
     ready_t again               # had their share; the worker's own, for the run queue
     ready_t sent                # what they had to send has been; receives are next; its own
 
-# Called by a worker, no lock held: takes the GIL once, tells all connections from worker_next,
-# until that returns NULL, and gives each back by worker_delivered.
+# Called by a worker, no lock held: takes the GIL once, tells all operations of files from
+# engine_next_file_op, and all connections from worker_next, until these return NULL, and gives
+# each connection back by worker_delivered.
 ctypedef void (*deliver_batch_fn)(worker_t *worker) noexcept nogil
 # Called by a worker, no lock held, for one connection that it has: takes all its news.
 ctypedef void (*deliver_fn)(conn_t *conn) noexcept nogil
@@ -343,6 +405,10 @@ ctypedef struct service_config_t:
     uint64_t accept_timeout_ms  # how long a client may be silent then
     LONG64 max_connections      # 0: unlimited
     int initial_reads           # receives kept posted per connection
+    # Its connections are datagram endpoints: sockets without an end of the stream, and perhaps
+    # without a peer.  Constant, as all of it.
+    bint datagrams
+    size_t datagram_bytes       # of the longest that is received whole
     size_t max_free_connections
     uint64_t idle_timeout_ms    # 0: none
     int max_sends               # 0: unlimited
@@ -435,6 +501,10 @@ ctypedef struct engine_t:
     conn_t *unposted            # could not be brought to a worker; tried again by the keeper
     SRWLOCK run_lock
     ready_t run_queue           # scheduled, waiting for their turn with any worker; run_lock
+    # Operations of files that are over and not told yet; run_lock.
+    file_op_t *file_ops
+    file_op_t *last_file_op
+    int n_file_ops
     SRWLOCK pool_lock
     # All below: pool_lock.
     size_t buffers_out          # taken and not given back

@@ -44,16 +44,19 @@ cdef inline bint conn_eof_due(conn_t *conn) noexcept nogil:
             and (not conn.read_paused or conn.filter_opening))
 
 
+cdef inline bint conn_has_stream_news(conn_t *conn) noexcept nogil:
+    return conn.spent.head != NULL or conn_readable(conn) or conn.sent_untold > 0
+
+
 cdef inline bint conn_news_before_lost(conn_t *conn) noexcept nogil:
-    return (conn.spent.head != NULL or conn_readable(conn)
-            or conn.sent_untold > 0 or conn.due & DUE_FILES)
+    return conn_has_stream_news(conn) or conn.due & DUE_FILES
 
 
 cdef inline bint conn_has_news(conn_t *conn) noexcept nogil:
     """Is there anything to tell the handler?"""
     if conn.lost_told:
         return conn.spent.head != NULL or conn.traces.head != NULL
-    return (conn.due != 0 or conn_news_before_lost(conn) or conn_eof_due(conn)
+    return (conn.due != 0 or conn_has_stream_news(conn) or conn_eof_due(conn)
             or conn.traces.head != NULL or (conn.filtered and conn_filter_due(conn))
             or ((conn.marks.above or conn.passed) != conn.pause_told
                 and (conn.service.config.handler.deliver == NULL

@@ -23,6 +23,7 @@ cdef extern from * nogil:
     ctypedef int BOOL
     ctypedef unsigned char UCHAR
     ctypedef unsigned short USHORT
+    ctypedef unsigned short WCHAR
     ctypedef long LONG
     ctypedef long long LONG64
     ctypedef unsigned long ULONG
@@ -70,6 +71,12 @@ cdef extern from * nogil:
     BOOL DeviceIoControl(HANDLE hDevice, DWORD dwIoControlCode, void *lpInBuffer,
                          DWORD nInBufferSize, void *lpOutBuffer, DWORD nOutBufferSize,
                          DWORD *lpBytesReturned, OVERLAPPED *lpOverlapped)
+    BOOL ReadFile(HANDLE hFile, void *lpBuffer, DWORD nNumberOfBytesToRead,
+                  DWORD *lpNumberOfBytesRead, OVERLAPPED *lpOverlapped)
+    BOOL WriteFile(HANDLE hFile, const void *lpBuffer, DWORD nNumberOfBytesToWrite,
+                   DWORD *lpNumberOfBytesWritten, OVERLAPPED *lpOverlapped)
+    BOOL GetOverlappedResult(HANDLE hFile, OVERLAPPED *lpOverlapped,
+                             DWORD *lpNumberOfBytesTransferred, BOOL bWait)
     # Whether it is over, by its OVERLAPPED alone: for one that is told by an event.
     BOOL HasOverlappedIoCompleted(const OVERLAPPED *lpOverlapped)
     UCHAR FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
@@ -80,12 +87,30 @@ cdef extern from * nogil:
     ctypedef struct LARGE_INTEGER:
         LONG64 QuadPart
     BOOL GetFileSizeEx(HANDLE hFile, LARGE_INTEGER *lpFileSize)
+    HANDLE CreateFileW(const WCHAR *lpFileName, DWORD dwDesiredAccess, DWORD dwShareMode,
+                       void *lpSecurityAttributes, DWORD dwCreationDisposition,
+                       DWORD dwFlagsAndAttributes, HANDLE hTemplateFile)
+    DWORD GetFileType(HANDLE hFile)
+    BOOL FlushFileBuffers(HANDLE hFile)
+    ctypedef struct FILE_END_OF_FILE_INFO:
+        LARGE_INTEGER EndOfFile
+    enum FILE_INFO_BY_HANDLE_CLASS:
+        FileEndOfFileInfo
+    BOOL SetFileInformationByHandle(HANDLE hFile, FILE_INFO_BY_HANDLE_CLASS FileInformationClass,
+                                    void *lpFileInformation, DWORD dwBufferSize)
     HANDLE ReOpenFile(HANDLE hOriginalFile, DWORD dwDesiredAccess, DWORD dwShareMode,
                       DWORD dwFlagsAndAttributes)
     DWORD GENERIC_READ
+    DWORD GENERIC_WRITE
     DWORD FILE_SHARE_READ
     DWORD FILE_SHARE_WRITE
     DWORD FILE_SHARE_DELETE
+    DWORD CREATE_NEW
+    DWORD CREATE_ALWAYS
+    DWORD OPEN_EXISTING
+    DWORD OPEN_ALWAYS
+    DWORD FILE_TYPE_DISK
+    DWORD FILE_TYPE_PIPE
     DWORD FILE_FLAG_OVERLAPPED
     DWORD FILE_FLAG_SEQUENTIAL_SCAN
     HANDLE CreateEventW(void *lpEventAttributes, BOOL bManualReset,
@@ -169,6 +194,12 @@ cdef extern from * nogil:
     int WSASend(SOCKET s, WSABUF *lpBuffers, DWORD dwBufferCount,
                 DWORD *lpNumberOfBytesSent, DWORD dwFlags,
                 OVERLAPPED *lpOverlapped, void *lpCompletionRoutine)
+    int WSARecvFrom(SOCKET s, WSABUF *lpBuffers, DWORD dwBufferCount,
+                    DWORD *lpNumberOfBytesRecvd, DWORD *lpFlags, sockaddr *lpFrom,
+                    int *lpFromlen, OVERLAPPED *lpOverlapped, void *lpCompletionRoutine)
+    int WSASendTo(SOCKET s, WSABUF *lpBuffers, DWORD dwBufferCount,
+                  DWORD *lpNumberOfBytesSent, DWORD dwFlags, const sockaddr *lpTo, int iTolen,
+                  OVERLAPPED *lpOverlapped, void *lpCompletionRoutine)
     BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *lpOverlapped,
                                 DWORD *lpcbTransfer, BOOL fWait, DWORD *lpdwFlags)
 
@@ -197,6 +228,10 @@ cdef extern from * nogil:
     int WSAECONNABORTED
     int WSAECONNREFUSED
     int WSAECONNRESET
+    int WSAENETRESET
+    int WSAENETUNREACH
+    int WSAEHOSTUNREACH
+    int WSAEMSGSIZE
     int WSAENOTCONN
     int WSAENOBUFS
     int WSAEINVAL
@@ -204,11 +239,20 @@ cdef extern from * nogil:
     int WSAEOPNOTSUPP
     int ERROR_UNEXP_NET_ERR
     int ERROR_NETNAME_DELETED
+    int ERROR_CONNECTION_REFUSED
+    int ERROR_NETWORK_UNREACHABLE
+    int ERROR_HOST_UNREACHABLE
+    int ERROR_PROTOCOL_UNREACHABLE
+    int ERROR_PORT_UNREACHABLE
+    int ERROR_MORE_DATA
     int ERROR_CONNECTION_ABORTED
     int ERROR_OPERATION_ABORTED
     int ERROR_NOT_FOUND
     int ERROR_INVALID_PARAMETER
     int ERROR_INVALID_HANDLE
+    int ERROR_HANDLE_EOF
+    int ERROR_NOT_ENOUGH_MEMORY
+    int ERROR_DISK_FULL
 
     # Extension functions have no import library entry; WSAIoctl returns their
     # addresses, which hold for every socket of the same provider.

@@ -11,6 +11,7 @@ from iocpx._base cimport (
     count_op, engine_key, engine_trouble, keeper_wants, NEVER, now_ms, packet_came, RETRY_MS,
 )
 from iocpx._conn cimport conn_send_all, conn_send_turn, conn_served
+from iocpx._file_ops cimport engine_file_ops
 from iocpx._op cimport op_t
 from iocpx._sched cimport (
     engine_has_waiting, ready_append, ready_move, ready_pop, worker_has_any, worker_next_work,
@@ -68,6 +69,36 @@ cdef void worker_go_on(worker_t *worker) noexcept nogil:
     worker_receive(worker)
 
 
+cdef void worker_tell(worker_t *worker, bint several) noexcept nogil:
+    """Call Python, for all that it is to be told: once."""
+    cdef engine_t *engine = worker.engine
+    if several or engine_has_waiting(engine):
+        # Should one callback take long, the keeper sees to the others.
+        AcquireSRWLockExclusive(&engine.lock)
+        if engine.help_due_ms == NEVER:
+            engine.help_due_ms = now_ms() + HELP_MS
+            keeper_wants(engine, engine.help_due_ms)
+        ReleaseSRWLockExclusive(&engine.lock)
+    count_op(engine, worker, E_GIL_ACQUISITIONS, 1)
+    engine.config.deliver_batch(worker)
+
+
+cdef void worker_do_also(worker_t *worker) noexcept nogil:
+    """What packets have brought beside work of connections."""
+    cdef engine_t *engine = worker.engine
+    cdef bint helps = worker.also & ALSO_HELP
+    worker.also = 0
+    if helps:
+        # Not before: what is late already must not queue up again.
+        worker_take_over(worker)
+    # What comes while these are told is told by the worker that brings it.
+    worker.file_share = engine_file_ops(engine)
+    if worker.file_share > 0:
+        # First what needs no Python, which may take its time.
+        worker_serve_work(worker)
+        worker_tell(worker, worker.file_share > 1 or worker_has_any(worker))
+
+
 cdef void worker_serve(worker_t *worker) noexcept nogil:
     """Serve all that are ready, those that wait for Python last, which it tells in one call."""
     cdef engine_t *engine = worker.engine
@@ -79,15 +110,7 @@ cdef void worker_serve(worker_t *worker) noexcept nogil:
     several = worker.news.head != worker.news.tail
     ReleaseSRWLockExclusive(&worker.lock)
     if news:
-        if several or engine_has_waiting(engine):
-            # Should one callback take long, the keeper sees to the others.
-            AcquireSRWLockExclusive(&engine.lock)
-            if engine.help_due_ms == NEVER:
-                engine.help_due_ms = now_ms() + HELP_MS
-                keeper_wants(engine, engine.help_due_ms)
-            ReleaseSRWLockExclusive(&engine.lock)
-        count_op(engine, worker, E_GIL_ACQUISITIONS, 1)
-        engine.config.deliver_batch(worker)
+        worker_tell(worker, several)
         worker_serve_work(worker)
     if worker.again.head != NULL:
         # Nobody is told: this worker looks at the queue before it waits, and the keeper
@@ -187,10 +210,8 @@ cdef int worker_step(worker_t *worker, DWORD timeout_ms, OVERLAPPED_ENTRY *forei
     worker.batch = (min(2 * worker.batch, <ULONG>PACKETS_PER_WAIT) if n == worker.batch
                     else max(n, <ULONG>1))
     worker_share(worker)
-    if worker.helps:
-        worker.helps = False
-        # Not before: what is late already must not queue up again.
-        worker_take_over(worker)
+    if worker.also != 0:
+        worker_do_also(worker)
     worker_serve_all(worker)
     return n_foreign
 
@@ -204,7 +225,7 @@ cdef void on_help(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     if engine.holds == 0:
         SetEvent(engine.keeper_event)
     ReleaseSRWLockExclusive(&engine.lock)
-    worker.helps = True
+    worker.also |= ALSO_HELP
 
 
 cdef void on_stop(void *by, op_t *op, DWORD nbytes) noexcept nogil:

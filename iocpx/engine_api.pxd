@@ -39,8 +39,8 @@ ctypedef struct handler_api_t:
     int (*eof)(api_conn_t conn, void *own) noexcept nogil
     # So many bytes have left since the last time.
     void (*sent)(api_conn_t conn, void *own, size_t nbytes) noexcept nogil
-    # paused 1: more is queued than the high mark allows; 0: it is down to the low mark.  Whoever
-    # goes on writing meanwhile is reset at the server's max_write_buffer.
+    # paused 1: more is queued than the high mark allows; 0: it is down to the low mark.  Meanwhile
+    # nothing is received, and whoever goes on writing is reset at the server's max_write_buffer.
     void (*marks)(api_conn_t conn, void *own, int paused) noexcept nogil
     # The time that `wake` was told has come.
     void (*timer)(api_conn_t conn, void *own) noexcept nogil

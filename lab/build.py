@@ -1,4 +1,5 @@
-"""Building iocpx for a lane, the benchmark's ceiling, the wheels and the source distribution.
+"""Building iocpx for a lane, what the benchmark has beside it, the wheels and the source
+distribution.
 
 A lane's build has a folder of its own, .lab/build/LANE (LANE-debug), with the package as
 setuptools makes it in `stage`. The extension modules are then put beside their sources, where
@@ -90,6 +91,26 @@ def ceiling():
         here.compile_program(source, program)
         done.write_text(state)
     return program
+
+
+def handler(lane, library):
+    """Build examples/cython_handler for the lane against the iocpx in `library`, where it is out of
+    date; returns the folder to import it from.
+
+    Call with `steps.exclusive` held.
+    """
+    source = ROOT / "examples" / "cython_handler" / "http_handler.pyx"
+    home = BUILD / "handler" / lane
+    done = home / "done.txt"
+    interface = library / "iocpx" / "engine_api.pxd"
+    texts = [path.read_text(encoding="utf-8") for path in (source, interface, REQUIREMENTS)]
+    state = digest([texts, here.cross(lane)])
+    if read(done) != state or not list(home.glob(f"*{here.suffix(lane)}")):
+        say("building examples/cython_handler …")
+        fresh_folder(home)
+        here.extension(lane, source, library, home)
+        done.write_text(state)
+    return home
 
 
 def read(path):

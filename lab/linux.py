@@ -25,6 +25,7 @@ from .steps import (
     LAB,
     REQUIREMENTS,
     ROOT,
+    SUITES_PACKAGES,
     SURROUNDINGS,
     SURROUNDINGS_FOLDER,
     Failure,
@@ -52,6 +53,14 @@ LANE_PACKAGES = [
     "rsloop",
 ]
 
+
+# Programs of the host that its tests ask servers with, and their packages.
+CLIENTS = {
+    "redis-benchmark": "redis-tools",
+    "ab": "apache2-utils",
+    "wrk": "wrk",
+    "h2load": "nghttp2-client",
+}
 
 # With what it depends on.
 ZUVLOOP = ("zuvloop", "opentelemetry-api")
@@ -165,10 +174,10 @@ def setup(names):
         return
     have_wine = shutil.which("wine64", path="/usr/lib/wine")
     install_from_debian([] if have_wine else ["wine", "wine64"])
-    clients = {"redis-benchmark": "redis-tools", "ab": "apache2-utils"}
-    missing = [package for program, package in clients.items() if not shutil.which(program)]
+    missing = [package for program, package in CLIENTS.items() if not shutil.which(program)]
     install_from_debian(missing)
-    step("cross compiler", [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
+    name = "cross compiler with its C runtime: a minute or more"
+    step(name, [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
     inputs = ["win10", BCRYPTPRIMITIVES.read_text()]
     step("Wine prefix", inputs, make_prefix, wine.PREFIX / "system.reg")
     for name in names:
@@ -234,17 +243,14 @@ def make_host():
 
 
 def try_compiler():
-    """Compile something: the first compilation also builds the compiler's runtime, in a minute."""
+    """Compile something: the first compilation also builds the compiler's runtime, in minutes."""
     source = LAB / "first.c"
     source.write_text(
         "#include <winsock2.h>\n"
         "__declspec(dllexport) int first(void) { return WSAGetLastError(); }\n"
     )
-    for level in ("-O2", "-O0"):
-        run(
-            [*compiler(), level, "-shared", source, "-lws2_32", "-o", LAB / "first.dll"],
-            env=compiler_environment(),
-        )
+    words = ["-O2", "-shared", source, "-lws2_32", "-o", LAB / "first.dll"]
+    run([*compiler(), *words], env=compiler_environment())
     for path in LAB.glob("first.*"):
         path.unlink()
 
@@ -418,6 +424,11 @@ def fetch_suite(version, packages, folder):
     shutil.rmtree(unpacked)
 
 
+def install_for_suites(name, target):
+    """Make `target` a folder of what the suites' tests import, for the lane."""
+    install_packages(LANES[name], target, ["-r", SUITES_PACKAGES])
+
+
 def frameworks(name):
     """The folder to import from what tests/frameworks has on the loop, for the lane."""
     folder = LAB / "frameworks" / name
@@ -463,6 +474,21 @@ def compile_program(source, program):
 
 def build_environment():
     return compiler_environment()
+
+
+def extension(lane, source, library, target):
+    """Make an extension module for the lane in the folder `target` of a Cython file that uses the C
+    interface of the iocpx in `library`, as setuptools would on Windows; returns what was printed.
+    """
+    config, made = cross(lane), target / source.with_suffix(".c").name
+    translate = "from Cython.Compiler.Main import main; main(command_line=1)"
+    words = ["-3", "-Wextra", "-X", "freethreading_compatible=True", "-I", library, "-o", made]
+    said = run([HOST_PYTHON, "-c", translate, *words, source], cwd=target)
+    words = ["-shared", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", made]
+    words += [f"-I{path}" for path in config["include_dirs"]]
+    words += [f"-D{name}" + (f"={value}" if value else "") for name, value in config["define"]]
+    words += [*config["link"], "-o", target / (source.stem + config["ext_suffix"])]
+    return said + run([*config["cc"], *words], env=compiler_environment())
 
 
 def cross(name):
@@ -535,15 +561,17 @@ def interrupt(process):
     process.send_signal(signal.SIGINT)
 
 
-def bench(name, library, ceiling, words):
-    """Run the benchmark of the iocpx in `library`, with the program `ceiling`; returns its exit
-    status.
+def bench(name, library, ceiling, handler, words):
+    """Run the benchmark of the iocpx in `library`, with the program `ceiling` and the module in the
+    folder `handler`; returns its exit status.
 
     The load comes from the host's Python, so that it does not take Wine's server; only the servers
     run on the lane's. On Linux iocpx cannot be imported, so both find iocpx.bench as `bench`.
     """
     argv, env = command(name, library)
-    env["PYTHONPATH"] += ";" + wine.windows_path(ROOT / "iocpx")
+    env["PYTHONPATH"] += "".join(
+        ";" + wine.windows_path(folder) for folder in (ROOT / "iocpx", handler)
+    )
     # The variables go with the command: to the load generator they would be wrong.
     variables = [f"{key}={value}" for key, value in env.items() if os.environ.get(key) != value]
     options = [

@@ -19,6 +19,8 @@ SURROUNDINGS = ROOT / "lab" / "requirements-surroundings.txt"
 SURROUNDINGS_FOLDER = LAB / "surroundings"
 # What tests/frameworks has on the iocpx loop.
 FRAMEWORKS = ROOT / "lab" / "requirements-frameworks.txt"
+# What other people's tests of asyncio import.
+SUITES_PACKAGES = ROOT / "lab" / "requirements-suites.txt"
 
 
 # Where `say` writes: None is sys.stdout. Verbs whose output is another program's use sys.stderr.

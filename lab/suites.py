@@ -6,7 +6,7 @@ import tarfile
 from dataclasses import dataclass
 
 from . import fetch, here
-from .steps import LAB, fresh_folder, step
+from .steps import LAB, SUITES_PACKAGES, fresh_folder, step
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class Suite:
     tests: str  # patterns of the names of those that are run, with commas between
     archive: tuple = ()  # the PyPI file: project, file name, SHA-256; none: Python's own
     left_out: tuple = ()  # modules
+    packages: bool = False  # its tests import those of requirements-suites.txt
+    more: str = ""  # what the stub of the project does beside
 
 
 SUITES = {
@@ -34,6 +36,20 @@ SUITES = {
             *("test_cython", "test_fs_event", "test_libuv_api", "test_regr1", "test_unix"),
             *("test_aiodns", "test_aiohttp", "test_aiomultiprocess", "test_playwright"),
         ),
+    ),
+    # uvloop's own of TLS: of these winloop leaves some out on Windows. Of the others many are about
+    # what Windows has not.
+    "uvloop": Suite(
+        "tests",
+        "*Test_UV_TCPSSL*",
+        (
+            "uvloop",
+            "uvloop-0.22.1.tar.gz",
+            "6c84bae345b9147082b17371e3dd5d42775bddce91f885499017f4607fdaf39f",
+        ),
+        packages=True,
+        # Its base class compares with it, and Windows' Python has none.
+        more="import socket\n\nsocket.AF_UNIX = object()\n",
     ),
 }
 
@@ -60,18 +76,27 @@ def folder(suite, lane):
     """The folder to import the suite's package from, fetched if it is not there yet."""
     if not SUITES[suite].archive:
         return here.suite(lane)
-    archive = SUITES[suite].archive
-    target = LAB / "suites" / suite
-    step(f"{suite}'s tests", [archive, STUB], lambda: unpack(archive, target), target)
+    archive, packages = SUITES[suite].archive, SUITES[suite].packages
+    stub = STUB + SUITES[suite].more
+    name = f"{suite}-{lane}" if packages else suite
+    target = LAB / "suites" / name
+
+    def work():
+        fresh_folder(target)
+        if packages:
+            here.install_for_suites(lane, target)
+        unpack(archive, stub, target)
+
+    inputs = [archive, stub, *([SUITES_PACKAGES.read_text()] if packages else [])]
+    step(f"{name}'s tests", inputs, work, target)
     return target
 
 
-def unpack(archive, target):
+def unpack(archive, stub, target):
     """The tests of a source distribution, and the project's base classes for them."""
     project = archive[0]
     path = fetch.index_file(here.host_python(), *archive)
     wanted = re.compile(rf"[^/]+/(tests/.+|{project}/_testbase\.py)")
-    fresh_folder(target)
     with tarfile.open(path) as tar:
         for member in tar:
             found = wanted.fullmatch(member.name)
@@ -80,7 +105,7 @@ def unpack(archive, target):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with tar.extractfile(member) as source, open(place, "wb") as copy:
                     shutil.copyfileobj(source, copy)
-    (target / project / "__init__.py").write_text(STUB)
+    (target / project / "__init__.py").write_text(stub)
 
 
 def modules(suite, path):

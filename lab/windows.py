@@ -19,6 +19,7 @@ from .steps import (
     LOOPS,
     REQUIREMENTS,
     ROOT,
+    SUITES_PACKAGES,
     SURROUNDINGS,
     SURROUNDINGS_FOLDER,
     Failure,
@@ -127,6 +128,12 @@ def suite(name):
     return folder
 
 
+def install_for_suites(name, target):
+    """Put into the folder `target` what the suites' tests import."""
+    pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+    run([*pip, "--only-binary=:all:", "--target", target, "-r", SUITES_PACKAGES])
+
+
 def suffix(name):
     """How the file names of the lane's extension modules end."""
     return sysconfig.get_config_var("EXT_SUFFIX")
@@ -153,6 +160,16 @@ def compile_program(source, program):
 
 def build_environment():
     return dict(os.environ)
+
+
+def extension(lane, source, library, target):
+    """Make an extension module in the folder `target` of a Cython file that uses the C interface of
+    the iocpx in `library`; returns what was printed.
+    """
+    copy = shutil.copy(source, target)
+    words = ["-q", "-i", "-3", "-X", "freethreading_compatible=True", copy]
+    env = {**os.environ, "PYTHONPATH": str(library)}
+    return run([PYTHON, "-m", "Cython.Build.Cythonize", *words], cwd=target, env=env)
 
 
 def host_python():
@@ -201,11 +218,12 @@ def interrupt(process):
     """Ctrl+C for a program that `record` runs: the console has given it to all."""
 
 
-def bench(name, library, ceiling, words):
-    """Run the benchmark of the iocpx in `library`, with the program `ceiling`; returns its exit
-    status.
+def bench(name, library, ceiling, handler, words):
+    """Run the benchmark of the iocpx in `library`, with the program `ceiling` and the module in the
+    folder `handler`; returns its exit status.
     """
     argv, env = command(name, library)
+    env["PYTHONPATH"] += os.pathsep + str(handler)
     # As the benchmark takes a command apart, a backslash is not itself.
     options = ["--ceiling", shlex.join([str(ceiling)])]
     return call([*argv, "-m", "iocpx", "bench", *options, *words], env)

@@ -7,7 +7,7 @@ import struct
 import sys
 import time
 
-from payload import assert_same_bytes
+from payload import assert_same_bytes, pieces
 from waiting import WAIT_S, run_together
 
 # So much goes into the kernel's buffers though nobody reads meanwhile.
@@ -190,3 +190,27 @@ def echo_until(client, condition, what):
     while not condition():
         assert time.monotonic() < limit, f"{what} did not happen within {WAIT_S} s"
         echo_rounds(client, 1)
+
+
+def send_to_one_that_pauses(client, protocol, data):
+    """Send the data, and the end, to a PausesOften; it is resumed after each pause."""
+
+    def send():
+        for piece in pieces(data, 40):
+            client.send(piece)
+        client.half_close()
+
+    def resume():
+        turn, done = 0, protocol.finished
+        while not done["eof_received"]:
+            turn += 1
+            protocol.wait_until(
+                lambda turn=turn: done["data_received"] >= turn or done["eof_received"],
+                f"data number {turn} or the end of the stream",
+            )
+            protocol.transport.resume_reading()
+
+    run_together(send, resume)
+    protocol.wait_for("connection_lost")
+    assert_same_bytes(protocol.received, data)
+    assert protocol.unwanted == 0

@@ -4,10 +4,25 @@ Nothing here imports iocpx before a test asks for a server: the tests in `host/`
 run where iocpx cannot be imported.
 """
 
+import functools
+import gc
+
 import pytest
 from script import Script
 from served import Served
 from tls_peers import TlsClient, client_context, server_context
+
+# Those that no test changes. To make one reads files, which takes longer than a handshake.
+server_default = functools.cache(server_context)
+client_default = functools.cache(client_context)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collector_looks_at_the_module_alone():
+    """What was there before stays: gc.collect(), which hundreds of tests call three times, would
+    take most of their time for it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -43,8 +58,8 @@ def serve_tls(serve):
     """
 
     def make(protocol_factory, *, context=None, client=None, **parameters):
-        served = serve(protocol_factory, ssl=context or server_context(), **parameters)
-        trusting = client or client_context()
+        served = serve(protocol_factory, ssl=context or server_default(), **parameters)
+        trusting = client or client_default()
         served.new_client = lambda address: TlsClient(address, trusting)
         return served
 

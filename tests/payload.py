@@ -1,5 +1,6 @@
 """The bytes that the tests send, and their comparison with what comes."""
 
+import functools
 import random
 
 # More bytes than the kernels of both ends of a connection take in on their own: a server that wrote
@@ -7,6 +8,7 @@ import random
 MORE_THAN_THE_KERNEL_TAKES = 16 << 20
 
 
+@functools.lru_cache(16)
 def pattern(size, seed=0):
     """`size` bytes that depend on their place, so that lost, doubled and swapped pieces show."""
     return random.Random(seed).randbytes(size)

@@ -5,7 +5,7 @@ import collections
 import contextlib
 import threading
 
-from waiting import WAIT_S
+from waiting import WAIT_S, wait_for_event
 
 
 def in_turn(*factories):
@@ -239,3 +239,21 @@ class Plain(asyncio.Protocol):
 
     def data_received(self, data):
         self.transport.write(data)
+
+
+class Held:
+    """A factory of echoing protocols; the first connection_made holds its worker up."""
+
+    def __init__(self):
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def __call__(self):
+        held = self
+
+        class HeldAtFirst(Echoing):
+            def on_made(self):
+                if not held.entered.is_set():
+                    held.entered.set()
+                    wait_for_event(held.leave, "the release of the held worker")
+
+        return HeldAtFirst()

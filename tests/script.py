@@ -8,20 +8,38 @@ import threading
 
 from waiting import WAIT_S
 
+ERROR_INTERNAL_ERROR = 1359
+
+
+def start(argv, **options):
+    """A process with a pipe for each of its streams: an interpreter under Wine does not start with
+    a regular file as one."""
+    options |= dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    try:
+        return subprocess.Popen(argv, text=True, **options)
+    except OSError as error:
+        # One in a thousand ends under Wine before it has begun.
+        if getattr(error, "winerror", None) != ERROR_INTERNAL_ERROR:
+            raise
+    return subprocess.Popen(argv, text=True, **options)
+
+
+def run(argv, limit_s=2 * WAIT_S):
+    """subprocess.run() without input, and with text."""
+    with start(argv) as process:
+        try:
+            output, errors = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(argv, process.returncode, output, errors)
+
 
 class Script:
     """A Python program in a process of its own, fed and read through pipes."""
 
     def __init__(self, program, *arguments):
-        # Pipes for all three: an interpreter under Wine does not start with a regular file as a
-        # standard stream.
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.process = start([sys.executable, "-c", program, *arguments])
         self._lines = queue.Queue()
         self._errors = []
         self._readers = [

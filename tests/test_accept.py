@@ -1,12 +1,11 @@
 """Accepting: the pool, the listeners, sockets made elsewhere, the first data, and the limits."""
 
 import socket
-import threading
 
 import pytest
 from clients import Client, connect_until_refused
 from payload import assert_same_bytes, pattern
-from protocols import Echoing, Recording
+from protocols import Echoing, Held, Recording
 from served import assert_balanced
 from sockets import bound_socket, has_ipv6, listening_socket
 from waiting import WAIT_S, clock, take, wait_for_event, wait_for_figure, wait_until_gone
@@ -39,24 +38,6 @@ def test_every_accepted_client_is_replaced_in_the_pool(serve):
     stats = served.stats()
     assert stats["accepts"] == 20
     assert stats["accepts_grown"] == stats["accepts_shrunk"] == stats["accept_errors"] == 0
-
-
-class Held:
-    """A factory of echoing protocols; the first connection_made holds its worker up."""
-
-    def __init__(self):
-        self.entered, self.leave = threading.Event(), threading.Event()
-
-    def __call__(self):
-        held = self
-
-        class HeldAtFirst(Echoing):
-            def on_made(self):
-                if not held.entered.is_set():
-                    held.entered.set()
-                    wait_for_event(held.leave, "the release of the held worker")
-
-        return HeldAtFirst()
 
 
 def burst(served, held, count):
@@ -425,6 +406,7 @@ def test_clients_that_vanish_are_no_lack_of_resources(serve, caplog):
     assert [line for line in caplog.messages if "cannot serve" in line] == []
 
 
+@pytest.mark.slow("the shortest timeout is seconds")
 @pytest.mark.once("the pool is the engine's, and shrinks after seconds")
 def test_a_silent_client_is_dropped_after_the_accept_timeout_and_not_before(serve):
     served = serve(Echoing, accept_receive=True, accept_timeout_s=1)

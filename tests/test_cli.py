@@ -5,12 +5,12 @@ import importlib.util
 import os
 import re
 import socket
-import subprocess
 import sys
 
 import pytest
 from clients import Client
 from payload import assert_same_bytes, pattern
+from script import run
 from waiting import WAIT_S
 
 import iocpx
@@ -36,13 +36,7 @@ runpy.run_module("iocpx", run_name="__main__")
 
 def command(*arguments, limit_s=2 * WAIT_S):
     """Run one command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "iocpx", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=limit_s,
-    )
+    return run([sys.executable, "-m", "iocpx", *arguments], limit_s)
 
 
 def listening_address(script):
@@ -79,8 +73,8 @@ def set_event(name):
 
 
 def test_version():
-    run = command("--version")
-    assert (run.returncode, run.stdout, run.stderr) == (0, f"iocpx {iocpx.__version__}\n", "")
+    done = command("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"iocpx {iocpx.__version__}\n", "")
 
 
 @pytest.mark.once("the command line")
@@ -91,21 +85,15 @@ def test_the_benchmark_is_imported_by_its_command_alone():
         "runpy.run_module('iocpx', run_name='__main__')\n"
     )
     for arguments in (["--version"], ["--help"]):
-        run = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=2 * WAIT_S,
-        )
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.splitlines()[-1] == "[]"
+        done = run([sys.executable, "-c", script, *arguments])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_info_tells_what_is_installed():
-    run = command("info")
-    assert run.returncode == 0, run.stderr
-    told = dict(re.split(r" +", line, maxsplit=1) for line in run.stdout.splitlines())
+    done = command("info")
+    assert done.returncode == 0, done.stderr
+    told = dict(re.split(r" +", line, maxsplit=1) for line in done.stdout.splitlines())
     assert told["iocpx"] == iocpx.__version__
     assert told["Python"] == sys.version.replace("\n", " ")
     assert told["build"].startswith("win-")
@@ -246,9 +234,9 @@ def test_echo_says_that_the_port_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        run = command("echo", "--port", str(taken.getsockname()[1]))
-    assert run.returncode == 1
-    assert run.stderr.startswith("iocpx echo: [WinError 10048]"), run.stderr
+        done = command("echo", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert done.stderr.startswith("iocpx echo: [WinError 10048]"), done.stderr
 
 
 @pytest.mark.once("the command line")
@@ -259,12 +247,12 @@ def test_echo_says_that_the_event_is_no_event():
     kernel32.CloseHandle.argtypes = [ctypes.c_void_p]
     mutex = kernel32.CreateMutexW(None, False, ctypes.c_wchar_p(name))
     try:
-        run = command("echo", "--stop-event", name)
+        done = command("echo", "--stop-event", name)
     finally:
         kernel32.CloseHandle(mutex)
-    assert run.returncode == 1
+    assert done.returncode == 1
     wanted = f"iocpx echo: the event {name!r} cannot be made: [WinError 6]"
-    assert run.stderr.startswith(wanted), run.stderr
+    assert done.stderr.startswith(wanted), done.stderr
 
 
 @pytest.mark.once("the command line")
@@ -277,25 +265,25 @@ def test_echo_says_that_the_event_is_no_event():
     ],
 )
 def test_echo_refuses_bad_arguments(arguments, sentence):
-    run = command("echo", *arguments)
-    assert run.returncode == 2
-    assert sentence in run.stderr
+    done = command("echo", *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
 
 
 @pytest.mark.once("the command line")
 def test_without_a_command_the_help_is_printed():
-    run = command()
-    assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout == command("--help").stdout
-    listed = {line.split()[0] for line in run.stdout.splitlines() if line.startswith("    ")}
+    done = command()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == command("--help").stdout
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("    ")}
     assert listed == {"echo", "bench", "info"}
 
 
 @pytest.mark.once("the command line")
 def test_an_unknown_command_is_refused():
-    run = command("serve")
-    assert (run.returncode, run.stdout) == (2, "")
-    assert "invalid choice: 'serve'" in run.stderr
+    done = command("serve")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "invalid choice: 'serve'" in done.stderr
 
 
 @pytest.mark.once("starts eight processes")
@@ -304,11 +292,11 @@ def test_bench_measures_iocpx_and_asyncio():
     # Short, as nothing here is about speed; the client checks every byte.
     few = ("--rounds", "1", "--seconds", "0.05", "--connections", "3", "--workers", "2")
     names = ("iocpx-native", "iocpx-protocol", "iocpx-buffered", "asyncio")
-    run = command("bench", *few, "--arrangement", "free", "--only", *names)
-    assert run.returncode == 0, run.stderr
-    assert "3 connections, 64 B, depth 1, free" in run.stdout.splitlines()
+    done = command("bench", *few, "--arrangement", "free", "--only", *names)
+    assert done.returncode == 0, done.stderr
+    assert "3 connections, 64 B, depth 1, free" in done.stdout.splitlines()
     for name in names:
-        (row,) = re.findall(rf"^{name} +[\d,]+ .*", run.stdout, re.MULTILINE)
+        (row,) = re.findall(rf"^{name} +[\d,]+ .*", done.stdout, re.MULTILINE)
         if name != "asyncio":
             calls_per_message = float(row.split()[-2])
             assert calls_per_message > 1, row  # a receive and a send, about
@@ -320,9 +308,9 @@ def test_bench_measures_loops():
     few = ("--rounds", "1", "--seconds", "0.05", "--arrangement", "free")
     load = ("scheduling", "echo-64", "uvicorn", "aiohttp-out")
     words = ("bench", "--loops", *few, "--only", "iocpx", "--workload", *load)
-    run = command(*words, limit_s=3 * WAIT_S)
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
+    done = command(*words, limit_s=3 * WAIT_S)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert "scheduling, free" in lines
     for title in (
         "call_soon, one after the other",
@@ -336,7 +324,7 @@ def test_bench_measures_loops():
         "call_soon_threadsafe",
         "geometric mean",
     ):
-        (rate,) = re.findall(rf"^{re.escape(title)} +([\d.,]+)$", run.stdout, re.MULTILINE)
+        (rate,) = re.findall(rf"^{re.escape(title)} +([\d.,]+)$", done.stdout, re.MULTILINE)
         assert float(rate.replace(",", "")) > 0
     tables = ["50 connections, 64 B, depth 1, free"]
     # Where these are not installed, it says so.
@@ -345,4 +333,4 @@ def test_bench_measures_loops():
     if importlib.util.find_spec("aiohttp"):
         tables.append("aiohttp, 8 connections, answers")
     for table in tables:
-        assert any(line.startswith(table) for line in lines), run.stdout
+        assert any(line.startswith(table) for line in lines), done.stdout

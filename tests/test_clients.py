@@ -14,6 +14,7 @@ from dialling import Names, assert_clients_gone, error_of, refusing_address, sil
 from payload import assert_same_bytes, pattern
 from protocols import Plain, Recording
 from sockets import free_port, has_ipv6
+from test_exit import assert_quiet_end
 from tls_peers import OTHER, TlsPeer, client_context, server_context
 from waiting import (
     WAIT_S,
@@ -153,7 +154,6 @@ def test_clients_beside_a_server_of_the_engine(serve):
     peer.assert_serving()
 
 
-@pytest.mark.once("the engine's own limits")
 def test_of_a_server_it_has_the_limits(serve, echo):
     ours = serve(Recording, idle_timeout_s=0.1)
     connection = iocpx.connect(Recording, *echo, server=ours.server).result(WAIT_S)
@@ -201,7 +201,6 @@ def test_from_callbacks(serve, engine, echo):
             closed(connection)
 
 
-@pytest.mark.once("the engine of a loop of somebody else's")
 def test_on_an_engine_that_is_polled(echo):
     overlapped = pytest.importorskip("_overlapped")
     port = overlapped.CreateIoCompletionPort(overlapped.INVALID_HANDLE_VALUE, 0, 0, 0)
@@ -269,7 +268,6 @@ def test_the_next_address_is_tried_when_one_is_silent(engine, echo, names):
         closed(connection)
 
 
-@pytest.mark.once("the order of addresses")
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
 def test_families_take_turns(engine, names):
     with refusing_address() as one, refusing_address() as two:
@@ -316,6 +314,49 @@ def test_names_are_looked_up_on_threads_of_their_own(engine, echo, names):
         closed(connection)
     finally:
         release.set()
+
+
+REFUSED = """
+import socket, sys
+import iocpx, iocpx._aside, threading
+
+release = threading.Event()
+socket.getaddrinfo = lambda *arguments, **keywords: release.wait(60) and []
+real = iocpx._aside.start_new_thread
+others = []
+
+def connect():
+    try:
+        return iocpx.connect(object, "hangs", 1, timeout_s=0.2)
+    except RuntimeError:
+        return None
+
+def start(function, arguments):
+    if function.__name__ == sys.argv[1] and (not others or sys.argv[2] == "all"):
+        if not others:
+            others.append(None)
+            others[0] = connect()
+        raise RuntimeError("can't start new thread")
+    return real(function, arguments)
+
+iocpx._aside.start_new_thread = start
+print(connect())
+other = others[0]
+print(type(other.exception(30)).__name__ if other else other)
+release.set()
+"""
+
+
+@pytest.mark.once("counts threads")
+@pytest.mark.parametrize(
+    "which, other", [("watch_all first", "TimeoutError"), ("work_all all", "None")]
+)
+def test_nobody_relies_on_a_thread_that_does_not_start(start_script, which, other):
+    """Two are called at a time, and the thread that the first one starts for both is refused: the
+    second is told of its time, or that there is no thread for it."""
+    script = start_script(REFUSED, *which.split())
+    assert [script.read_line() for _ in range(2)] == ["None", other]
+    assert_quiet_end(script)
 
 
 def test_the_local_address(engine, echo):
@@ -517,6 +558,28 @@ def test_what_connection_made_raises_the_future_has(serve, echo):
     (protocol,) = protocols
     assert protocol.lost_with is error
     protocol.check()
+
+
+@pytest.mark.once("the way of what is raised is that of a server's")
+@pytest.mark.parametrize("exc", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+def test_what_ends_a_program_ends_the_clients_of_the_engine(engine, echo, caplog, exc):
+    """As it ends a server: in order, and what is connected later is another matter."""
+
+    class Leaves(Recording):
+        def on_data(self, data):
+            raise exc
+
+    # Gone are they only after the first: so the others are of the same service.
+    other = iocpx.connect(Recording, *echo, engine=engine).result(WAIT_S)
+    leaves = iocpx.connect(Leaves, *echo, engine=engine).result(WAIT_S)
+    leaves.write(b"leave")
+    leaves.get_protocol().wait_for("connection_lost")
+    other.get_protocol().wait_for("connection_lost")
+    assert other.get_protocol().lost_with is None
+    assert [record.exc_info[1] for record in caplog.records] == [exc]
+    later = iocpx.connect(Recording, *echo, engine=engine).result(WAIT_S)
+    assert_echo(later)
+    closed(later)
 
 
 def test_what_a_callback_of_the_future_raises_costs_nothing(engine, echo):

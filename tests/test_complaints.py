@@ -256,14 +256,19 @@ server = iocpx.Server(Echo, "127.0.0.1", close_timeout_s=0.2)
 server.start()
 print(*server.address[:2], flush=True)
 
+def serve():
+    server.serve_forever()
+
 def interrupt():
     sys.stdin.readline()
+    while sys._current_frames()[threading.main_thread().ident].f_code is not serve.__code__:
+        threading.Event().wait(0.01)
     # As Windows does it: in a thread of its own.  Nothing happens on the server meanwhile.
     signal.raise_signal(signal.SIGINT)
 
 threading.Thread(target=interrupt, daemon=True).start()
 try:
-    server.serve_forever()
+    serve()
 except KeyboardInterrupt:
     print("interrupted", server.is_serving(), server.wait_closed(0))
 """
@@ -372,6 +377,7 @@ def test_writing_after_close_raises_nothing_and_keeps_nothing(serve):
     assert protocol.transport.get_write_buffer_size() == 0
 
 
+@pytest.mark.slow("a connection is idle after seconds")
 def test_idle_connections_hold_no_receive_buffer(serve):
     """Elsewhere every idle connection holds 64 KiB."""
     served = serve(Plain)

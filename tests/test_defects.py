@@ -403,6 +403,7 @@ def test_send_a_short_send_is_followed_by_the_rest(serve, parts):
 # -- accept
 
 
+@pytest.mark.slow("the shortest timeout is seconds")
 def test_accept_silent_clients_do_not_end_the_listener(serve):
     """With first data received by the accept, as many silent clients as the pool may have slots
     keep every further client out for good."""

@@ -17,6 +17,8 @@ from waiting import WAIT_S, run_together, wait_for_event, wait_until
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the end is the engine's")
+
 logger = logging.getLogger("iocpx")
 
 # -- a wait keeps to its limit
@@ -70,6 +72,7 @@ def test_a_log_handler_that_blocks_is_not_waited_for(timeout):
         wait_until(lambda: keepers() == [], "the end of every thread")
 
 
+@pytest.mark.slow("the process is given seconds")
 def test_the_lock_of_a_log_handler_is_not_waited_for():
     class Notes(logging.Handler):
         def emit(self, record):
@@ -156,6 +159,7 @@ def test_what_blocks_a_worker_makes_a_wait_answer_false(where):
     assert_balanced(server)
 
 
+@pytest.mark.slow("the process is given seconds")
 def test_a_log_handler_that_blocks_does_not_keep_the_process(start_script):
     script = start_script(
         """

@@ -15,6 +15,8 @@ from waiting import WAIT_S, run_together, take, wait_for_event, wait_for_figure,
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the engine is shared below Python")
+
 
 def threads(*names):
     """The engine's threads of those names that there are."""

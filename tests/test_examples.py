@@ -1,14 +1,16 @@
 """The programs in docs/PROTOCOLS.md run as they stand and print what the page says."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from waiting import WAIT_S
+from script import run
 
-pytestmark = pytest.mark.once("the programs of a page")
+pytestmark = [
+    pytest.mark.once("the programs of a page"),
+    pytest.mark.slow("starts a Python for each program"),
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "PROTOCOLS.md").read_text(encoding="utf-8")
@@ -47,13 +49,7 @@ def test_there_are_programs():
 def test_a_program_prints_what_the_page_says(tmp_path, program, printed):
     # Of a file, as a user has it: a spawned process imports its main module.
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", str(tmp_path / "program.py")],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=2 * WAIT_S,
-    )
+    done = run([sys.executable, "-X", "dev", "-W", "error", str(tmp_path / "program.py")])
     assert (done.stdout, done.stderr, done.returncode) == (printed, "", 0)
 
 

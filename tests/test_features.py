@@ -1,6 +1,6 @@
 """One test, or a few, for each feature that a server on a completion port must have, F1 to F21.
 
-Of F2, handles other than sockets on the port, files are sent. Each test proves its feature as a
+Each test proves its feature as a
 whole; the details are tested in the files named after their subjects.
 """
 
@@ -85,6 +85,27 @@ def test_f02_a_file_is_sent_by_operations_of_the_port(serve, tmp_path):
     assert after["bytes_sent"] - before["bytes_sent"] == len(data)
     # Each TransmitFile is an operation, and many need none of Python's time.
     assert 3 <= after["sends"] - before["sends"] <= after["ops_posted"] - before["ops_posted"]
+
+
+def test_f02_a_file_is_read_and_written_by_operations_of_the_port(tmp_path):
+    """Beside connections on the same engine."""
+    data = pattern(1 << 20)
+    engine = iocpx.Engine(workers=2)
+    with iocpx.Server(Echoing, "127.0.0.1", engine=engine) as server:
+        before = engine.stats()
+        with iocpx.open_file(tmp_path / "file", "w+b", engine=engine) as file:
+            parts = range(0, len(data), 64 << 10)
+            writes = [file.write(data[at : at + (64 << 10)], at) for at in parts]
+            with Client(server.address) as client:
+                assert client.exchange([b"meanwhile"]) == b"meanwhile"
+            assert sum(write.result(WAIT_S) for write in writes) == len(data)
+            reads = [file.read(64 << 10, at) for at in parts]
+            assert_same_bytes(b"".join(read.result(WAIT_S) for read in reads), data)
+        after = engine.stats()
+        assert after["file_ops_done"] - before["file_ops_done"] == 2 * len(parts)
+        assert after["ops_posted"] - before["ops_posted"] >= 2 * len(parts)
+    assert_balanced(server)
+    assert (tmp_path / "file").read_bytes() == data
 
 
 @pytest.mark.parametrize("workers", [1, 8])

@@ -44,6 +44,7 @@ def all_needed():
     return found.union(*(needed(file, read(file)) for file in COMPILED))
 
 
+@pytest.mark.slow("reads all sources")
 def test_a_freezer_sees_every_import_of_the_compiled_modules():
     # The standard library's own finder, from which others descend. Its path is the package's alone,
     # so of all else it only notes the name.
@@ -54,6 +55,7 @@ def test_a_freezer_sees_every_import_of_the_compiled_modules():
     assert sorted(all_needed() - seen) == [], f"not named in {IMPORTS}"
 
 
+@pytest.mark.slow("reads all sources")
 def test_nothing_is_imported_for_freezers_that_no_compiled_module_needs():
     named = set()
     for node in ast.walk(ast.parse(read(IMPORTS))):

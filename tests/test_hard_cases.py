@@ -28,6 +28,7 @@ ROOM_FOR_OTHERS = 2000
 # -- clients that do not read
 
 
+@pytest.mark.slow("64 MB")
 @pytest.mark.once("the sockets are the engine's")
 @pytest.mark.parametrize("factory", [Echoing, iocpx.native.Echo], ids=["protocol", "native"])
 def test_a_client_that_sends_64_mb_and_never_reads(serve, factory):
@@ -122,6 +123,7 @@ def test_a_slow_reader_beside_fast_ones(serve):
 # -- masses
 
 
+@pytest.mark.slow("2,000 connections")
 @pytest.mark.once("the sockets are the engine's")
 @pytest.mark.parametrize("factory", [Plain, iocpx.native.Echo], ids=["protocol", "native"])
 def test_2000_connections_opened_at_once(serve, factory):
@@ -434,6 +436,7 @@ def test_what_a_thread_writes_leaves_while_a_callback_waits_for_that(serve):
     arrived.set()
 
 
+@pytest.mark.slow("a thousand connections")
 @pytest.mark.engine("the sockets are the engine's")
 def test_close_and_write_and_reset_race_a_thousand_times(serve):
     """Three threads, one turn after the other: what each does meets the others at any moment."""
@@ -613,13 +616,11 @@ def test_connections_are_collected_while_they_are_served(serve):
     over = threading.Event()
 
     def collect_on_and_on():
-        # It looks at what is made from here on, so that it runs many times in each round.
+        # It looks at what is made from here on, so that it runs many times in each round. Not
+        # unfrozen: what was there before the module would not be frozen either then.
         gc.freeze()
-        try:
-            while not over.is_set():
-                gc.collect()
-        finally:
-            gc.unfreeze()
+        while not over.is_set():
+            gc.collect()
 
     def come_and_go():
         try:

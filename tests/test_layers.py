@@ -29,8 +29,9 @@ BELOW = "_types _state _op _winsock engine_api libc"
 # The engine's rooms, from the bottom up; above them stands Python.
 ENGINE = (
     *("_types", "_wants", "_base", "_sched", "_life"),
-    *("_provider", "_connect", "_recv", "_files", "_send", "_conn", "_requests", "_filter"),
-    *("_sendfile", "_open", "_delivery", "_accept", "_service", "_worker", "_keeper", "_engine"),
+    *("_provider", "_connect", "_recv", "_files", "_datagrams", "_send", "_conn", "_requests"),
+    *("_filter", "_sendfile", "_sendto", "_open", "_delivery", "_accept", "_service", "_file_ops"),
+    *("_worker", "_keeper", "_engine"),
     *("_native", "_c_handler"),
 )
 
@@ -50,22 +51,29 @@ ROOMS = {
     "_connect": Room("iocpx/_connect.*", f"{BELOW} _base _sched _life"),
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
     "_files": Room("iocpx/_files.*", f"{BELOW} _base _sched _life"),
-    "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life _files"),
+    "_datagrams": Room("iocpx/_datagrams.*", f"{BELOW} _base _sched _life"),
+    "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life _files _datagrams"),
     "_conn": Room(
-        "iocpx/_conn.*", f"{BELOW} _wants _base _sched _life _connect _recv _files _send"
+        "iocpx/_conn.*",
+        f"{BELOW} _wants _base _sched _life _connect _recv _files _datagrams _send",
     ),
-    "_requests": Room("iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _send _conn"),
+    "_requests": Room(
+        "iocpx/_requests.*", f"{BELOW} _wants _base _sched _life _datagrams _send _conn"
+    ),
     "_filter": Room("iocpx/_filter.*", f"{BELOW} _wants _base _sched _life _conn _requests"),
     "_sendfile": Room(
         "iocpx/_sendfile.*", f"{BELOW} _wants _base _sched _files _conn _requests"
     ),
-    "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life _recv"),
-    "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _provider _conn"),
+    "_sendto": Room("iocpx/_sendto.*", f"{BELOW} _base _sched _datagrams _requests"),
+    "_delivery": Room("iocpx/_delivery.*", f"{BELOW} _wants _base _life"),
+    "_open": Room("iocpx/_open.*", f"{BELOW} _base _sched _provider _recv _datagrams _conn"),
     "_accept": Room("iocpx/_accept.*", f"{BELOW} _base _provider _open"),
     "_service": Room("iocpx/_service.*", f"{BELOW} _base _requests _accept"),
-    "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn"),
+    "_file_ops": Room("iocpx/_file_ops.*", f"{BELOW} _base"),
+    "_worker": Room("iocpx/_worker.*", f"{BELOW} _base _sched _conn _file_ops"),
     "_keeper": Room(
-        "iocpx/_keeper.*", f"{BELOW} _base _sched _life _conn _requests _accept _worker"
+        "iocpx/_keeper.*",
+        f"{BELOW} _base _sched _life _conn _requests _accept _file_ops _worker",
     ),
     "_engine": Room("iocpx/_engine.*", f"{BELOW} _base _worker"),
     "_native": Room("iocpx/_native.*", f"{BELOW} _wants _base _requests _delivery"),
@@ -119,9 +127,21 @@ ROOMS = {
         " _sendfile _requests _sched _base _types _state _winsock _addresses _arguments _errors"
         " libc cpython stdlib",
     ),
+    "_serving": Room("iocpx/_serving.*", "_addresses _arguments _threads stdlib"),
     "_server": Room(
-        "iocpx/_server.*",
-        "_runtime _engines _listening _addresses _arguments _threads native cpython stdlib",
+        "iocpx/_server.*", "_serving _runtime _engines _listening _arguments native cpython stdlib"
+    ),
+    "_peers": Room("iocpx/_peers.*", "_runtime _types _addresses libc cpython stdlib"),
+    "_datagram_layer": Room(
+        "iocpx/_datagram_layer.*",
+        "_peers _sendto _delivery _datagrams _requests _sched _base _types _state"
+        " _addresses _arguments _errors cpython stdlib",
+    ),
+    "_datagram_server": Room(
+        "iocpx/_datagram_server.*",
+        "_datagram_layer _serving _timers _protocols _runtime _engines _listening _open _delivery"
+        " _datagrams _service _requests _sched _base _types _state _addresses _arguments _errors"
+        " libc cpython stdlib",
     ),
     "_aside": Room("iocpx/_aside.*", "stdlib"),
     "_clients": Room(
@@ -134,10 +154,15 @@ ROOMS = {
         "_clients _connection _server _runtime _engines _aside _tls _open _base _types"
         " _names _addresses _arguments _errors _threads native libc cpython stdlib",
     ),
+    "_open_file": Room(
+        "iocpx/_open_file.*",
+        "_file_ops _clients _runtime _engines _aside _types _winsock _arguments _errors"
+        " libc cpython stdlib",
+    ),
     "_core": Room(
         "iocpx/_core.*",
-        "_connecting _clients _server _connection _timers _runtime _engine_api _engines _buffers"
-        " _delivery _requests _sched _types _state"
+        "_open_file _file_ops _connecting _clients _server _datagram_server _connection _timers"
+        " _runtime _engine_api _engines _buffers _delivery _requests _sched _types _state"
         " native libc cpython stdlib",
     ),
     "_handles": Room("iocpx/_handles.*", "cpython stdlib"),
@@ -158,16 +183,31 @@ ROOMS = {
     "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
     "_transport": Room(
         "iocpx/_transport.*",
-        "_engine_loop _scheduling _endpoint _transport_socket _runtime _open _tls _file_layer"
-        " native _filter _sendfile _buffers _delivery _provider _requests _sched _base _types"
-        " _state _addresses _errors libc cpython stdlib",
+        "_engine_loop _endpoint _transport_socket _runtime _tls _file_layer native _filter"
+        " _sendfile _buffers _delivery _requests _sched _base _types _state _addresses _errors"
+        " libc cpython stdlib",
     ),
-    "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport stdlib"),
-    "_datagrams": Room("iocpx/_datagrams.*", "_errors stdlib"),
-    "_socket_loop": Room("iocpx/_socket_loop.*", "_tcp_loop _transport _datagrams stdlib"),
+    "_transports": Room(
+        "iocpx/_transports.*",
+        "_transport _engine_loop _scheduling _endpoint _open _tls _file_layer _filter _buffers"
+        " _delivery _provider _requests _sched _base _types _state _addresses _errors"
+        " cpython stdlib",
+    ),
+    "_loop_files": Room(
+        "iocpx/_loop_files.*", "_engine_loop _engines _open_file _winsock stdlib"
+    ),
+    "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport _transports stdlib"),
+    "_datagram_transport": Room(
+        "iocpx/_datagram_transport.*",
+        "_datagram_layer _engine_loop _endpoint _transport_socket _open _delivery _datagrams"
+        " _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
+    ),
+    "_socket_loop": Room(
+        "iocpx/_socket_loop.*", "_tcp_loop _transport _datagram_transport stdlib"
+    ),
     "_event_loop": Room(
         "iocpx/_event_loop.*",
-        "_socket_loop _endpoint _transport_socket _loop _scheduling _handles stdlib",
+        "_socket_loop _endpoint _transport_socket _loop_files _loop _scheduling _handles stdlib",
     ),
     "_policy": Room("iocpx/_policy.*", "_event_loop stdlib"),
     "iocpx": Room(
@@ -181,7 +221,7 @@ ROOMS = {
     "dev": Room("dev.py", "lab stdlib"),
 }
 # Names for freezers all that lies below the package's face.
-ABOVE_IMPORTS = {"iocpx", "_event_loop", "_socket_loop", "_datagrams", "_tcp_loop", "_policy"}
+ABOVE_IMPORTS = {"iocpx", "_event_loop", "_socket_loop", "_tcp_loop", "_policy"}
 ABOVE_IMPORTS |= {"bench", "__main__"}
 ABOVE_IMPORTS |= {"lab", "conformance", "dev"}
 ROOMS["_imports"] = Room("iocpx/_imports.*", " ".join([*(set(ROOMS) - ABOVE_IMPORTS), "stdlib"]))

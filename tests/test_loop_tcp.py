@@ -3,22 +3,21 @@
 Each test runs a loop of its own, and ends on its engine's books.
 """
 
+import _overlapped
 import asyncio
 import contextvars
 import gc
-import gzip
-import io
 import socket
 import ssl
-import struct
 import threading
 import warnings
 import weakref
 from pathlib import Path
 
+import loop_peers
 import pytest
 from clients import Client
-from iocpx._engines import stats_of
+from loop_peers import Echo, KeepsOpen, Peer, pair
 from tls_peers import TlsClient, server_context
 from waiting import wait_for_event
 
@@ -28,103 +27,7 @@ BIG = bytes(range(256)) * 8192  # 2 MiB: more than a socket takes at once
 CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
 
 
-@pytest.fixture
-def run():
-    """`run(main)` runs the coroutine function on a new loop, to its end, and closes the loop."""
-
-    def runner(main, **options):
-        loop = iocpx.new_event_loop()
-        told = []
-        loop.set_exception_handler(lambda loop, context: told.append(context))
-        try:
-            result = loop.run_until_complete(asyncio.wait_for(main(), 60))
-        finally:
-            engine = loop._engine
-            loop.close()
-        if engine is not None:
-            stats = stats_of(engine)
-            assert stats["ops_posted"] == stats["ops_completed"]
-            assert stats["buffers_out"] == 0
-            assert not any(thread.is_alive() for thread in engine.threads)
-        if not options.get("told", False):
-            assert told == []
-            return result
-        return result, told
-
-    return runner
-
-
-class Peer(asyncio.Protocol):
-    """Keeps what it is told; what a test waits for comes by futures."""
-
-    def __init__(self):
-        loop = asyncio.get_running_loop()
-        self.told = []
-        self.received = b""
-        self.made = loop.create_future()
-        self.lost = loop.create_future()
-        self.changed = asyncio.Event()
-
-    def connection_made(self, transport):
-        self.transport = transport
-        self.told.append("made")
-        self.made.set_result(transport)
-
-    def data_received(self, data):
-        self.told.append("data")
-        self.received += data
-        self.changed.set()
-
-    def eof_received(self):
-        self.told.append("eof")
-        self.changed.set()
-        return False
-
-    def pause_writing(self):
-        self.told.append("pause")
-        self.changed.set()
-
-    def resume_writing(self):
-        self.told.append("resume")
-        self.changed.set()
-
-    def connection_lost(self, exc):
-        self.told.append("lost")
-        self.lost.set_result(exc)
-
-    async def until(self, condition):
-        while not condition(self):
-            self.changed.clear()
-            await self.changed.wait()
-
-
-class Echo(Peer):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
-
-
-class KeepsOpen(Peer):
-    def eof_received(self):
-        super().eof_received()
-        return True
-
-
-async def pair(server_factory, client_factory=Peer):
-    """(server, client's protocol, server's protocol) of a new connection."""
-    loop = asyncio.get_running_loop()
-    accepted = loop.create_future()
-
-    def make():
-        protocol = server_factory()
-        accepted.set_result(protocol)
-        return protocol
-
-    server = await loop.create_server(make, "127.0.0.1", 0)
-    _, client = await loop.create_connection(client_factory, *server.sockets[0].getsockname())
-    protocol = await accepted
-    await protocol.made
-    return server, client, protocol
+run = loop_peers.run
 
 
 def test_a_message_is_echoed_and_both_ends_end(run):
@@ -429,9 +332,9 @@ def test_a_callback_that_raises_costs_its_connection_and_no_other(run):
     assert told[0]["transport"] is not None
 
 
-@pytest.mark.parametrize("issue", [156365, 156366])
-def test_a_factory_that_raises_does_not_end_the_listener(run, issue):
-    """CPython issues 156365 and 156366: accepting stopped."""
+@pytest.mark.parametrize("error", [ZeroDivisionError, OSError])
+def test_a_factory_that_raises_does_not_end_the_listener_cpython_156365_156366(run, error):
+    """Accepting stopped; by an OSError the listener was closed."""
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -440,7 +343,7 @@ def test_a_factory_that_raises_does_not_end_the_listener(run, issue):
         def make():
             made.append(1)
             if len(made) == 1:
-                raise ZeroDivisionError
+                raise error
             return Echo()
 
         server = await loop.create_server(make, "127.0.0.1", 0)
@@ -456,7 +359,7 @@ def test_a_factory_that_raises_does_not_end_the_listener(run, issue):
         await server.wait_closed()
 
     _, told = run(main, told=True)
-    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+    assert [type(context["exception"]) for context in told] == [error]
 
 
 class Exits(Peer):
@@ -467,8 +370,11 @@ class Exits(Peer):
 def test_system_exit_of_a_callback_leaves_the_loop():
     loop = iocpx.new_event_loop()
 
+    servers = []
+
     async def main():
-        _server, client, _other = await pair(Exits)
+        server, client, _other = await pair(Exits)
+        servers.append(server)
         client.transport.write(b"x")
         await loop.create_future()
 
@@ -477,6 +383,7 @@ def test_system_exit_of_a_callback_leaves_the_loop():
     assert raised.value.code == 7
     for task in asyncio.all_tasks(loop):
         task.cancel()
+    servers[0].close()
     loop.run_until_complete(asyncio.sleep(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -653,7 +560,7 @@ def test_each_connection_has_a_context_of_its_own(run):
 def tls_contexts():
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(CERTIFICATE)
-    client = ssl.create_default_context(cafile=CERTIFICATE)
+    client = ssl.create_default_context(cadata=CERTIFICATE.read_text())
     return server, client
 
 
@@ -714,113 +621,68 @@ def test_start_tls(run):
     run(main)
 
 
-def test_a_file_is_sent(run, tmp_path):
+def test_the_port_is_looked_at_when_a_connection_has_ended(run):
+    """Before whoever has waited for that goes on: he may close the server next, and whom that one
+    has accepted in the meantime is in the port."""
+    seen = []
+
+    class Last(Peer):
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            loop = asyncio.get_running_loop()
+            came = loop.create_future()
+            packet = _overlapped.Overlapped(0)
+            proactor = loop._proactor
+            proactor._cache[packet.address] = (came, packet, None, lambda *arguments: None)
+            _overlapped.PostQueuedCompletionStatus(proactor._iocp, 0, 0, packet.address)
+            loop.call_soon(lambda: seen.append(came.done()))
+
     async def main():
         loop = asyncio.get_running_loop()
-        path = tmp_path / "file"
-        path.write_bytes(BIG)
-        server, client, other = await pair(Peer)
-        with path.open("rb") as file:
-            client.transport.write(b"before")
-            sending = loop.create_task(
-                loop.sendfile(client.transport, file, 1000, 100_000, fallback=False)
+        served = asyncio.Queue()
+
+        def serve():
+            peer = Peer()
+            served.put_nowait(peer)
+            return peer
+
+        server = await loop.create_server(serve, "127.0.0.1", 0)
+        for _ in range(3):
+            transport, client = await loop.create_connection(
+                Last, *server.sockets[0].getsockname()
             )
-            await asyncio.sleep(0)
-            client.transport.write(b"after")
-            assert await sending == 100_000
-            assert file.tell() == 101_000
-            # What Windows cannot send is read.
-            with pytest.raises(asyncio.SendfileNotAvailableError):
-                await loop.sendfile(client.transport, io.BytesIO(b"read"), fallback=False)
-            assert await loop.sendfile(client.transport, io.BytesIO(b"read")) == 4
-            with gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(b"unpacked"))) as packed:
-                assert await loop.sendfile(client.transport, packed) == 8
-        client.transport.close()
-        with path.open("rb") as file, pytest.raises(RuntimeError, match="closing"):
-            await loop.sendfile(client.transport, file)
-        await other.lost
-        assert other.received == b"before" + BIG[1000:101_000] + b"afterreadunpacked"
-        server.close()
-
-    run(main)
-
-
-async def under_way(receiver):
-    """Until some of what is sent to it has come; no more of it is read."""
-    await receiver.until(lambda peer: peer.received)
-    receiver.transport.pause_reading()
-
-
-def test_a_file_that_nobody_waits_for_any_more_is_not_sent_on(run, tmp_path):
-    """What waits behind it is, as asyncio has it."""
-
-    async def main():
-        loop = asyncio.get_running_loop()
-        path = tmp_path / "file"
-        size = 64 << 20
-        with path.open("wb") as file:
-            file.truncate(size)
-        server, client, other = await pair(Peer)
-        with path.open("rb") as file:
-            # The second never has its turn.
-            sending = [
-                loop.create_task(loop.sendfile(client.transport, file, fallback=False))
-                for _ in range(2)
-            ]
-            await under_way(other)
-            for task in sending:
-                task.cancel()
-            for task in sending:
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-        client.transport.write(b"the end")
-        client.transport.close()
-        other.transport.resume_reading()
-        assert await other.lost is None
-        assert other.received.endswith(b"the end")
-        assert len(other.received) < size
-        server.close()
-
-    run(main)
-
-
-def test_a_file_ends_with_its_connection(run, tmp_path):
-    async def main():
-        loop = asyncio.get_running_loop()
-        path = tmp_path / "file"
-        with path.open("wb") as file:
-            file.truncate(64 << 20)
-        for ends in ("abort", "reset"):
-            server, client, other = await pair(Peer)
-            with path.open("rb") as file:
-                sending = loop.create_task(loop.sendfile(client.transport, file, fallback=False))
-                await under_way(other)
-                if ends == "abort":
-                    client.transport.abort()
-                else:
-                    sock = other.transport.get_extra_info("socket")
-                    linger = struct.pack("HH", 1, 0)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                    other.transport.abort()
-                with pytest.raises(ConnectionError):
-                    await sending
+            # In the step in which it has begun: it has no receive yet whose end would be a packet.
+            transport.write(b"all")
+            transport.close()
             await client.lost
-            other.transport.abort()
-            await other.lost
-            server.close()
+            peer = await served.get()
+            await peer.lost
+            assert peer.received == b"all"
+        server.close()
 
     run(main)
+    assert seen == [True] * 3
 
 
 def test_a_closed_server_takes_nobody_and_keeps_whom_it_has(run):
     async def main():
         loop = asyncio.get_running_loop()
         server, client, other = await pair(Echo)
-        address = server.sockets[0].getsockname()
+        listening = server.sockets[0]
+        address = listening.getsockname()
         server.close()
         assert not server.is_serving()
-        with pytest.raises(ConnectionRefusedError):
-            await loop.create_connection(Peer, *address)
+        assert listening.fileno() == -1
+        try:
+            _, late = await loop.create_connection(Peer, *address)
+        except ConnectionRefusedError:
+            pass
+        else:
+            # Our socket is closed, so nobody should get here. Under Wine some do on a busy machine
+            # (25 of 3,000), as if it listened until the cancelled AcceptEx are back; they are not
+            # served: pair() would complain.
+            await late.lost
+            assert "data" not in late.told
         client.transport.write(b"still")
         await client.until(lambda peer: peer.received == b"still")
         waits = asyncio.ensure_future(server.wait_closed())

@@ -13,6 +13,8 @@ from waiting import all_stats, wait_until
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the port is the engine's")
+
 _overlapped = pytest.importorskip("_overlapped")
 _winapi = pytest.importorskip("_winapi")
 

@@ -7,6 +7,7 @@ import importlib.util
 import queue
 import socket
 import threading
+import zlib
 
 import pytest
 from clients import Client, limit_waits
@@ -16,8 +17,6 @@ from programs import EXAMPLES
 from protocols import Plain
 from served import assert_balanced
 from waiting import WAIT_S, run_together, wait_until
-
-pytestmark = pytest.mark.once("one program, of public calls alone")
 
 MB = 1 << 20
 # Above the high mark: the largest receive, and what comes before a pause is heeded.
@@ -118,6 +117,100 @@ def test_a_slow_reader_costs_bounded_memory_and_no_byte(both, way):
     sizes = [queued.get() for _ in range(len(data) // MB)]
     assert max(sizes) <= MOST_QUEUED
     assert server.stats()["write_pauses"] > 0
+
+
+# The proxy in a process of its own. It says when it first stops to read a side; told that it is
+# over, what it has needed at most.
+PROXY = """
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+import tcp_proxy
+
+told = []
+
+class Counters(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_uint32), ("faults", ctypes.c_uint32),
+                ("peak_working_set", ctypes.c_size_t), ("rest", ctypes.c_size_t * 7)]
+
+def working_set():
+    counters = Counters(size=ctypes.sizeof(Counters))
+    kernel32 = ctypes.WinDLL("kernel32")
+    kernel32.GetCurrentProcess.restype = ctypes.c_void_p
+    query = kernel32.K32GetProcessMemoryInfo
+    query.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32]
+    assert query(kernel32.GetCurrentProcess(), ctypes.byref(counters), counters.size)
+    return counters.peak_working_set
+
+class Front(tcp_proxy.Front):
+    def pause_writing(self):
+        super().pause_writing()
+        tell()
+
+class Back(tcp_proxy.Back):
+    def pause_writing(self):
+        super().pause_writing()
+        tell()
+
+def tell():
+    if not told:
+        told.append(None)
+        print("paused", flush=True)
+
+tcp_proxy.Front, tcp_proxy.Back = Front, Back
+with tcp_proxy.Proxy(0, "127.0.0.1", int(sys.argv[2])).server as server:
+    print(*server.address, flush=True)
+    sys.stdin.readline()
+stats = {**server.engine.stats(), **server.stats()}
+assert stats["buffers_out"] == 0 and stats["ops_posted"] == stats["ops_completed"], stats
+print(stats["bytes_received"], stats["bytes_sent"], working_set())
+"""
+
+
+@pytest.mark.slow("sends a gigabyte")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_a_gigabyte_to_a_slow_reader(start_script, listener, way):
+    size = 1 << 30
+    script = start_script(PROXY, str(EXAMPLES), str(listener.getsockname()[1]))
+    with Client(script.read_address()) as client, listener.accept()[0] as peer:
+        writer, reader = (client.sock, peer) if way == "there" else (peer, client.sock)
+        limit_waits(peer)
+        sums = {}
+
+        def write():
+            # No two parts are the same, so none can take the place of another.
+            block, checksum = memoryview(pattern(2 * MB)), 0
+            for index in range(size // MB):
+                start = index * 1021 % MB
+                part = block[start : start + MB]
+                checksum = zlib.crc32(part, checksum)
+                writer.sendall(part)
+            writer.shutdown(socket.SHUT_WR)
+            sums[writer] = checksum
+
+        def slowly():
+            # Nothing at all, until the proxy has stopped to read as well.
+            assert script.read_line() == "paused"
+            assert writer not in sums
+            buffer, checksum, count = memoryview(bytearray(MB)), 0, 0
+            while got := reader.recv_into(buffer):
+                checksum = zlib.crc32(buffer[:got], checksum)
+                count += got
+            assert count == size
+            sums[reader] = checksum
+
+        run_together(write, slowly)
+        assert sums[reader] == sums[writer]
+        # The other direction goes on.
+        reader.sendall(b"thanks")
+        reader.shutdown(socket.SHUT_WR)
+        assert read(writer, 6) == b"thanks"
+        assert writer.recv(1) == b""
+    script.tell()
+    received, sent, most_bytes = map(int, script.read_line().split())
+    assert received == sent == size + 6
+    # Python itself has some 20 MB of it.
+    assert most_bytes < 100 * MB
 
 
 def test_the_end_of_a_direction_is_passed_on(both):

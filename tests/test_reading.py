@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from clients import send_to_one_that_pauses
 from payload import assert_same_bytes, pattern, pieces
 from protocols import Echoing, PausesOften, Recording, in_turn
 from sockets import has_ipv6
@@ -146,27 +147,7 @@ def test_pausing_in_a_callback_stops_the_next_callback(serve):
 
 def test_pausing_and_resuming_again_and_again_keeps_every_byte_in_order(serve):
     client, protocol = serve(PausesOften).open()
-    data = pattern(1 << 20)
-
-    def send():
-        for piece in pieces(data, 40):
-            client.send(piece)
-        client.half_close()
-
-    def resume():
-        turn, done = 0, protocol.finished
-        while not done["eof_received"]:
-            turn += 1
-            protocol.wait_until(
-                lambda turn=turn: done["data_received"] >= turn or done["eof_received"],
-                f"data number {turn} or the end of the stream",
-            )
-            protocol.transport.resume_reading()
-
-    run_together(send, resume)
-    protocol.wait_for("connection_lost")
-    assert_same_bytes(protocol.received, data)
-    assert protocol.unwanted == 0
+    send_to_one_that_pauses(client, protocol, pattern(1 << 20))
 
 
 def test_pausing_and_resuming_twice_is_once(serve):

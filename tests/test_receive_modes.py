@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 
 import pytest
+from clients import send_to_one_that_pauses
 from payload import assert_same_bytes, pattern, pieces
 from protocols import (
     CountingSent,
@@ -77,27 +78,7 @@ def test_an_echo_with_several_receives_keeps_the_order(serve, handler, workers):
 
 def test_pausing_with_several_receives_pending_loses_and_swaps_nothing(serve):
     client, protocol = serve(PausesOften, initial_reads=8, buffer_size=3000).open()
-    data = pattern(150_000)
-
-    def send():
-        for piece in pieces(data, 40):
-            client.send(piece)
-        client.half_close()
-
-    def resume():
-        turn, done = 0, protocol.finished
-        while not done["eof_received"]:
-            turn += 1
-            protocol.wait_until(
-                lambda turn=turn: done["data_received"] >= turn or done["eof_received"],
-                f"data number {turn} or the end of the stream",
-            )
-            protocol.transport.resume_reading()
-
-    run_together(send, resume)
-    protocol.wait_for("connection_lost")
-    assert_same_bytes(protocol.received, data)
-    assert protocol.unwanted == 0
+    send_to_one_that_pauses(client, protocol, pattern(150_000))
 
 
 @pytest.mark.parametrize("end", ["close", "half_close", "reset"])
@@ -189,6 +170,7 @@ class Counting(Recorder, asyncio.Protocol):
             self.received = range(len(self.received) + len(data))
 
 
+@pytest.mark.slow("memory is given back after seconds")
 @pytest.mark.parametrize("how", ["quiet", "close", "abort", "reset"])
 def test_memory_for_a_long_receive_is_given_back(serve, how):
     served = serve(Counting)
@@ -220,6 +202,7 @@ def test_memory_for_a_long_receive_is_given_back(serve, how):
 # -- idle connections hold no buffer
 
 
+@pytest.mark.slow("a connection is idle after seconds")
 def test_an_idle_connection_holds_no_buffer(serve):
     several = [
         serve(Echoing, initial_reads=1),
@@ -252,6 +235,7 @@ def test_connections_that_never_spoke_hold_no_buffer(serve):
         assert client.exchange([b"hello"]) == b"hello"
 
 
+@pytest.mark.slow("a connection is idle after seconds")
 def test_an_idle_connection_sees_the_end_of_its_client(serve):
     served = serve(Recording)
     client, protocol = served.open()

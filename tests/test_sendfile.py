@@ -192,9 +192,10 @@ def test_what_grows_is_sent_as_far_as_it_was_when_its_turn_came(serve, large):
         assert future.result(WAIT_S) == len(data)
 
 
-def test_a_file_that_is_truncated_meanwhile_ends_there(serve, large):
+@pytest.mark.parametrize("kind", ["serve", "serve_tls"])
+def test_a_file_that_is_truncated_meanwhile_ends_there(request, large, kind):
     path, data = large
-    client, protocol = serve(Recording).open()
+    client, protocol = request.getfixturevalue(kind)(Recording).open()
     transport = protocol.transport
     with path.open("rb") as file:
         future = transport.sendfile(file)

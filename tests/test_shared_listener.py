@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from clients import Client, connect_until_refused
-from protocols import Echoing
+from protocols import Echoing, Held
 from sockets import listening_socket
 from waiting import WAIT_S, run_together, take, wait_for_event, wait_for_figure, wait_until
 
@@ -23,8 +23,8 @@ _winapi = pytest.importorskip("_winapi")
 PROCESSES = 4
 POOL = 10  # AcceptEx that each keeps waiting, by default
 
-# Answers with the number of its process, and does what its standard input says.
-SERVER = """
+# Answers with the number of its process.
+NAMES = """
 import asyncio, os, socket, sys
 import iocpx
 
@@ -33,7 +33,11 @@ class Names(asyncio.Protocol):
         self.transport = transport
     def data_received(self, data):
         self.transport.write(b"%8d" % os.getpid())
-
+"""
+# Does what its standard input says.
+SERVER = (
+    NAMES
+    + """
 print(os.getpid(), flush=True)
 server = iocpx.Server(Names, sock=socket.fromshare(bytes.fromhex(sys.stdin.readline())))
 server.start()
@@ -50,6 +54,7 @@ for line in sys.stdin:
     else:
         print(server.stats()[line.strip()], flush=True)
 """
+)
 
 
 class Process:
@@ -72,6 +77,38 @@ class Process:
             client.close()
         assert self.script.read_line() == "True"
         assert self.script.read_line() == "True True True 0"
+
+
+# On a loop of ours, until its standard input has another line.
+LOOP = (
+    NAMES
+    + """
+async def main():
+    loop = asyncio.get_running_loop()
+    print(os.getpid(), flush=True)
+    line = await loop.run_in_executor(None, sys.stdin.readline)
+    server = await loop.create_server(Names, sock=socket.fromshare(bytes.fromhex(line)))
+    print("serves", flush=True)
+    await loop.run_in_executor(None, sys.stdin.readline)
+    server.close()
+
+iocpx.run(main())
+"""
+)
+
+
+class LoopProcess:
+    """A process whose loop serves a listener which others have, too."""
+
+    def __init__(self, script, listener):
+        self.script = script
+        self.pid = int(self.script.read_line())
+        self.script.tell(listener.share(self.script.process.pid).hex())
+        assert self.script.read_line() == "serves"
+
+    def stop(self):
+        self.script.tell("stop")
+        assert self.script.finish() == (0, [], "")
 
 
 @pytest.fixture
@@ -183,6 +220,24 @@ def test_one_is_killed_and_the_others_go_on(processes, listener, which):
 @pytest.mark.once("starts four processes, which accept in the engine")
 @pytest.mark.slow("starts four processes")
 @pytest.mark.timeout(300)
+def test_four_loops_have_their_share_and_one_may_be_killed(start_script, listener):
+    scripts = [start_script(LOOP) for _ in range(PROCESSES)]
+    processes = [LoopProcess(script, listener) for script in scripts]
+    with Load(listener.getsockname()) as load:
+        counts = load.count(800)
+        assert set(counts) == {process.pid for process in processes}
+        assert min(counts.values()) >= 0.5 * 800 / PROCESSES, counts
+        processes.pop(0).script.kill()
+        until_all_serve(load, processes)
+    counts = collections.Counter(ask(listener.getsockname()) for _ in range(200))
+    assert set(counts) == {process.pid for process in processes}
+    for process in processes:
+        process.stop()
+
+
+@pytest.mark.once("starts four processes, which accept in the engine")
+@pytest.mark.slow("starts four processes")
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", [0, 1], ids=["on the port", "by events"])
 def test_one_stops_while_the_others_serve(processes, listener, which):
     stopped = processes.pop(which)
@@ -268,24 +323,6 @@ def test_a_socket_that_was_served_is_served_again(serve, listener):
         assert served.server.wait_closed(WAIT_S)
 
 
-class Held:
-    """A factory of echoing protocols; the first connection_made holds its worker up."""
-
-    def __init__(self):
-        self.entered, self.leave = threading.Event(), threading.Event()
-
-    def __call__(self):
-        held = self
-
-        class HeldAtFirst(Echoing):
-            def on_made(self):
-                if not held.entered.is_set():
-                    held.entered.set()
-                    wait_for_event(held.leave, "the release of the held worker")
-
-        return HeldAtFirst()
-
-
 def test_whoever_came_first_does_not_grow_at_the_others_expense(serve, listener):
     """FD_ACCEPT is the socket's: only one of them could have it, and would take ever more."""
     held = [Held(), Held()]
@@ -337,6 +374,7 @@ def test_a_burst_that_comes_before_the_pool_is_served(serve, elsewhere):
         client.close()
 
 
+@pytest.mark.slow("the shortest timeout is seconds")
 def test_silent_clients_do_not_keep_others_out(serve, elsewhere):
     """No FD_ACCEPT tells of them; the keeper looks who is silent."""
     served = serve(

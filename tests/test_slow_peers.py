@@ -8,7 +8,10 @@ from payload import pattern
 from protocols import Recording
 from waiting import wait_for_figure, wait_until
 
-pytestmark = pytest.mark.once("the deadlines are the engine's")
+pytestmark = [
+    pytest.mark.once("the deadlines are the engine's"),
+    pytest.mark.slow("waits for seconds, as slow peers do"),
+]
 
 KB = 1 << 10
 # Seconds; what a test's peer needs is a multiple of it.

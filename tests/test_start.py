@@ -64,13 +64,18 @@ class Interrupting:
         return self
 
 
+# The tests of several Pythons run side by side: a port that a server has left a hundred times over
+# may be another's by then, but not here.
+OWN_ADDRESS = "127.1.2.3"
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["host", "sock"])
 def test_interrupts_at_every_line_of_the_start_leave_nothing(log, own):
     """Python's own lines: of logging, locks, threads and sockets."""
     before = set(threading.enumerate())
     given = None if own else bound_socket()
     server = (
-        iocpx.Server(Echoing, "127.0.0.1", engine=iocpx.Engine(workers=2))
+        iocpx.Server(Echoing, OWN_ADDRESS, engine=iocpx.Engine(workers=2))
         if own
         else iocpx.Server(Echoing, sock=given, engine=iocpx.Engine(workers=2))
     )
@@ -107,7 +112,7 @@ def test_interrupts_at_every_line_of_the_start_leave_nothing(log, own):
 
 def test_a_second_interrupt_at_every_line_of_the_undoing_leaves_nothing(log):
     before = set(threading.enumerate())
-    server = iocpx.Server(Echoing, "127.0.0.1", engine=iocpx.Engine(workers=2))
+    server = iocpx.Server(Echoing, OWN_ADDRESS, engine=iocpx.Engine(workers=2))
     number = 0
     trace = Interrupting(1)
 
@@ -438,7 +443,7 @@ def test_a_close_while_the_sockets_are_looked_at_is_no_error(monkeypatch, number
 
 def test_a_close_while_the_threads_are_looked_at_is_not_lost(monkeypatch):
     server = iocpx.Server(Echoing, "127.0.0.1")
-    monkeypatch.setattr(iocpx._server, "require_system_threads", server.close)
+    monkeypatch.setattr(iocpx._serving, "require_system_threads", server.close)
     server.start()
     assert server.is_serving() is False
     assert server.wait_closed(WAIT_S) is True

@@ -14,7 +14,10 @@ from clients import echo_rounds
 from protocols import Echoing
 from waiting import WAIT_S, wait_for_event, wait_until
 
-pytestmark = pytest.mark.once("the turns are the engine's")
+pytestmark = [
+    pytest.mark.once("the turns are the engine's"),
+    pytest.mark.slow("keeps the workers busy for seconds"),
+]
 
 # When the server gives up on a closed connection, in seconds: later than a client on its answer.
 CLOSE_TIMEOUT_S = 2 * WAIT_S

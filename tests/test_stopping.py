@@ -1,7 +1,6 @@
 """The stop: what is still sent, what is waited for, who may ask for it; and the start after it."""
 
 import contextlib
-import subprocess
 import sys
 import threading
 
@@ -9,11 +8,14 @@ import pytest
 from clients import Client, connect_until_refused
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import Echoing, Recording
+from script import start
 from served import assert_balanced
 from sockets import free_port
 from waiting import WAIT_S, run_together, wait_for_event
 
 import iocpx
+
+pytestmark = pytest.mark.engine("the stop is the engine's")
 
 # -- stopping
 
@@ -257,13 +259,8 @@ def test_a_child_process_does_not_keep_connections_open(serve):
     client, protocol = served.open()
     client.exchange([b"hello"])
     # With close_fds=False the child inherits every handle that may be inherited.
-    child = subprocess.Popen(
-        [sys.executable, "-c", "print('up', flush=True); input()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        close_fds=False,
-    )
+    program = "print('up', flush=True); input()"
+    child = start([sys.executable, "-c", program], close_fds=False)
     try:
         assert child.stdout.readline() == "up\n"
         protocol.transport.abort()

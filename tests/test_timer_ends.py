@@ -14,6 +14,8 @@ from protocols import Recording
 from test_timers import HOUR_S, Timed
 from waiting import WAIT_S, run_together, wait_for_event, wait_until, wait_until_gone
 
+pytestmark = pytest.mark.engine("the timers are the engine's")
+
 
 class Sees(Timed):
     """Looks at its timers in connection_lost."""

@@ -123,20 +123,25 @@ def test_writelines_sends_all_of_them_in_order(serve_tls, inside):
     assert_same_bytes(client.read_exactly(len(data) + 4), data + b"end!")
 
 
-def test_many_small_writes_of_a_callback_leave_in_few_records(serve_tls):
+def test_many_small_writes_of_a_callback_leave_in_one_send_and_few_records(serve_tls):
     class Answers(Recording):
         def on_data(self, _):
             for number in range(1000):
                 self.transport.write(b"%03d" % number)
 
-    client, protocol = serve_tls(Answers).open()
+    served = serve_tls(Answers)
+    client, protocol = served.open()
     protocol.transport.write(b"ready")
     assert client.read_exactly(5) == b"ready"
     before = client.stream_bytes
+    wait_for_figure(served.server, "bytes_sent", before)
+    sends = served.stats()["sends"]
     client.send(b"go")
     assert client.read_exactly(3000) == b"".join(b"%03d" % number for number in range(1000))
     # A record has 22 bytes of its own, so 1000 of them would be more than 25,000 bytes.
     assert client.stream_bytes - before < 5000
+    wait_for_figure(served.server, "bytes_sent", client.stream_bytes)
+    assert served.stats()["sends"] == sends + 1
 
 
 def test_data_in_both_directions_at_once(serve_tls, version):

@@ -13,7 +13,7 @@ from openssl import ALLOW_CLIENT_RENEGOTIATION, NONE_DUE, OpenSsl
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern, pieces
 from protocols import Echoing, Recording
 from tls_loops import BIG, ByHand, Echo, Peer, connect, contexts, echoes_to_the_end, serving
-from tls_peers import client_context, server_context
+from tls_peers import TlsClient, client_context, server_context
 from waiting import wait_for_event, wait_for_figure
 
 run = tls_loops.run
@@ -184,6 +184,49 @@ def test_a_handshake_anew_while_writing_is_paused(serve_tls, willing):
     assert_same_bytes(client.read_exactly(len(BIG)), BIG)
     assert client.exchange([b"goes on"]) == b"goes on"
     assert protocol.received == b"goes on"
+
+
+class BeginsAnew(Recording):
+    def begin_anew(self):
+        """From another thread: in a turn of the connection, which writes behind it."""
+        done = threading.Event()
+
+        def begin():
+            assert server_openssl(self.transport).begin_anew() == 1
+            self.transport.write(BIG)
+            done.set()
+
+        self.transport.call_soon(begin)
+        wait_for_event(done, "the turn that begins anew")
+
+
+class AnswersAtOnce(TlsClient):
+    def receive(self, had=0):
+        self.flush()
+        super().receive(had)
+
+
+def test_a_handshake_anew_of_the_server_while_writing_is_paused(serve_tls):
+    served = serve_tls(BeginsAnew, context=server_context("1.2"))
+    served.new_client = lambda address: AnswersAtOnce(address, client_context("1.2"))
+    client, protocol = served.open()
+    ssl_object = protocol.transport.get_extra_info("ssl_object")
+    finished = ssl_object.get_channel_binding("tls-unique")
+    data = pattern(MORE_THAN_THE_KERNEL_TAKES)
+    protocol.transport.write(data)
+    protocol.wait_for("pause_writing")
+    protocol.begin_anew()
+    protocol.transport.write(data)
+    assert protocol.finished["resume_writing"] == 0
+    assert_same_bytes(client.read_exactly(len(data)), data)
+    assert_same_bytes(client.read_exactly(len(BIG)), BIG)
+    assert_same_bytes(client.read_exactly(len(data)), data)
+    client.send(b"goes on")
+    protocol.wait_for_data(7)
+    # Each handshake has its own.
+    assert ssl_object.get_channel_binding("tls-unique") not in (finished, None)
+    protocol.transport.write(b"so it does")
+    assert client.read_exactly(10) == b"so it does"
 
 
 def test_a_client_that_never_ends_its_handshake_anew_is_given_up(serve_tls, willing):

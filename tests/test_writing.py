@@ -10,6 +10,8 @@ from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import CountingSent, Echoing, Recording
 from waiting import run_together
 
+pytestmark = pytest.mark.engine("the queues are the engine's")
+
 MB = 1 << 20
 
 

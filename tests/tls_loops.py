@@ -34,7 +34,7 @@ def contexts(version=None):
     """(server's, client's)"""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(CERTIFICATE)
-    client = ssl.create_default_context(cafile=CERTIFICATE)
+    client = ssl.create_default_context(cadata=CERTIFICATE.read_text())
     if version is not None:
         client.minimum_version = client.maximum_version = version
     return server, client

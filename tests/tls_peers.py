@@ -58,7 +58,7 @@ def server_context(version=None, certificate=CERTIFICATE, clients=None):
 
 
 def client_context(version=None, trusted=CERTIFICATE, certificate=None):
-    context = ssl.create_default_context(cafile=trusted)
+    context = ssl.create_default_context(cadata=trusted.read_text())
     if certificate is not None:
         context.load_cert_chain(certificate)
     return limit_version(context, version)

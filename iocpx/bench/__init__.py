@@ -13,7 +13,8 @@ workloads.py  what is measured, by name
 servers.py    one server, in a process of its own
 loops.py      the event loops by name
 scheduling.py what a loop schedules, without connections; scheduling_table.py: its rows side by side
-http_servers.py  uvicorn and aiohttp on a loop
+http_servers.py  uvicorn and aiohttp on a loop; file_servers.py: what sends files
+files.py      reads of a file
 client.py     the load, in a process of its own, which checks every byte: echo.py, churn.py,
               stream.py, http_load.py, and sockets.py, what these have in common
 pattern.py    the bytes of a stream, and of HTTP's bodies
@@ -27,6 +28,7 @@ loop_summary.py  one line for each loop: what table and chart show of them
 targets.py    what the project wants of itself; loop_targets.py: of its event loop
 
 benchmarks/ceiling.c, which `dev.py bench` builds, is one more server: the best an engine could do.
+It builds examples/cython_handler, too, a handler in C that answers HTTP.
 
 Only servers.py and, for it, loops.py ever import iocpx, so that the rest runs where iocpx does not.
 """

@@ -1,6 +1,6 @@
 """The load: clients that check every byte, in a process of their own.
 
-    python -m iocpx.bench.client --port N [--kind echo|churn|in|out|get|post] [--tls] …
+    python -m iocpx.bench.client --port N [--kind echo|churn|in|out|get|post|hello] [--tls] …
 
 It uses the standard library only: it never runs in the process of a server, and on Linux it runs
 natively while the server runs on a Windows Python. The kinds: echo.py, churn.py, stream.py,
@@ -25,11 +25,14 @@ import time
 from . import tls
 from .churn import Churn
 from .echo import Echo
-from .http_load import Get, Post
+from .http_load import Get, Hello, Post
 from .sockets import STALL_S, Failed, Wrong, connect, drop
 from .stream import In, Out
 
-KINDS = {"echo": Echo, "churn": Churn, "in": In, "out": Out, "get": Get, "post": Post}
+KINDS = {
+    "echo": Echo, "churn": Churn, "in": In, "out": Out,
+    "get": Get, "post": Post, "hello": Hello,
+}
 # Connections opened before their messages are sent: below every server's backlog.
 IDLE_AT_A_TIME = 50
 

@@ -139,6 +139,17 @@ class Get(Http):
         return b"GET /%d HTTP/1.1\r\nHost: benchmark\r\n\r\n" % size, body(size)
 
 
+class Hello(Http):
+    """What examples/cython_handler answers, and benchmarks/ceiling.c with --http."""
+
+    @staticmethod
+    def exchange(size):
+        answer = b"Hello, world!"
+        if size != len(answer):
+            raise ValueError(f"size must be {len(answer)}, got {size}")
+        return b"GET / HTTP/1.1\r\nHost: benchmark\r\n\r\n", answer
+
+
 class Post(Http):
     @staticmethod
     def exchange(size):

@@ -86,6 +86,8 @@ def ledger_gaps(totals):
         ("ops_posted", "ops_completed"),
         ("sockets_opened", "sockets_closed"),
         ("connections_made", "connections_retired"),
+        ("file_handles_opened", "file_handles_closed"),
+        ("file_ops_begun", "file_ops_done"),
     ):
         if totals.get(made) != totals.get(ended):
             gaps.append(f"{made} {totals.get(made)}, {ended} {totals.get(ended)}")
@@ -176,13 +178,13 @@ def measure(name, server, workload, seconds, client_cpus, helper):
 
 
 def schedule(server, workload, seconds, helper):
-    """One row of scheduling in a process that is up: its Figures.
+    """What a process that is up does by itself, scheduling or reads of a file: its Figures.
 
     helper: as for `measure`.
     """
     own = [pid for pid in (server.pid, helper) if pid]
     cpu_before, others_before_s, began = server.cpu(), cpu_time.others_s(own), time.monotonic()
-    server.say(f"run {workload.row} {seconds}")
+    server.say(f"run {workload.task} {seconds}")
     result = server.answer(seconds + CLIENT_GRACE_S)
     elapsed_s = time.monotonic() - began
     others_s = cpu_time.others_s(own) - others_before_s

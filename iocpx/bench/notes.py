@@ -42,8 +42,8 @@ def closing_notes(bench):
     if CEILING in bench.facts:
         notes.append(
             "ceiling: an echo in C on a completion port, with the same bound as iocpx on what a "
-            "connection gets in a row, and with nothing in it that an echo does not need "
-            "(benchmarks/ceiling.c)."
+            "connection gets in a row, and with nothing in it that an echo does not need; of HTTP "
+            "it looks for the ends of heads alone (benchmarks/ceiling.c)."
         )
     if any("Wine" in facts.get("system", "") for facts in bench.facts.values()):
         notes.append(

@@ -60,7 +60,7 @@ class Bench:
     def server(self, name, role="echo", workers=None):
         """The server's process, for a `with`."""
         if name == CEILING:
-            command = self.ceiling
+            command = [*self.ceiling, *CEILING_ROLES[role]]
         else:
             command = [*self.server_python, "-m", f"{__package__}.servers", name, "--role", role]
         with self.server_cpus():
@@ -180,7 +180,7 @@ class Bench:
                     for workload in workloads:
                         label = f"{arrangement}, round {number}/{self.rounds}  {name}: {workload}"
                         self.report.begin(label)
-                        if workload.row:
+                        if workload.task:
                             figures = schedule(server, workload, self.seconds, self.pin_too)
                         else:
                             figures = measure(

@@ -2,16 +2,18 @@
 
     python -m iocpx.bench.servers NAME [--role ROLE] [--workers N]
 
-They echo; or they only take, and check, what streams in; or only send; or compute, then echo. An
-event loop also echoes with asyncio's streams, answers HTTP, or serves nobody: its scheduling is
-measured.
+They echo; or they only take, and check, what streams in; or only send; or compute, then echo; or
+send files, or read one. iocpx answers HTTP by a handler in C, examples/cython_handler. An event
+loop also echoes with asyncio's streams, answers HTTP, or serves nobody: its scheduling is measured,
+or how it reads a file.
 
 Prints one JSON object per line: first {"port": …, "versions": {…}, …}, or
 {"missing": reason} when the server's package is not installed for this Python.
 Then, for each line "cpu" on stdin, {"user_s": …, "system_s": …}: what this process
 has used so far; for "stats" {"stats": {…}}: what the server counts, if it does; for
-"run ROW SECONDS", where scheduling is measured, {"rate": …, "operations": …}. At
-the end of stdin it stops in order and prints {"totals": …}.
+"run ROW SECONDS", where scheduling is measured, or "run BYTES DEPTH SECONDS", where
+a file is read, {"rate": …, "operations": …}. At the end of stdin it stops in order
+and prints {"totals": …}.
 
 benchmarks/ceiling.c, a server in C, speaks the same.
 """
@@ -19,6 +21,7 @@ benchmarks/ceiling.c, a server in C, speaks the same.
 import argparse
 import asyncio
 import contextlib
+import importlib
 import inspect
 import itertools
 import json
@@ -29,7 +32,7 @@ import sys
 import threading
 from typing import Any, NamedTuple
 
-from . import http_servers, loops, scheduling, tls
+from . import file_servers, files, http_servers, loops, scheduling, tls
 from .pattern import HEADER, VERDICT, Check, Different, blocks
 
 HOST = "127.0.0.1"
@@ -321,6 +324,16 @@ def schedule_on_loop(loop, facts):
     serve_commands(None, facts, run=run)
 
 
+def read_files(facts, measure, *arguments, stats=dict):
+    """Here stdin has the main thread, too."""
+    with files.made() as path:
+
+        def run(nbytes, depth, seconds):
+            return measure(path, *arguments, int(nbytes), int(depth), float(seconds))
+
+        serve_commands(None, facts, stats, run)
+
+
 def run_loop(name, handler, workers):
     """Any asyncio loop."""
     if name == "asyncio-streams":
@@ -331,6 +344,8 @@ def run_loop(name, handler, workers):
     try:
         if handler is scheduling:
             schedule_on_loop(loop, facts)
+        elif handler is files:
+            read_files(facts, files.measure_loop, loop, name == loops.OURS)
         else:
             if isinstance(handler, str):
                 facts["versions"].update(http_servers.versions(handler))
@@ -343,6 +358,12 @@ def run_loop(name, handler, workers):
 def run_iocpx(name, handler, workers):
     import iocpx
 
+    if handler is files:
+        engine = iocpx.Engine(workers=workers)
+        facts = {"versions": {"iocpx": iocpx.__version__}, "workers": workers}
+        read_files(facts, files.measure_engine, engine, stats=engine.stats)
+        tell(totals=engine.stats())
+        return
     handler, context = taken_apart(handler)
     server = iocpx.Server(handler, HOST, 0, engine=iocpx.Engine(workers=workers), ssl=context)
 
@@ -362,11 +383,19 @@ def run_iocpx(name, handler, workers):
 def run_iocpx_native(name, handler, workers):
     import iocpx.native
 
-    run_iocpx(name, getattr(iocpx.native, handler), workers)
+    if handler == C_HANDLER:
+        made = iocpx.native.Handler(importlib.import_module(handler).capsule)
+    else:
+        made = getattr(iocpx.native, handler)
+    run_iocpx(name, made, workers)
 
 
 def run_threads(name, handler, workers):
-    """A thread for each connection; nothing is waited for at the end."""
+    """A thread for each connection; nothing is waited for at the end.  A pool, to read a file."""
+    if handler is files:
+        read_files({"versions": {}}, files.measure_pool)
+        tell(totals={})
+        return
     handler, context = taken_apart(handler)
     listener = socket.create_server((HOST, 0), backlog=BACKLOG)
 
@@ -409,21 +438,32 @@ ON_LOOPS = {
     "uvicorn-tls": "uvicorn_tls",
     "aiohttp": "aiohttp",
     "scheduling": scheduling,
+    "files": files,
 }
+WITH_FILES = {**ON_LOOPS, "sendfile": file_servers.OnLoop}
+# The module that examples/cython_handler makes.
+C_HANDLER = "http_handler"
+WHERE_IT_IS = "; it is examples/cython_handler, which `dev.py bench` builds, in a clone"
 # How each is run, and what it runs in which role.
 SERVERS = {
-    "iocpx-native": (run_iocpx_native, {"echo": "Echo"}),
-    "iocpx-protocol": (run_iocpx, {**PROTOCOLS, "compute": Compute}),
+    "iocpx-native": (run_iocpx_native, {"echo": "Echo", "http": C_HANDLER}),
+    "iocpx-protocol": (
+        run_iocpx,
+        {**PROTOCOLS, "compute": Compute, "files": files, "sendfile": file_servers.OnThreads},
+    ),
     "iocpx-buffered": (run_iocpx, over_tls_too(echo=BufferedEcho, sink=BufferedSink)),
     "asyncio": (run_loop, ON_LOOPS),
     "asyncio-streams": (run_loop, STREAMS),
     **dict.fromkeys(loops.LOOPS, (run_loop, ON_LOOPS)),
-    "threads": (run_threads, SOCKETS),
+    # The others have no sendfile(), or one that reads and writes.
+    **dict.fromkeys((loops.OURS, "asyncio"), (run_loop, WITH_FILES)),
+    "threads": (run_threads, {**SOCKETS, "files": files}),
     loops.WITHOUT_SOCKETS: (run_loop, {"scheduling": scheduling}),
 }
-# benchmarks/ceiling.c, whose echo is measured against streams' too.
+# benchmarks/ceiling.c, by its roles: what it is told to be. Its echo is measured against streams',
+# too.
 CEILING = "ceiling"
-CEILING_ROLES = ("echo", "streams")
+CEILING_ROLES = {"echo": (), "streams": (), "http": ("--http",)}
 
 
 def main():
@@ -442,8 +482,10 @@ def main():
             loops.maker(args.name)
         if isinstance(handlers[args.role], str) and run is run_loop:
             http_servers.versions(handlers[args.role])
+        if handlers[args.role] == C_HANDLER:
+            importlib.import_module(C_HANDLER)
     except (ImportError, AttributeError) as error:
-        tell(missing=str(error))
+        tell(missing=str(error) + (WHERE_IT_IS if handlers[args.role] == C_HANDLER else ""))
         return
     run(args.name, handlers[args.role], args.workers)
 

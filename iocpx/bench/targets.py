@@ -159,6 +159,12 @@ TARGETS = (
         lambda m: m.overhead(PROTOCOL) / m.overhead(BLAZIO),
     ),
     Target("native: msg/s by the ceiling's, pinned", "≥", 0.97, ratio(NATIVE, [CEILING])),
+    Target(
+        "native: HTTP by a handler in C: requests/s by the ceiling's, pinned",
+        "≥",
+        0.9,
+        ratio(NATIVE, [CEILING], "rate", "http"),
+    ),
     Target("protocol: msg/s by the ceiling's, pinned", "≥", 0.88, ratio(PROTOCOL, [CEILING])),
     Target("protocol: msg/s by asyncio's, pinned", "≥", 1.6, ratio(PROTOCOL, [ASYNCIO])),
     Target("protocol: msg/s by asyncio's, free", "≥", 3.5, ratio(PROTOCOL, [ASYNCIO], *FREELY)),

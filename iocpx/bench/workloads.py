@@ -25,8 +25,15 @@ class Workload:
     once: bool = False  # in the first arrangement only, where it tells all that it can
     unit: str = "msg/s"
     times: int = 1  # so many times as long as others, for each connection to have its share
-    row: str | None = None  # of scheduling, where nobody connects
+    row: str | None = None  # of scheduling
     tls: bool = False
+
+    @property
+    def task(self):
+        """What the server does by itself, where nobody connects; None: there is a client."""
+        if self.kind == "reads":
+            return f"{self.size_bytes} {self.depth}"
+        return self.row
 
     def __str__(self):
         if self.row:
@@ -34,6 +41,8 @@ class Workload:
         busy = f"{self.connections:,} connection{'' if self.connections == 1 else 's'}"
         kib, rest = divmod(self.size_bytes, 1024)
         size = f"{self.size_bytes} B" if rest else f"{kib:,} KiB"
+        if self.kind == "reads":
+            return f"random reads of a cached file, {size}, {self.depth} under way"
         if self.kind == "churn":
             shake = "TLS handshake, " if self.tls else ""
             return f"connect, {shake}echo {size}, close: {self.connections} at a time"
@@ -41,6 +50,8 @@ class Workload:
             way = "to" if self.kind == "in" else "from"
             over = " over TLS" if self.tls else ""
             return f"streaming{over} {way} the server, {busy}, {size} writes"
+        if self.kind == "hello":
+            return f"HTTP by a handler in C, {busy}, answers of {size}"
         if self.kind in ("get", "post"):
             way = "answers" if self.kind == "get" else "bodies to it"
             over = " over TLS" if self.tls else ""
@@ -59,6 +70,11 @@ class Workload:
 
 
 IDLE = Workload(50, 64, idle=2000, once=True)
+LARGE_BYTES = 1 << 20
+# So a message is a MiB.
+SENDFILE = Workload(
+    8, LARGE_BYTES, kind="get", role="sendfile", once=True, unit="MiB/s", times=5
+)
 STREAM_OUT = Workload(8, 65536, kind="out", role="source", once=True, unit="MB/s")
 OVER_TLS = {
     "echo-tls-64": Workload(50, 64, role="echo-tls", tls=True, once=True),
@@ -68,6 +84,10 @@ OVER_TLS = {
     ),
     "stream-tls": replace(STREAM_OUT, role="source-tls", tls=True),
     "idle-tls": replace(IDLE, role="echo-tls", tls=True),
+}
+FILES = {
+    "read-4k": Workload(0, 4096, 16, kind="reads", role="files", once=True, unit="reads/s"),
+    "read-64k": Workload(0, 65536, 16, kind="reads", role="files", once=True, unit="reads/s"),
 }
 WORKLOADS = {
     "echo-64": Workload(50, 64),
@@ -80,8 +100,11 @@ WORKLOADS = {
     **OVER_TLS,
     "stream-in": Workload(8, 65536, kind="in", role="sink", once=True, unit="MB/s"),
     "stream-out": STREAM_OUT,
+    "sendfile": SENDFILE,
+    "http": Workload(50, 13, kind="hello", role="http", once=True, unit="requests/s"),
     "idle-2k": IDLE,
     "idle-10k": replace(IDLE, idle=10_000),
+    **FILES,
     "compute-1": Workload(50, 64, role="compute", workers=1, arrangements=(FREE,), times=5),
     "compute-2": Workload(50, 64, role="compute", workers=2, arrangements=(FREE,), times=5),
 }
@@ -91,7 +114,6 @@ FREE_THREADED = ("compute-1", "compute-2")
 
 
 HTTP = {"unit": "requests/s"}
-LARGE_BYTES = 1 << 20
 # Of event loops, by --loops.
 SCHEDULING = {
     name: Workload(0, 0, role="scheduling", once=True, unit="op/s", row=name)
@@ -105,6 +127,7 @@ LOOP_WORKLOADS = {
     "churn": WORKLOADS["churn"],
     **OVER_TLS,
     "idle-2k": IDLE,
+    **FILES,
     "uvicorn": Workload(50, 13, kind="get", role="uvicorn", **HTTP),
     "uvicorn-tls": Workload(50, 13, kind="get", role="uvicorn-tls", tls=True, once=True, **HTTP),
     "uvicorn-in": Workload(8, LARGE_BYTES, kind="post", role="uvicorn", once=True, **HTTP),
@@ -112,6 +135,7 @@ LOOP_WORKLOADS = {
     "aiohttp": Workload(50, 13, kind="get", role="aiohttp", **HTTP),
     "aiohttp-in": Workload(8, LARGE_BYTES, kind="post", role="aiohttp", once=True, **HTTP),
     "aiohttp-out": Workload(8, LARGE_BYTES, kind="get", role="aiohttp", once=True, **HTTP),
+    "sendfile": SENDFILE,
 }
 LOOP_QUICK = (*SCHEDULING, "echo-64", "uvicorn")
 # One name for several.

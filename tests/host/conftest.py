@@ -10,13 +10,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def start():
-    """`start(program, *arguments)` starts a program of the default lane's Python; none outlives the
+def lane():
+    """Whose Python `start` starts; None: the default lane's.  A file of tests may have its own."""
+    return None
+
+
+@pytest.fixture
+def start(lane):
+    """`start(program, *arguments)` starts a program of the lane's Python; none outlives the
     test."""
     processes = []
 
     def starter(*arguments):
-        argv = [sys.executable, ROOT / "dev.py", "run", "-c", *arguments]
+        chosen = ["--python", lane] if lane else []
+        argv = [sys.executable, ROOT / "dev.py", "run", *chosen, "-c", *arguments]
         process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT
         )

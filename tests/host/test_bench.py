@@ -348,6 +348,28 @@ def test_churn_tls_and_streams(name, workload, unit):
     assert re.search(rf"^server +{unit} ", run.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize("loops", [[], ["--loops"]], ids=["servers", "loops"])
+def test_files_are_sent(loops):
+    run = bench(*loops, *QUICK, "--workload", "sendfile")
+    assert run.returncode == 0, run.stderr
+    assert "\nsendfile, 8 connections, answers of 1,024 KiB, free\n" in run.stdout
+    assert re.search(r"^server +MiB/s ", run.stdout, re.MULTILINE)
+    (row,) = [line for line in run.stdout.splitlines() if line.startswith("asyncio  ")]
+    assert float(row.split()[1].replace(",", "")) > 0
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_reads_of_a_file(loops):
+    names = ["asyncio"] if loops else ["asyncio", "threads"]
+    words = [*QUICK[2:], *(["--loops"] if loops else []), "--workload", "read-4k", "read-64k"]
+    run = bench("--only", *names, *words)
+    assert run.returncode == 0, run.stderr
+    for name in names:
+        rows = [line for line in run.stdout.splitlines() if line.startswith(name + "  ")]
+        assert [float(row.split()[1].replace(",", "")) > 0 for row in rows] == [True, True]
+    assert "random reads of a cached file, 64 KiB, 16 under way, free" in run.stdout
+
+
 @pytest.mark.parametrize(
     ("workload", "fault", "sentence"),
     [
@@ -501,7 +523,7 @@ def test_computing_is_measured_without_a_gil_only(free_threaded):
     planned.facts = {"iocpx-protocol": {"free_threaded": free_threaded}}
     planned.plan()
     roles = {workload.role for _, workload in planned.rows}
-    assert roles == {"echo", "echo-tls", "sink", "source", "source-tls"} | (
+    assert roles == {"echo", "echo-tls", "sink", "source", "source-tls", "files", "sendfile"} | (
         {"compute"} if free_threaded else set()
     )
     # Whatever the arrangement is; only where there are two are idle connections left out of one.

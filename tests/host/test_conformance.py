@@ -1,6 +1,7 @@
 """dev.py conformance: what run_module.py tells of tests, and what is made of it.
 
-On the host's Python, with tests made here: CPython's own are fetched by the command alone.
+On the host's Python, with tests made here; and a few modules of CPython's own as the command runs
+them.
 """
 
 import contextlib
@@ -339,3 +340,20 @@ def test_the_list_is_in_order():
     for entry in EXPECTED:
         assert entry.reason.strip(), entry
         assert set(entry.loops) <= set(BOTH) and set(entry.lanes) <= set(EVERY_LANE), entry
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fetches CPython's tests from Debian")
+@pytest.mark.slow("fetches CPython's tests, and runs some of them")
+@pytest.mark.timeout(400)
+def test_some_of_cpythons_own_pass_on_our_loop():
+    modules = ["test_server", "test_streams", "test_buffered_proto", "test_proactor_events"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "dev.py", "conformance", "--loop", "iocpx", *modules],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "nothing is unexplained" in done.stdout, done.stdout

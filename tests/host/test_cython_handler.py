@@ -1,8 +1,9 @@
-"""examples/cython_handler, and a handler that uses all of the C interface: built against the wheel
-as it would be installed, served on the default lane.
+"""examples/cython_handler, built against the wheel as it would be installed and served on the
+default lane; and a handler that uses all of the C interface, on each lane.
 """
 
 import http.client
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from lanes import EVERY_LANE
 from programs import PORT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,37 +33,18 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with iocpx as its wheel has it, and the two handlers built against that."""
+    """A folder with iocpx as its wheel has it, and the example built against that."""
     folder = tmp_path_factory.mktemp("installed")
     with exclusive():
         with zipfile.ZipFile(build.wheel(here.default_lane())) as wheel:
             wheel.extractall(folder)
-        cross = here.cross(here.default_lane())
-    for source in (EXAMPLE / "http_handler.pyx", PROBE):
-        shutil.copy(source, folder)
-        translate = "from Cython.Compiler.Main import main; main(command_line=1)"
-        words = ["-3", "-Wextra", "-I", folder, "-X", "freethreading_compatible=True"]
-        made = subprocess.run(
-            [here.host_python(), "-c", translate, *words, folder / source.name],
-            capture_output=True,
-            encoding="utf-8",
-            cwd=folder,
-        )
-        assert made.returncode == 0, made.stdout + made.stderr
-        assert "warning" not in made.stderr, made.stderr
-        c = folder / source.with_suffix(".c").name
-        command = [*cross["cc"], "-shared", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", c]
-        command += [f"-I{path}" for path in cross["include_dirs"]]
-        command += [f"-D{name}" + (f"={value}" if value else "") for name, value in cross["define"]]
-        command += [*cross["link"], "-o", folder / (source.stem + cross["ext_suffix"])]
-        made = subprocess.run(
-            list(map(str, command)),
-            capture_output=True,
-            encoding="utf-8",
-            env=here.build_environment(),
-        )
-        assert made.returncode == 0, made.stderr
+        extension(here.default_lane(), EXAMPLE / "http_handler.pyx", folder, folder)
     return folder
+
+
+def extension(lane, source, library, folder):
+    said = here.extension(lane, source, library, folder)
+    assert "warning" not in said, said
 
 
 @pytest.fixture
@@ -203,6 +186,18 @@ def test_ab(port):
     assert figures["Keep-Alive requests"].strip() == "0"  # it asks as HTTP/1.0 does
 
 
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="there is no wrk")
+def test_wrk(port):
+    # A second is the least that it takes.
+    words = ["-t", "1", "-c", "20", "-d", "1s", f"http://127.0.0.1:{port}/"]
+    done = subprocess.run(["wrk", *words], capture_output=True, encoding="utf-8", timeout=WAIT_S)
+    assert done.returncode == 0, done.stderr
+    requests, size = re.search(r"(\d+) requests in [\d.]+s, ([\d.]+\wB) read", done.stdout).groups()
+    assert int(requests) > 0 and size != "0.00B", done.stdout
+    # It says so where an answer is an error or does not come.
+    assert "Socket errors" not in done.stdout and "Non-2xx" not in done.stdout, done.stdout
+
+
 # -- the whole interface ----------------------------------------------------------------------
 
 USE_ALL = """
@@ -238,6 +233,14 @@ got, _ = served(b"m")
 print("marks", got == b"x" * 4_000_000, probe_handler.marks())
 got, _ = served(b"p")
 print("post", got == b"posted")
+with iocpx.Server(iocpx.native.Handler(probe_handler.capsule), "127.0.0.1") as server:
+    with socket.create_connection(server.address, timeout=60) as client:
+        client.sendall(b"f")
+        file = client.makefile("rb")
+        held = file.read(4)
+        client.sendall(b"what comes while it pauses")
+        print("flow", held, file.read(), *probe_handler.flow())
+        file.close()
 print("lost", probe_handler.made() == probe_handler.lost())
 print("sent", probe_handler.sent() > 4_000_000)
 for wrong in (None, probe_handler.other_version, probe_handler.other_name):
@@ -248,20 +251,133 @@ for wrong in (None, probe_handler.other_version, probe_handler.other_name):
 """
 
 
-def test_all_of_the_interface(start):
-    output, _ = start("-c", USE_ALL).communicate(timeout=WAIT_S)
+@pytest.fixture(scope="module", params=EVERY_LANE)
+def run(request, tmp_path_factory):
+    """`run(program)` runs it with the probe on a lane; returns what it printed."""
+    lane, folder = request.param, tmp_path_factory.mktemp("probe")
+    with exclusive():
+        here.setup([lane])
+        build.build(lane)
+        extension(lane, PROBE, build.library(lane), folder)
+    argv, env = here.command(lane, build.library(lane))
+
+    def runner(program):
+        done = subprocess.run(
+            [*argv, "-c", program],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            env=env,
+            cwd=folder,
+            timeout=WAIT_S,
+        )
+        return done.stdout
+
+    return runner
+
+
+def test_all_of_the_interface(run):
+    output = run(USE_ALL)
     lines = output.splitlines()
-    assert lines[:8] == [
+    assert lines[:9] == [
         "echo True",
         "address True",
         "timer True",
         "timer early False",
         "marks True True",
         "post True",
+        "flow b'held' b'more' True 4 True",
         "lost True",
         "sent True",
     ], output
-    wrong = lines[8:]
+    wrong = lines[9:]
     assert wrong[0].startswith("TypeError capsule must be a PyCapsule named 'iocpx.handler'")
     assert wrong[1].startswith("ValueError the handler was built with version 999")
     assert wrong[2].startswith("TypeError capsule must be a PyCapsule")
+
+
+OTHER_VERSION = """
+import ctypes
+import iocpx._core
+
+class Api(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32)]
+
+api = Api(999)
+make = ctypes.pythonapi.PyCapsule_New
+make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+name = b"iocpx._core.engine_api"     # the capsule keeps no copy
+iocpx._core.engine_api = make(ctypes.addressof(api), name, None)
+try:
+    import probe_handler
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_a_module_refuses_an_engine_of_another_version(run):
+    assert run(OTHER_VERSION) == (
+        "this module was built with version 1 of iocpx's C interface, and the installed iocpx has"
+        " version 999: build it anew\n"
+    )
+
+
+ENDS = """
+import socket, threading
+import iocpx, probe_handler
+
+def server_of(capsule=probe_handler.capsule):
+    return iocpx.Server(iocpx.native.Handler(capsule), "127.0.0.1")
+
+def check(server, what):
+    stats = {**server.stats(), **server._engine.stats()}
+    assert stats["ops_posted"] == stats["ops_completed"], stats
+    assert stats["connections_made"] == stats["connections_retired"], stats
+    assert stats["buffers_out"] == 0, stats
+    print(what, probe_handler.owned(), probe_handler.released())
+
+def connect(server):
+    return socket.create_connection(server.address, timeout=60)
+
+# The client reads no more than it needs to know that the data is under way.
+with server_of() as server, connect(server) as client:
+    client.sendall(b"b")
+    client.recv(1)
+    client.sendall(b"now")
+    for _ in range(6000):       # a minute
+        if probe_handler.lost() == 1 and probe_handler.released() == 1:
+            break
+        threading.Event().wait(0.01)
+    print("abort", probe_handler.owned(), probe_handler.released())
+check(server, "abort")
+with server_of() as server, connect(server) as client:
+    client.sendall(b"k")
+    client.recv(1)
+    server.close()
+    server.abort_clients()
+    assert server.wait_closed(60)
+    check(server, "stop")
+with server_of() as server, connect(server) as client:
+    client.sendall(b"r")
+    assert client.recv(1) == b""
+check(server, "refusal")
+print(probe_handler.refused())
+
+with server_of(probe_handler.eager) as server, connect(server) as client:
+    size = 0
+    while data := client.recv(1 << 20):
+        size += len(data)
+print("made", size, probe_handler.eager_told())
+"""
+
+
+def test_what_is_lent_comes_back_and_marks_are_told_after_made(run):
+    assert run(ENDS).splitlines() == [
+        "abort 1 1",
+        "abort 1 1",
+        "stop 2 2",
+        "refusal 4 4",
+        "True",
+        "made 20000000 (1, 1, 0)",
+    ]

@@ -306,6 +306,25 @@ def test_the_benchmarks_ceiling_echoes_any_size_and_ends_in_order(workers):
     assert f"threads: {workers} in iocpx and the ceiling" in done.stdout
 
 
+def test_the_benchmark_compares_the_handler_in_c_with_the_ceiling():
+    load = ("--workload", "http", "--arrangement", "free", "--rounds", "1", "--seconds", "0.05")
+    done = dev("bench", "--", "--only", "iocpx-native", "ceiling", *load)
+    assert done.returncode == 0, done.stderr
+    assert "left out" not in done.stdout
+    title = "\nHTTP by a handler in C, 50 connections, answers of 13 B, free\n"
+    table = done.stdout.partition(title)[2]
+    servers = [line.split()[0] for line in table.splitlines()[2:4]]
+    assert servers == ["iocpx-native", "ceiling"], done.stdout
+
+
+def test_without_the_lab_the_benchmark_says_where_the_handler_in_c_is():
+    load = ("--workload", "http", "--only", "iocpx-native", "--rounds", "1")
+    done = dev("run", "-m", "iocpx", "bench", *load)
+    assert done.returncode == 0, done.stderr
+    assert "left out: iocpx-native as http (not installed for the servers' Python: " in done.stdout
+    assert "No module named 'http_handler'; it is examples/cython_handler" in done.stdout
+
+
 @pytest.mark.skipif(ON_WINDOWS, reason="Windows has no Wine")
 def test_the_benchmark_puts_wines_server_back():
     own = os.sched_getaffinity(0)

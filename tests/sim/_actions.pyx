@@ -6,12 +6,12 @@ from libc.string cimport memcpy, memset
 
 from _kernel cimport *
 from _run cimport (
-    mark, marked, protocol_t, protocols, served_of, worker_of, MEDDLED_WRITE,
+    calm, mark, marked, protocol_t, protocols, served_of, worker_of, MEDDLED_WRITE,
 )
 from iocpx._base cimport conn_ref
 from iocpx._filter cimport (
-    conn_filter_begin, conn_filter_end, conn_filter_open, conn_free_plain, conn_put_filtered,
-    conn_return_plain, conn_take_plain,
+    conn_filter_begin, conn_filter_end, conn_filter_hold, conn_filter_open, conn_free_plain,
+    conn_put_filtered, conn_return_plain, conn_take_plain,
 )
 from iocpx._requests cimport (
     conn_abort, conn_close, conn_flush, conn_gather, conn_pause_reading, conn_set_marks,
@@ -237,7 +237,14 @@ cdef void filter_begin(int client, conn_t *conn) noexcept nogil:
 
 
 cdef bint filter_open(int client, conn_t *conn) noexcept nogil:
-    if protocols[client].filter_opening and sim_random(3) != 0:
+    if (protocols[client].filter_opening and not calm(client)
+            and not marked(&protocols[client].closed) and sim_random(16) == 0):
+        # As a handshake that fails.
+        sim_note("filter fails", client, 0)
+        conn_filter_end(conn)
+        conn_filter_hold(conn, False)
+        close_conn(client, conn, True)
+    elif protocols[client].filter_opening and sim_random(3) != 0:
         sim_note("filter opens", client, 0)
         protocols[client].filter_opening = False
         conn_filter_open(conn)

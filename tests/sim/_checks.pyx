@@ -99,6 +99,8 @@ cdef void check_idle() noexcept nogil:
     cdef link_t *link
     if server.engine == NULL:
         return
+    if server.engine.file_ops != NULL:
+        sim_fail("an operation of a file is over, and nobody tells it")
     if server.looping and server.tasks > 0 and not disturbed():
         sim_fail("the loop was woken, and sleeps on")
     service = server.engine.services
@@ -111,7 +113,8 @@ cdef void check_idle() noexcept nogil:
             check_idle_listener(listener)
             listener = listener.next
         link = service.connections.next
-        while link != &service.connections:
+        # Of datagrams: _datagram_app's.
+        while link != &service.connections and not service.config.datagrams:
             check_idle_conn(<conn_t *>link.owner)
             link = link.next
         service = service.next
@@ -395,6 +398,12 @@ cdef void check_engine() noexcept nogil:
     same("operations posted, completed", engine_count(engine, E_OPS_POSTED),
          engine_count(engine, E_OPS_COMPLETED))
     same("packets due", engine.packets_due, 0)
+    same("file handles opened, closed", engine_count(engine, E_FILES_OPENED),
+         engine_count(engine, E_FILES_CLOSED))
+    same("file operations begun, done", engine_count(engine, E_FILE_OPS_BEGUN),
+         engine_count(engine, E_FILE_OPS_DONE))
+    if engine.file_ops != NULL:
+        sim_fail("an operation of a file is over, and was never told")
     same("buffers out", <LONG64>pools.buffers_out, 0)
     # Clients that go before they are accepted are no lack of anything.
     if not disturbed() and (engine.trouble_due_ms != 0 or engine.starved_due_ms != 0):

@@ -4,7 +4,8 @@ from libc.string cimport memset
 
 from _kernel cimport *
 from _run cimport (
-    one_of, served_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_SERVICES, MAX_WORKERS,
+    one_of, served_of, served_t, services, the, LENIENT_MS, MAX_CLIENTS, MAX_DISKS, MAX_SERVICES,
+    MAX_WORKERS,
 )
 from _c_echo cimport c_echo
 from _scripted cimport deliver_scripted
@@ -58,13 +59,16 @@ cdef enum knob:
     K_FILES
     K_TRANSMITS
     K_DISCARDS
+    K_DISKS
+    K_DATAGRAMS
     N_KNOBS
 
 KNOBS = ["services", "echo", "profile", "clients", "workers", "polled", "preempt", "stalls",
          "faults", "resets", "shorts", "handles", "skips", "room", "bytes", "listeners", "backlog",
          "unborn", "probe", "calm", "late", "accepts", "max_accepts", "accept_receive",
          "max_connections", "reads", "buffer", "idle", "limits", "trace", "called", "linger",
-         "stop", "shared", "looped", "filtered", "files", "transmits", "discards"]
+         "stop", "shared", "looped", "filtered", "files", "transmits", "discards",
+         "disks", "datagrams"]
 cdef long[N_KNOBS] knobs
 
 
@@ -86,6 +90,8 @@ cdef void configure() noexcept nogil:
     cdef uint32_t called
     cdef long files
     cdef long transmits
+    cdef long disks
+    cdef long datagrams
     cdef int i
     memset(&the, 0, sizeof(the))
     memset(services, 0, sizeof(services))
@@ -149,6 +155,13 @@ cdef void configure() noexcept nogil:
     transmits = turned(K_TRANSMITS, -1)
     the.files = sim_random(3) == 0 if files < 0 else files != 0
     sim.transmits = not the.files or (sim_random(8) != 0 if transmits < 0 else transmits != 0)
+    # Likewise.
+    disks = turned(K_DISKS, -1)
+    the.disks = <int>((one_of(0, 0, 1, MAX_DISKS) if disks < 0 else disks))
+    datagrams = turned(K_DATAGRAMS, -1)
+    if datagrams < 0:
+        datagrams = 2 if sim_random(4) == 0 else 0
+    the.datagrams = <int>datagrams if the.unborn == 0 and sim.handles else 0
 
 
 cdef void draw_handler(service_config_t *config) noexcept nogil:

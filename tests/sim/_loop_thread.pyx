@@ -7,6 +7,7 @@ from _actions cimport (
     write_eof,
 )
 from _checks cimport check_flushed, check_spared
+from _disk cimport disk_round
 from _kernel cimport *
 from _run cimport (
     mark, marked, one_of, protocol_t, protocols, served_of, served_t, server, the, worker_of,
@@ -85,6 +86,8 @@ cdef bint is_loops(int client) noexcept nogil:
 
 cdef void random_task() noexcept nogil:
     cdef int client = <int>sim_random(<uint32_t>(the.sim.clients - the.probe))
+    if the.disks > 0 and sim_random(8) == 0:
+        disk_round()
     if is_loops(client) and not the.calm:
         task(client)
 

@@ -16,6 +16,7 @@ cdef enum:
     MAX_CLIENTS = 24
     MAX_WORKERS = 3
     MAX_SERVICES = 3
+    MAX_DISKS = 3
     LENIENT_MS = 60000      # to close in: longer than any client takes that reads
     MEDDLED_WRITE = 400     # bytes: the longest of others than the connection's own callbacks
 
@@ -27,6 +28,7 @@ ctypedef struct protocol_t:
     bint inside             # one of its callbacks runs
     bint made
     bint filter_opening     # its filter passes nothing yet
+    size_t held             # bytes that its filter has and has not given yet
     bint paused             # writing, by pause_writing; atomic
     bint reading_paused     # as the engine has it; lock
     bint eof
@@ -68,6 +70,8 @@ ctypedef struct run_t:
     bint fatal              # callbacks abort other connections, too
     bint late               # calls fail during the stop as well
     bint files              # its protocols send files, too
+    int disks               # threads of the application that read and write a file
+    int datagrams           # there is a datagram endpoint, too: 1: with few of them, 2: with many
     bint together           # the first service's thread stops the others, too
 
 # A service, which a thread of the application makes, and ends.  That thread's own, but for what

@@ -8,6 +8,7 @@ from _actions cimport (
     pause_reading, release, send_file, serve_files, set_marks, write, write_eof,
 )
 from _checks cimport check_bounds, check_bytes, check_loop_lost, check_lost
+from _disk cimport disk_told
 from _kernel cimport *
 from _run cimport (
     calm, client_of, disturbed, mark, marked, protocol_t, protocols, served_of, server, the,
@@ -16,9 +17,11 @@ from _run cimport (
 from _wakes cimport wakes_before, wakes_cancel, wakes_set, wakes_told
 from iocpx._base cimport conn_ref
 from iocpx._delivery cimport (
-    conn_give_buffer, conn_offer, conn_take_data, conn_take_eof, conn_take_lost, conn_take_news,
-    lost_t, news_t,
+    conn_give_buffer, conn_is_reading_on, conn_offer, conn_take_data, conn_take_eof, conn_take_lost,
+    conn_take_news, lost_t, news_t,
 )
+from iocpx._file_ops cimport engine_next_file_op
+from iocpx._filter cimport conn_filter_hold
 from iocpx._requests cimport conn_tell_sent, WRITE_FLUSH
 from iocpx._sched cimport conn_unref, worker_delivered, worker_next
 from iocpx._state cimport buf_free, buf_t, STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
@@ -100,8 +103,24 @@ cdef void react(int client) noexcept nogil:
         wakes_cancel(&protocol.wakes)
 
 
+cdef void give_held(int client) noexcept nogil:
+    """What its filter had is told."""
+    cdef protocol_t *protocol = &protocols[client]
+    if protocol.eof:
+        sim_fail("client %d: data after the end", client)
+    sim_note("data_received, held", client, <long long>protocol.held)
+    protocol.received += protocol.held
+    protocol.held = 0
+    react(client)
+
+
 cdef void deliver_scripted(worker_t *worker) noexcept nogil:
-    cdef conn_t *conn = worker_next(worker)
+    cdef file_op_t *op = engine_next_file_op(worker)
+    cdef conn_t *conn
+    while op != NULL:
+        disk_told(op)
+        op = engine_next_file_op(worker)
+    conn = worker_next(worker)
     while conn != NULL:
         deliver(worker, conn)
         worker_delivered(worker, conn)
@@ -115,6 +134,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef news_t news
     cdef buf_t *buf
     cdef size_t n
+    cdef size_t kept
     cdef size_t wanted
     cdef lost_t lost
     cdef bint paused
@@ -200,14 +220,24 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     protocol.sent += news.sent
     sim_point()
     open = not served_of(client).filtered or filter_open(client, conn)
+    # As the TLS layer has it: what was decrypted when reading was paused comes first.
+    if open and protocol.held > 0 and conn_is_reading_on(conn):
+        give_held(client)
     buf = conn_take_data(conn, &wanted) if open else NULL
     while buf != NULL:
         if protocol.eof:
             sim_fail("client %d: data after the end", client)
+        if protocol.held > 0:
+            give_held(client)
         # A part may be left for later.
         n = buf.size if sim_random(8) != 0 else 1 + sim_random(<uint32_t>buf.size)
-        sim_note("data_received", client, <long long>n)
+        kept = 0
+        if served_of(client).filtered and sim_random(4) == 0:
+            kept = sim_random(<uint32_t>n)
+        sim_note("data_received", client, <long long>(n - kept))
         check_bytes(client, buf.data, n)
+        protocol.received -= kept
+        protocol.held = kept
         if buf.owner != NULL and buf.data == buf.base and n == buf.size and sim_random(4) != 0:
             # The handler keeps the memory that it has offered.
             free(buf.owner)
@@ -218,6 +248,9 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         react(client)
         sim_point()
         conn_give_buffer(conn, buf)
+        # Else in another turn, which the engine is asked for.
+        if protocol.held > 0 and conn_is_reading_on(conn) and sim_random(2):
+            give_held(client)
         buf = conn_take_data(conn, &wanted)
     if open and wanted > 0 and sim_random(3) == 0:
         offer(conn, wanted)
@@ -225,6 +258,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         react(client)
     if news.files:
         serve_files(client, conn)
+    if open and served_of(client).filtered:
+        conn_filter_hold(conn, protocol.held > 0)
     if open and conn_take_eof(conn):
         sim_note("eof_received", client, 0)
         if protocol.eof:

@@ -7,8 +7,8 @@ a share of them; one to three services; clients with a script; and a thread of t
 each service, which makes it, meddles, and stops it.  Everything that differs between runs is drawn
 from the seed, unless a scenario or a knob has it otherwise.
 
-A module calls only those before it: _wakes, _run, _checks and _actions, _scripted and _loop_thread,
-_application and _engine_threads, _knobs, and this one.
+A module calls only those before it: _wakes, _run, _checks, _disk and _actions, _datagram_app,
+_scripted and _loop_thread, _application and _engine_threads, _knobs, and this one.
 """
 
 from libc.stdint cimport uint64_t
@@ -16,6 +16,10 @@ from libc.string cimport memset
 
 from _application cimport application_main
 from _checks cimport check_client, check_engine, check_idle
+from _disk cimport disk_begin, disk_main
+from _datagram_app cimport (
+    check_datagrams, check_idle_datagrams, datagram_main, datagrams_begin,
+)
 from _engine_threads cimport keeper_main, poller_main, stranger_main, worker_main
 from _kernel cimport *
 from _knobs cimport configure, draw_probe, set_knobs
@@ -28,6 +32,11 @@ from iocpx._winsock cimport (
 )
 
 
+cdef void on_idle() noexcept nogil:
+    check_idle()
+    check_idle_datagrams()
+
+
 cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     """One run.  Ends the process if something is wrong.
 
@@ -35,13 +44,15 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
     """
     global sim_on_idle
     cdef int i
-    sim_on_idle = check_idle
+    sim_on_idle = on_idle
     memset(&server, 0, sizeof(server))
     sim_begin(seed)
     configure()
     memset(protocols, 0, sizeof(protocols))
+    disk_begin()
     for i in range(<int>MAX_CLIENTS):
         wakes_begin(&protocols[i].wakes)
+    datagrams_begin()
     for i in range(the.services):
         bind(&services[i])
     sim_configure(&the.sim)
@@ -63,6 +74,7 @@ cdef void run_seed(uint64_t seed, int expected) noexcept nogil:
         check_start(&services[i], expected)
     if server.engine != NULL:
         check_engine()
+        check_datagrams()
         for i in range(the.sim.clients):
             check_client(i)
         engine_free(server.engine)
@@ -107,6 +119,11 @@ cdef void spawn() noexcept nogil:
     for i in range(the.services):
         sim_spawn("app 1" if i == 0 else "app 2" if i == 1 else "app 3",
                   application_main, &services[i])
+    for i in range(the.disks):
+        sim_spawn("disk 1" if i == 0 else "disk 2" if i == 1 else "disk 3",
+                  disk_main, <void *><size_t>i)
+    if the.datagrams:
+        sim_spawn("datagrams", datagram_main, NULL)
 
 
 cdef void check_start(served_t *served, int expected) noexcept nogil:

@@ -1,6 +1,7 @@
 /* How operations complete, by themselves or by CancelIoEx, and the choice of what happens next.
 
-   Called by the scheduler and by the engine, by no other room; may call clients.c, files.c, connect.c,
+   Called by the scheduler and by the engine, by no other room; may call clients.c, files.c,
+   datagrams.c, connect.c,
    accept.c, ops.c, streams.c and objects.c. */
 #include "objects.h"
 
@@ -58,6 +59,12 @@ static void run_op(op_t *op)
         run_connect(op);
     else if (op->kind == A_RECEIVE)
         run_receive(op);
+    else if (op->kind == A_READ || op->kind == A_WRITE)
+        run_file(op);
+    else if (op->kind == A_RECEIVE_FROM)
+        run_receive_from(op);
+    else if (op->kind == A_SEND_TO)
+        run_send_to(op);
     else
         run_send(op);
 }
@@ -65,7 +72,7 @@ static void run_op(op_t *op)
 BOOL CancelIoEx(HANDLE file, OVERLAPPED *overlapped)
 {
     KERNEL;
-    object_t *sock = sock_of((SOCKET)file, "CancelIoEx");
+    object_t *sock = io_of((uintptr_t)file, "CancelIoEx");
     int found = 0;
     if (fails(F_CancelIoEx)) {
         winsock.cancel_failed = 1;

@@ -112,6 +112,24 @@ int sim_backlog(SOCKET s);
 /* A file of that size, whose bytes from `offset` on are those of the stream to the client from `at`
    on. */
 HANDLE sim_file(int client, size_t offset, size_t at, size_t size);
+/* A file that is read and written: its first `size` bytes are those of `sim_disk_byte`, and what is
+   written to an offset has to be. It has room for SIM_DISK bytes; what is appended is SIM_APPENDED. */
+enum { SIM_DISK = 4096, SIM_APPENDED = 0xa5 };
+HANDLE sim_disk_file(size_t size);
+unsigned char sim_disk_byte(size_t at);
+/* Asserts that these bytes were written, and not lost. Also of one that is closed. */
+void sim_disk_check(HANDLE handle, size_t offset, size_t nbytes);
+/* Bytes that were appended. */
+size_t sim_disk_appended(HANDLE handle);
+/* A bound socket of datagrams, to which so many come: the number of each is in the address from which
+   it comes. */
+SOCKET sim_datagrams(int to_come);
+void sim_more_datagrams(SOCKET s, int more);
+/* How many have been received so far. */
+int sim_datagrams_come(SOCKET s);
+/* Of the datagram of that number, in either direction. */
+size_t sim_datagram_bytes(int number);
+unsigned char sim_datagram_byte(int number, size_t at);
 /* Asserts that the application can do with it whatever it may do with a socket. */
 void sim_lend_socket(SOCKET s);
 /* A packet that is not the engine's, of somebody who has the port, too. 0: there were too many. */

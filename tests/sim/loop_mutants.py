@@ -161,6 +161,16 @@ MUTANTS = [
         [("or conn.write_eof and not conn.filter_ended\n", "or False\n")],
     ),
     (
+        "what a filter holds back is not asked for again",
+        "iocpx/_wants.pxd",
+        [("    return conn.filter_holds and not conn.deaf", "    return False and not conn.deaf")],
+    ),
+    (
+        "the end is told before what a filter holds back",
+        "iocpx/_wants.pxd",
+        [("            and not conn.filter_holds and conn.state", "            and conn.state")],
+    ),
+    (
         "what waits for a filter that opens is forgotten",
         "iocpx/_wants.pxd",
         [("            conn.plain.head != NULL and not", "            False and not")],

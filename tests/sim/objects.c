@@ -93,6 +93,14 @@ object_t *sock_of(SOCKET s, const char *call)
     return get(s, A_SOCKET, call);
 }
 
+object_t *io_of(uintptr_t handle, const char *call)
+{
+    object_t *object = get_any(handle, call);
+    if (object->kind != A_SOCKET && object->content == NULL)
+        sim_fail("%s: handle %lld is something else", call, (long long)handle);
+    return object;
+}
+
 long long client_of(const object_t *sock)
 {
     return sock->client == NULL ? -1 : sock->client->number;
@@ -130,6 +138,7 @@ void winsock_end(void)
     for (int i = 0; i < winsock.n_objects; i++) {
         if (!winsock.objects[i]->closed)
             sim_fail("handle %d is still open", winsock.objects[i]->handle);
+        __real_free(winsock.objects[i]->content);
         __real_free(winsock.objects[i]);
     }
     __real_free(winsock.objects);

@@ -21,6 +21,8 @@ enum { RESERVED = 0x5555 };
 enum { SERVER_ADDRESS = SIM_SERVER };
 
 #define STATUS_SUCCESS 0u
+#define STATUS_END_OF_FILE 0xc0000011u
+#define STATUS_BUFFER_OVERFLOW 0x80000005u
 #define STATUS_UNEXPECTED_NETWORK_ERROR 0xc00000c4u
 #define STATUS_CANCELLED 0xc0000120u
 #define STATUS_LOCAL_DISCONNECT 0xc000013bu
@@ -59,7 +61,9 @@ struct object {
     size_t offset, at;          /* where it has which byte of… */
     client_t *client;           /* …whose stream.  A socket: NULL: none… */
     int transmits;              /* TransmitFile that are pending */
-    /* a socket */
+    unsigned char *content;     /* owned; of one that is read and written */
+    size_t appended;            /* bytes */
+    /* a socket, or a file that is read and written */
     int family;
     int bound;
     enum { NO_PORT, OUR_PORT, ANOTHER_PORT } on_port;
@@ -78,6 +82,10 @@ struct object {
     size_t taken;               /* bytes of the client's stream that were received */
     size_t sent;                /* bytes that were taken off senders */
     int receives, sends;        /* pending */
+    /* one of datagrams */
+    int datagrams;
+    int to_come, come;          /* that are on their way, and that have been received */
+    int sent_next;              /* the least number of the next that is sent */
     int in_vain;                /* receives that were cancelled, in a row */
     long inlined;               /* completions at once… */
     long inlined_look;          /* …since this look at the port… */
@@ -92,11 +100,13 @@ struct object {
     int accept_told;
 };
 
-enum op_kind { AN_ACCEPT, A_RECEIVE, A_SEND, A_CONNECT, A_TRANSMIT };
+enum op_kind {
+    AN_ACCEPT, A_RECEIVE, A_SEND, A_CONNECT, A_TRANSMIT, A_READ, A_WRITE, A_RECEIVE_FROM, A_SEND_TO
+};
 extern const char *const op_names[];
 
 struct op {
-    op_t *prev, *next;          /* of its socket */
+    op_t *prev, *next;          /* of its socket, or file */
     op_t *prev_send, *next_send;
     int at;                     /* in `ready` */
     enum op_kind kind;
@@ -114,6 +124,11 @@ struct op {
     client_t *client;           /* who has connected to it; NULL: nobody yet. ConnectEx: whom it
                                    calls */
     uint64_t connected_us;
+    /* WSARecvFrom */
+    char *from;
+    int *from_bytes;
+    /* WSASendTo */
+    int datagram;               /* its number */
     /* TransmitFile */
     object_t *file;
     size_t offset;
@@ -185,6 +200,8 @@ object_t *new_socket(int family);
 object_t *get_any(uintptr_t handle, const char *call);
 object_t *get(uintptr_t handle, enum object_kind kind, const char *call);
 object_t *sock_of(SOCKET s, const char *call);
+/* What can be on a port: a socket, or a file that is read and written. */
+object_t *io_of(uintptr_t handle, const char *call);
 /* -1: it has none. */
 long long client_of(const object_t *sock);
 void close_object(object_t *object);
@@ -263,8 +280,14 @@ void run_connect(op_t *op);
 BOOL connect_ex(SOCKET s, const struct sockaddr *name, int length, void *buffer, DWORD nbytes,
                 DWORD *sent, OVERLAPPED *overlapped);
 
+/* -- datagrams.c -------------------------------------------------------------------------- */
+
+void run_receive_from(op_t *op);
+void run_send_to(op_t *op);
+
 /* -- files.c ------------------------------------------------------------------------------ */
 
+void run_file(op_t *op);
 /* As `take`, of a file. */
 void take_file(object_t *sock, const object_t *file, size_t offset, size_t nbytes);
 

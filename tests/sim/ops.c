@@ -6,7 +6,7 @@
 #include "objects.h"
 
 const char *const op_names[] = {"AcceptEx", "WSARecv", "WSASend", "ConnectEx",
-                                "TransmitFile"};
+                                "TransmitFile", "ReadFile", "WriteFile", "WSARecvFrom", "WSASendTo"};
 
 /* -- packets --------------------------------------------------------------------------------- */
 
@@ -51,7 +51,7 @@ void check_not_pending(const void *block, size_t nbytes)
     for (const op_t *op = winsock.sends; op != NULL; op = op->next_send)
         for (DWORD i = 0; i < op->count; i++)
             if (op->buffers[i].buf >= first && op->buffers[i].buf < first + nbytes)
-                sim_fail("memory is freed that WSASend #%d has", op->number);
+                sim_fail("memory is freed that %s #%d has", op_names[op->kind], op->number);
 }
 
 op_t *new_op(enum op_kind kind, object_t *sock, OVERLAPPED *overlapped, const WSABUF *buffers,
@@ -83,7 +83,8 @@ uint32_t sum_of(const op_t *op)
 void lend_op(op_t *op)
 {
     object_t *sock = op->sock;
-    if (this_thread()->passing)
+    // On a port that of a file outlives its thread, and Wine has it done at once.
+    if (this_thread()->passing && op->kind != A_READ && op->kind != A_WRITE)
         sim_fail("%s #%d may outlive the thread that posts it", op_names[op->kind], op->number);
     op->next = NULL;
     op->prev = sock->last;
@@ -99,10 +100,17 @@ void lend_op(op_t *op)
         sock->receives++;
         for (DWORD i = 0; i < op->count; i++)
             lend(op->buffers[i].buf, op->buffers[i].len);
+    } else if (op->kind == A_RECEIVE_FROM) {
+        sock->receives++;
+        // The second buffer is nobody's, for what the first has no room for.
+        lend(op->buffers[0].buf, op->buffers[0].len);
+        lend(op->from, (size_t)((char *)(op->from_bytes + 1) - op->from));
+    } else if (op->kind == A_READ) {
+        lend(op->buffers[0].buf, op->buffers[0].len);
     } else if (op->kind == A_TRANSMIT) {
         sock->sends++;
         op->file->transmits++;
-    } else if (op->kind == A_SEND) {
+    } else if (op->kind == A_SEND || op->kind == A_WRITE || op->kind == A_SEND_TO) {
         sock->sends++;
         op->sum = sum_of(op);
         op->next_send = winsock.sends;
@@ -128,10 +136,16 @@ void take_op_back(op_t *op)
         sock->receives--;
         for (DWORD i = 0; i < op->count; i++)
             give_back(op->buffers[i].buf, op->buffers[i].len);
+    } else if (op->kind == A_RECEIVE_FROM) {
+        sock->receives--;
+        give_back(op->buffers[0].buf, op->buffers[0].len);
+        give_back(op->from, (size_t)((char *)(op->from_bytes + 1) - op->from));
+    } else if (op->kind == A_READ) {
+        give_back(op->buffers[0].buf, op->buffers[0].len);
     } else if (op->kind == A_TRANSMIT) {
         sock->sends--;
         op->file->transmits--;
-    } else if (op->kind == A_SEND) {
+    } else if (op->kind == A_SEND || op->kind == A_WRITE || op->kind == A_SEND_TO) {
         sock->sends--;
         *(op->prev_send == NULL ? &winsock.sends : &op->prev_send->next_send) = op->next_send;
         if (op->next_send != NULL)

@@ -84,6 +84,11 @@ BOOL CloseHandle(HANDLE handle)
     object_t *object = get_any((uintptr_t)handle, "CloseHandle");
     if (object->kind == A_SOCKET)
         sim_fail("CloseHandle: %d is a socket", object->handle);
+    if (object->first != NULL)
+        sim_fail("file %d is closed while %s #%d is pending", object->handle,
+                 op_names[object->first->kind], object->first->number);
+    if (object->content != NULL && this_thread()->locks != 0)
+        sim_fail("CloseHandle, which may go to another machine, is called with a lock");
     if (object->transmits > 0)
         sim_fail("file %d is closed while TransmitFile has it", object->handle);
     close_object(object);
@@ -97,7 +102,7 @@ HANDLE CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR key, DWORD thr
     KERNEL;
     object_t *sock = NULL;
     if (file != INVALID_HANDLE_VALUE)
-        sock = sock_of((SOCKET)file, "CreateIoCompletionPort");
+        sock = io_of((uintptr_t)file, "CreateIoCompletionPort");
     if (fails(F_CreateIoCompletionPort)) {
         winsock.n_unattached += sock != NULL && !sock->listening && sock->client != NULL
                                 && !sock->client->script.called;
@@ -129,7 +134,9 @@ int sim_unattached(void)
 BOOL SetFileCompletionNotificationModes(HANDLE file, UCHAR flags)
 {
     KERNEL;
-    object_t *sock = sock_of((SOCKET)file, "SetFileCompletionNotificationModes");
+    object_t *sock = io_of((uintptr_t)file, "SetFileCompletionNotificationModes");
+    if (sock->datagrams)
+        sim_fail("of datagrams Windows may forget what it has not told at once");
     if (fails(F_SetFileCompletionNotificationModes))
         return 0;
     if (!config()->skips)

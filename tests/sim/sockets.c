@@ -103,6 +103,8 @@ int setsockopt(SOCKET s, int level, int name, const char *value, int length)
             sock->client->facts.unreset = 1;
         return SOCKET_ERROR;
     }
+    if (sock->datagrams)
+        sim_fail("setsockopt: option %d is none of datagrams", name);
     if (level == IPPROTO_TCP && name == TCP_NODELAY)
         return 0;
     if (level == SOL_SOCKET && name == SO_LINGER) {
@@ -377,6 +379,7 @@ BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *overlapped, DWORD *transferred
         {STATUS_CANCELLED, ERROR_OPERATION_ABORTED},
         {STATUS_CONNECTION_RESET, WSAECONNRESET},
         {STATUS_CONNECTION_REFUSED, WSAECONNREFUSED},
+        {STATUS_BUFFER_OVERFLOW, WSAEMSGSIZE},
         {STATUS_LOCAL_DISCONNECT, WSAECONNABORTED},
         {STATUS_UNEXPECTED_NETWORK_ERROR, ERROR_UNEXP_NET_ERR},
     };

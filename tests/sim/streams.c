@@ -81,11 +81,18 @@ int op_can_complete(const op_t *op)
         // One after the other, in the order in which they were posted.
         return incoming(sock) == BROKEN
                || (first_of(sock, A_RECEIVE) == op && incoming(sock) != NOTHING_YET);
+    case A_RECEIVE_FROM:
+        return first_of(sock, A_RECEIVE_FROM) == op && sock->to_come > 0;
+    case A_SEND_TO:
+        return 1;
     case A_SEND:
     case A_TRANSMIT:
         if (sock->reset)
             return !config()->profile->lost_sends;
         return room(sock) >= op->nbytes || room(sock) == config()->send_room;
+    case A_READ:
+    case A_WRITE:
+        return 1;
     }
     return 0;
 }

@@ -28,10 +28,18 @@ typedef struct { unsigned char bytes[16]; } GUID;
 #define ERROR_NOT_ENOUGH_MEMORY 8
 #define ERROR_UNEXP_NET_ERR 59
 #define ERROR_NETNAME_DELETED 64
+#define ERROR_HANDLE_EOF 38
 #define ERROR_INVALID_PARAMETER 87
+#define ERROR_DISK_FULL 112
+#define ERROR_MORE_DATA 234
 #define ERROR_OPERATION_ABORTED 995
 #define ERROR_IO_PENDING 997
 #define ERROR_NOT_FOUND 1168
+#define ERROR_CONNECTION_REFUSED 1225
+#define ERROR_NETWORK_UNREACHABLE 1231
+#define ERROR_HOST_UNREACHABLE 1232
+#define ERROR_PROTOCOL_UNREACHABLE 1233
+#define ERROR_PORT_UNREACHABLE 1234
 #define ERROR_CONNECTION_ABORTED 1236
 #define ERROR_NO_SYSTEM_RESOURCES 1450
 #define FILE_SKIP_COMPLETION_PORT_ON_SUCCESS 1
@@ -65,6 +73,10 @@ BOOL GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG c
 BOOL PostQueuedCompletionStatus(HANDLE port, DWORD nbytes, ULONG_PTR key, OVERLAPPED *overlapped);
 BOOL SetFileCompletionNotificationModes(HANDLE file, UCHAR flags);
 BOOL CancelIoEx(HANDLE file, OVERLAPPED *overlapped);
+BOOL ReadFile(HANDLE file, void *buffer, DWORD nbytes, DWORD *read, OVERLAPPED *overlapped);
+BOOL WriteFile(HANDLE file, const void *buffer, DWORD nbytes, DWORD *written,
+               OVERLAPPED *overlapped);
+BOOL GetOverlappedResult(HANDLE file, OVERLAPPED *overlapped, DWORD *transferred, BOOL wait);
 BOOL HasOverlappedIoCompleted(const OVERLAPPED *overlapped);
 BOOL CloseHandle(HANDLE object);
 BOOL GetFileSizeEx(HANDLE file, LARGE_INTEGER *size);

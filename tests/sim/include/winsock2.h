@@ -41,7 +41,9 @@ typedef unsigned int GROUP;
 #define WSAENOPROTOOPT 10042
 #define WSAEOPNOTSUPP 10045
 #define WSAEADDRINUSE 10048
+#define WSAEMSGSIZE 10040
 #define WSAENETDOWN 10050
+#define WSAENETUNREACH 10051
 #define WSAENETRESET 10052
 #define WSAECONNABORTED 10053
 #define WSAECONNRESET 10054
@@ -50,6 +52,7 @@ typedef unsigned int GROUP;
 #define WSAESHUTDOWN 10058
 #define WSAETIMEDOUT 10060
 #define WSAECONNREFUSED 10061
+#define WSAEHOSTUNREACH 10065
 
 struct sockaddr { USHORT sa_family; char sa_data[14]; };
 struct linger { USHORT l_onoff; USHORT l_linger; };
@@ -75,6 +78,10 @@ int WSARecv(SOCKET s, WSABUF *buffers, DWORD count, DWORD *received, DWORD *flag
             OVERLAPPED *overlapped, void *routine);
 int WSASend(SOCKET s, WSABUF *buffers, DWORD count, DWORD *sent, DWORD flags,
             OVERLAPPED *overlapped, void *routine);
+int WSARecvFrom(SOCKET s, WSABUF *buffers, DWORD count, DWORD *received, DWORD *flags,
+                struct sockaddr *from, int *from_bytes, OVERLAPPED *overlapped, void *routine);
+int WSASendTo(SOCKET s, WSABUF *buffers, DWORD count, DWORD *sent, DWORD flags,
+              const struct sockaddr *to, int to_bytes, OVERLAPPED *overlapped, void *routine);
 BOOL WSAGetOverlappedResult(SOCKET s, OVERLAPPED *overlapped, DWORD *transferred, BOOL wait,
                             DWORD *flags);
 

@@ -1,0 +1,32 @@
+"""udp_positions.py, with players."""
+
+import socket
+from contextlib import ExitStack
+
+from waiting import WAIT_S
+
+
+def test_players_hear_where_the_others_are(start):
+    program = start("udp_positions.py", 0)
+    address = "127.0.0.1", program.read_port()
+    with ExitStack() as stack:
+
+        def player(position):
+            sock = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            sock.settimeout(WAIT_S)
+            sock.sendto(position, address)
+            return sock
+
+        def hears(sock, expected):
+            while set(sock.recv(2000).split(b"\n")) != expected:
+                pass
+
+        anna, bela = player(b"Anna 1"), player(b"Bela 1")
+        hears(anna, {b"Bela 1"})
+        hears(bela, {b"Anna 1"})
+        cili = player(b"Cili 1")
+        anna.sendto(b"Anna 2", address)
+        anna.sendto(b"x" * 2000, address)  # too long: lost, and no harm done
+        hears(bela, {b"Anna 2", b"Cili 1"})
+        hears(cili, {b"Anna 2", b"Bela 1"})
+    program.interrupt()
