@@ -69,10 +69,11 @@ cdef class TimerHandle(Handle):
     pass
 
 
-# A new one, perhaps one that has been used before; the reference is the caller's.  For a loop that
+# A new handle, perhaps one that has been used before; the reference is the caller's.  For a loop that
 # runs: what it is to call is within reach, so the garbage collector has nothing to look for.
 cdef PyObject *new_handle() except NULL
-# What call_soon() made was called, or will not be: lets go of the caller's reference.
+cdef PyObject *new_timer() except NULL
+# It was called, or will not be: lets go of the caller's reference.
 cdef void handle_called(PyObject *handle) noexcept
 # The loop runs no more: for those that it has not called.
 cdef void track_handle(PyObject *handle) noexcept

@@ -51,10 +51,14 @@ cdef extern from *:
 cdef enum:
     MAX_SPARE = 8192
 
-# Handles that were called and that nobody has, owned: to make an object and to give it back cost
-# more than what a loop does with it.
-cdef (PyObject *)[MAX_SPARE] spare
-cdef int n_spare = 0
+# Handles of one class that were called and that nobody has, owned: to make an object and to give it
+# back cost more than what a loop does with it.
+ctypedef struct spare_t:
+    PyObject *[MAX_SPARE] handles
+    int count
+
+cdef spare_t spare
+cdef spare_t spare_timers
 
 # From 3.14 on a handle of call_soon_threadsafe() is of a class of its own.
 THREAD_SAFE = getattr(events, "_ThreadSafeHandle", None)
@@ -209,23 +213,41 @@ cdef class Handle:
 
 
 cdef PyObject *new_handle() except NULL:
-    global n_spare
     cdef Handle made
-    if n_spare > 0:
-        n_spare -= 1
-        return spare[n_spare]
+    if spare.count > 0:
+        spare.count -= 1
+        return spare.handles[spare.count]
     made = Handle.__new__(Handle)
     Py_INCREF(made)
     return <PyObject *>made
 
 
+cdef PyObject *new_timer() except NULL:
+    cdef TimerHandle made
+    if spare_timers.count > 0:
+        spare_timers.count -= 1
+        return spare_timers.handles[spare_timers.count]
+    made = TimerHandle.__new__(TimerHandle)
+    Py_INCREF(made)
+    return <PyObject *>made
+
+
+cdef inline spare_t *spare_of(PyObject *handle) noexcept:
+    """NULL: those of its class are not used again."""
+    if type(<object>handle) is Handle:
+        return &spare
+    if type(<object>handle) is TimerHandle:
+        return &spare_timers
+    return NULL
+
+
 cdef void handle_called(PyObject *handle) noexcept:
-    global n_spare
     cdef Handle called
-    if uses_again and type(<object>handle) is Handle:
+    cdef spare_t *others = spare_of(handle) if uses_again else NULL
+    if others != NULL:
         if references(handle) > 1:
             track_handle(handle)
-        elif n_spare < MAX_SPARE and weakrefs(handle) == NULL:
+        elif others.count < MAX_SPARE and weakrefs(handle) == NULL:
             # Whatever goes with these may call new_handle().
             called = <Handle>handle
             called._callback = None
@@ -237,15 +259,15 @@ cdef void handle_called(PyObject *handle) noexcept:
             if not called.untracked:
                 untrack(handle)
                 called.untracked = True
-            if n_spare < MAX_SPARE:
-                spare[n_spare] = handle
-                n_spare += 1
+            if others.count < MAX_SPARE:
+                others.handles[others.count] = handle
+                others.count += 1
                 return
     Py_DECREF(<object>handle)
 
 
 cdef void track_handle(PyObject *handle) noexcept:
-    if type(<object>handle) is Handle and (<Handle>handle).untracked:
+    if spare_of(handle) != NULL and (<Handle>handle).untracked:
         (<Handle>handle).untracked = False
         track(handle)
 

@@ -31,7 +31,7 @@ cdef class ReadyQueue:
     cdef void track(self) noexcept
 
 
-# The handles that are called at a time: a binary heap of times, and beside it, at the same
+# The handles that are called at a time: a heap of times, and beside it, at the same
 # indexes, one of handles.
 cdef class TimerHeap:
     cdef due_t *dues                    # owned
@@ -50,6 +50,8 @@ cdef class TimerHeap:
     # All cancelled ones leave.
     cdef int drop_cancelled(self) except -1
     cdef double next_s(self) noexcept
+    # For the garbage collector: the loop runs no more.
+    cdef void track(self) noexcept
     cdef int grow(self, Py_ssize_t room) except -1
     # What follows: in the critical section.  References are taken over, and given away.
     cdef PyObject *take_first(self) noexcept

@@ -26,8 +26,8 @@ from libc.math cimport INFINITY, ceil
 from libc.stdlib cimport free, realloc
 
 from iocpx._handles cimport (
-    enter_section, handle_called, leave_section, new_handle, own, section_t, ThreadSafeHandle,
-    track_handle,
+    enter_section, handle_called, leave_section, new_handle, new_timer, own, section_t,
+    ThreadSafeHandle, track_handle,
 )
 from iocpx._winsock cimport (
     GetTickCount64, INFINITE, LARGE_INTEGER, QueryPerformanceCounter, QueryPerformanceFrequency,
@@ -50,6 +50,7 @@ cdef enum:
     FIRST_LOOKS = 4
     MANY_CANCELLED = 50         # cancelled timers that may be left until they are the first
     TOO_MUCH = 65536            # room that an empty queue does not keep
+    CHILDREN = 4                # of each in the heap: they are within a cache line
 
 cdef double LOOK_S = 0.001
 cdef double LONGEST_WAIT_S = 24 * 3600
@@ -281,7 +282,7 @@ cdef class TimerHeap:
         """Put a handle into a gap, or above."""
         cdef Py_ssize_t parent
         while gap > 0:
-            parent = (gap - 1) // 2
+            parent = (gap - 1) // CHILDREN
             if not is_before(&due, &self.dues[parent]):
                 break
             self.move(parent, gap)
@@ -291,15 +292,17 @@ cdef class TimerHeap:
 
     cdef void sink(self, Py_ssize_t gap, due_t due, PyObject *handle) noexcept:
         """Put a handle into a gap, or below."""
-        cdef Py_ssize_t child = 2 * gap + 1
+        cdef Py_ssize_t child = CHILDREN * gap + 1
+        cdef Py_ssize_t other
         while child < self.count:
-            if child + 1 < self.count and is_before(&self.dues[child + 1], &self.dues[child]):
-                child += 1
+            for other in range(child + 1, min(child + CHILDREN, self.count)):
+                if is_before(&self.dues[other], &self.dues[child]):
+                    child = other
             if not is_before(&self.dues[child], &due):
                 break
             self.move(child, gap)
             gap = child
-            child = 2 * gap + 1
+            child = CHILDREN * gap + 1
         self.dues[gap] = due
         put(<PyObject *>self.handles, gap, handle)
 
@@ -366,7 +369,7 @@ cdef class TimerHeap:
                     self.cancelled += 1
                     many = self.cancelled > MANY_CANCELLED and 2 * self.cancelled > self.count
         if last != NULL:
-            Py_DECREF(handle)           # of the heap's reference
+            handle_called(last)         # lets go of the heap's reference
         if many:
             self.drop_cancelled()
         return 0
@@ -382,7 +385,7 @@ cdef class TimerHeap:
                         self.cancelled -= 1
             if first == NULL:
                 return 0
-            Py_DECREF(<object>first)
+            handle_called(first)
 
     cdef int drop_cancelled(self) except -1:
         cdef list left = []             # let go after the section
@@ -394,6 +397,7 @@ cdef class TimerHeap:
                 handle = list_items(<PyObject *>self.handles)[index]
                 if is_cancelled(handle):
                     left.append(<object>handle)
+                    track_handle(handle)
                     take(<PyObject *>self.handles, index)
                     Py_DECREF(<object>handle)   # of the heap's reference
                 elif count < index:
@@ -403,9 +407,15 @@ cdef class TimerHeap:
                     count += 1
             self.count = count
             self.cancelled = 0
-            for index in range(count // 2 - 1, -1, -1):
+            for index in range((count - 2) // CHILDREN if count > 1 else -1, -1, -1):
                 self.sink(index, self.dues[index], take(<PyObject *>self.handles, index))
         return 0
+
+    cdef void track(self) noexcept:
+        cdef Py_ssize_t index
+        with cython.critical_section(self):
+            for index in range(self.count):
+                track_handle(list_items(<PyObject *>self.handles)[index])
 
     cdef double next_s(self) noexcept:
         cdef double when_s = 0
@@ -432,6 +442,7 @@ cdef class TimerHeap:
         """list.clear()"""
         cdef list new = []
         cdef list _old = None           # goes when the section is over
+        self.track()
         with cython.critical_section(self):
             _old = self.handles
             self.handles = new
@@ -518,7 +529,11 @@ cdef class Scheduler(HandleOwner):
         return <Handle>own(handle)
 
     cdef TimerHandle add_timer(self, double when_s, double key_s, callback, tuple args, context):
-        cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
+        cdef TimerHandle handle
+        if not self.runs or self._debug:
+            handle = TimerHandle.__new__(TimerHandle)
+        else:
+            handle = <TimerHandle>own(new_timer())
         handle.when_s = when_s
         self.fill_handle(handle, callback, args, context)
         self.timers.push(handle, key_s)
@@ -645,6 +660,7 @@ cdef class Scheduler(HandleOwner):
         finally:
             self.runs = False
             self.ready.track()
+            self.timers.track()
 
     cdef int iterate(self) except -1:
         cdef double now_s

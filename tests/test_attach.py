@@ -11,6 +11,7 @@ from clients import Client
 from dialling import assert_clients_gone
 from payload import assert_same_bytes, pattern
 from protocols import Plain, Recording, RecordingBuffered
+from script import Script
 from sockets import bound_socket, listening_socket
 from tls_peers import TlsClient, client_context, server_context
 from waiting import WAIT_S, run_together, take, wait_for_event, wait_until
@@ -91,6 +92,47 @@ def test_in_a_callback(serve, pair):
     assert_echo(connection, client)
     connection.close()
     connection.get_protocol().wait_for("connection_lost")
+
+
+# Attaches what its parent has accepted.
+ATTACHES = """
+import socket, sys
+import iocpx
+
+class Echo(iocpx.Protocol):
+    def data_received(self, data):
+        self.transport.write(data)
+    def connection_lost(self, exc):
+        print("lost", exc, flush=True)
+
+engine = iocpx.Engine(workers=1)
+sock = socket.fromshare(bytes.fromhex(sys.stdin.readline()))
+engine.attach(sock, Echo())
+print("attached", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_socket_that_another_process_has_accepted(pair):
+    """As a listening process does that hands its connections to workers."""
+    sock, client = pair()
+    script = Script(ATTACHES)
+    try:
+        script.tell(sock.share(script.process.pid).hex())
+        assert script.read_line() == "attached"
+        sock.close()
+        data = pattern(100_000)
+        sender = threading.Thread(target=client.send, args=[data])
+        sender.start()
+        assert_same_bytes(client.read_exactly(len(data)), data)
+        sender.join(WAIT_S)
+        client.half_close()
+        assert client.read_to_end() == b""
+        assert script.read_line() == "lost None"
+        script.tell()
+        assert script.finish() == (0, [], "")
+    finally:
+        script.discard()
 
 
 def test_many_at_once(engine, pair):

@@ -354,6 +354,44 @@ def test_a_handshake_anew_while_writing_is_paused_on_the_loop(run, willing):
     run(main)
 
 
+def test_a_handshake_anew_of_the_server_while_writing_is_paused_on_the_loop(run):
+    async def main():
+        server, trusting = contexts(ssl.TLSVersion.TLSv1_2)
+        async with serving(Peer, ssl=server) as served:
+            hand = await connect(
+                lambda: ByHand(trusting, server_hostname="localhost"), served.address
+            )
+            await hand.handshake()
+            peer = await served.protocol()
+            await peer.until_told("made")
+            ssl_object = peer.transport.get_extra_info("ssl_object")
+            finished = ssl_object.get_channel_binding("tls-unique")
+            hand.transport.pause_reading()
+            written = 0
+            while "pause" not in peer.told:
+                peer.transport.write(BIG)
+                written += 1
+            assert server_openssl(peer.transport).begin_anew() == 1
+            peer.transport.write(BIG)
+            assert peer.told == ["made", "pause"]
+            hand.transport.resume_reading()
+            assert_same_bytes(await hand.receive(written * len(BIG)), BIG * written)
+            # The client answers as it comes to it.
+            assert_same_bytes(await hand.receive(len(BIG)), BIG)
+            await peer.until_told("resume")
+            await hand.send(b"goes on")
+            await peer.until(lambda: peer.received == b"goes on")
+            # Each handshake has its own.
+            assert ssl_object.get_channel_binding("tls-unique") not in (finished, None)
+            peer.transport.write(b"so it does")
+            assert await hand.receive(10) == b"so it does"
+            hand.transport.close()
+            await hand.lost()
+            await peer.lost()
+
+    run(main)
+
+
 def test_what_is_written_in_the_midst_of_a_message_waits_for_its_end(run):
     """A session ticket in two records, of which one has come: OpenSSL has to read first."""
 

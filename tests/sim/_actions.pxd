@@ -1,6 +1,6 @@
 """What anybody does to a connection, its own callbacks or others: write, pause, close.
 
-Called by the protocol and the application's thread; calls _run alone."""
+Called by the protocol and the application's thread; calls _run and _checks."""
 
 from iocpx._state cimport buf_t
 from iocpx._types cimport conn_t
@@ -20,6 +20,10 @@ cdef void flush(int client, conn_t *conn) noexcept nogil
 # The filter of a client's connection, in its callbacks or on its loop's thread.  Has it opened?
 cdef void filter_begin(int client, conn_t *conn) noexcept nogil
 cdef bint filter_open(int client, conn_t *conn) noexcept nogil
+# Of what has come while it opens, what is the filter's.  Is there more?  Then it has opened.
+cdef bint filter_take(int client, conn_t *conn, buf_t *buf) noexcept nogil
+# It does not open, or goes wrong.
+cdef void filter_fail(int client, conn_t *conn) noexcept nogil
 cdef void filter_pump(int client, conn_t *conn) noexcept nogil
 # A file joins the stream, as a write of the protocol's does…
 cdef void send_file(int client, conn_t *conn) noexcept nogil

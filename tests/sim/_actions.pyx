@@ -4,9 +4,10 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from _checks cimport check_bytes
 from _kernel cimport *
 from _run cimport (
-    calm, mark, marked, protocol_t, protocols, served_of, worker_of, MEDDLED_WRITE,
+    calm, mark, marked, one_of, protocol_t, protocols, served_of, worker_of, MEDDLED_WRITE,
 )
 from iocpx._base cimport conn_ref
 from iocpx._filter cimport (
@@ -230,25 +231,82 @@ cdef void read_part(int client, conn_t *conn, file_t *file, size_t most) noexcep
         close_conn(client, conn, True)
 
 
+cdef void put_own(int client, conn_t *conn, size_t at, size_t nbytes) noexcept nogil:
+    """What the filter has to say itself, which stands at this place in the stream."""
+    cdef char *data = <char *>malloc(nbytes)
+    cdef bint keep = sim_random(2)
+    cdef size_t i
+    cdef int result = WRITE_NO_MEMORY
+    if data != NULL:
+        for i in range(nbytes):
+            data[i] = <char>sim_byte(client, at + i)
+        result = conn_put_filtered(conn, data, nbytes, data if keep else NULL, 0, 0)
+    if not result & WRITE_KEPT:
+        free(data)
+    if result & WRITE_NO_MEMORY:
+        close_conn(client, conn, True)
+    else:
+        protocols[client].own += nbytes
+
+
 cdef void filter_begin(int client, conn_t *conn) noexcept nogil:
-    sim_note("filter begins", client, 0)
+    cdef protocol_t *protocol = &protocols[client]
+    cdef size_t hello = 0 if calm(client) else one_of(0, 0, 1 + sim_random(20), 200)
+    cdef size_t first = 1 + sim_random(100)
+    cdef size_t at = 0
+    sim_note("filter begins", client, <long long>hello)
+    AcquireSRWLockExclusive(&protocol.lock)
     if conn_filter_begin(worker_of(conn), conn):
-        protocols[client].filter_opening = True
+        protocol.filter_opening = True
+        protocol.hello = hello
+    if protocol.hello > 0:
+        at = protocol.written
+        # What is written from here on waits, and comes after both.
+        protocol.reply = 1 + sim_random(100)
+        protocol.reply_at = at + first
+        protocol.written += first + protocol.reply
+    ReleaseSRWLockExclusive(&protocol.lock)
+    if protocol.hello > 0:
+        put_own(client, conn, at, first)
+
+
+cdef void filter_fail(int client, conn_t *conn) noexcept nogil:
+    sim_note("filter fails", client, 0)
+    conn_filter_end(conn)
+    conn_filter_hold(conn, False)
+    close_conn(client, conn, True)
 
 
 cdef bint filter_open(int client, conn_t *conn) noexcept nogil:
-    if (protocols[client].filter_opening and not calm(client)
-            and not marked(&protocols[client].closed) and sim_random(16) == 0):
+    cdef protocol_t *protocol = &protocols[client]
+    if (protocol.filter_opening and not calm(client) and not marked(&protocol.closed)
+            and sim_random(16) == 0):
         # As a handshake that fails.
-        sim_note("filter fails", client, 0)
-        conn_filter_end(conn)
-        conn_filter_hold(conn, False)
-        close_conn(client, conn, True)
-    elif protocols[client].filter_opening and sim_random(3) != 0:
-        sim_note("filter opens", client, 0)
-        protocols[client].filter_opening = False
-        conn_filter_open(conn)
-    return not protocols[client].filter_opening
+        filter_fail(client, conn)
+    elif protocol.filter_opening and protocol.hello == 0 and sim_random(3) != 0:
+        filter_opened(client, conn)
+    return not protocol.filter_opening
+
+
+cdef void filter_opened(int client, conn_t *conn) noexcept nogil:
+    cdef protocol_t *protocol = &protocols[client]
+    sim_note("filter opens", client, 0)
+    if protocol.reply > 0:
+        put_own(client, conn, protocol.reply_at, protocol.reply)
+        protocol.reply = 0
+    protocol.filter_opening = False
+    conn_filter_open(conn)
+
+
+cdef bint filter_take(int client, conn_t *conn, buf_t *buf) noexcept nogil:
+    cdef size_t nbytes = min(protocols[client].hello, buf.size)
+    check_bytes(client, buf.data, nbytes)
+    protocols[client].hello -= nbytes
+    buf.data += nbytes
+    buf.size -= nbytes
+    if buf.size > 0:
+        filter_opened(client, conn)
+    return buf.size > 0
 
 
 cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
@@ -287,10 +345,12 @@ cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
         sim_point()
     if last and plain.head == NULL and not protocols[client].filter_opening:
         conn_filter_end(conn)
+    elif last and protocols[client].hello > 0:
+        close_conn(client, conn, True)      # it would wait for a peer that need not come
     left = plain.head != NULL
     if left:
         conn_return_plain(conn, &plain, &done)
-    if left or protocols[client].filter_opening:
+    if left or (protocols[client].filter_opening and protocols[client].hello == 0):
         # As if what it waits for had come.
         AcquireSRWLockExclusive(&conn.lock)
         conn.filter_begun = True

@@ -8,6 +8,7 @@ from _run cimport (
     MAX_WORKERS,
 )
 from _c_echo cimport c_echo
+from _c_relay cimport c_relay
 from _scripted cimport deliver_scripted
 from iocpx._c_handler cimport deliver_to_c
 from iocpx._native cimport deliver_discard, deliver_echo
@@ -169,7 +170,7 @@ cdef void draw_handler(service_config_t *config) noexcept nogil:
     one of these writes counts against the limits, and the native echo's does not."""
     if config.backlog > 200 and config.max_sends == 0 and config.max_write_buffer == 0:
         config.handler.deliver = deliver_to_c
-        config.handler.c_handler = c_echo()
+        config.handler.c_handler = c_relay() if config.backlog > 512 else c_echo()
         config.handler.marks = True
 
 

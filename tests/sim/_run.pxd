@@ -27,7 +27,12 @@ ctypedef struct protocol_t:
     conn_t *conn            # with a reference, from connection_made to connection_lost; atomic
     bint inside             # one of its callbacks runs
     bint made
-    bint filter_opening     # its filter passes nothing yet
+    bint filter_opening     # its filter passes nothing yet…
+    size_t hello            # … and waits for so many bytes of the client's first…
+    size_t reply            # … to which it answers with so many…
+    size_t reply_at         # … that stand here in our stream
+    size_t own              # bytes that the filter wrote itself, so of no write
+    bint notified           # its filter knows of the client's end; what comes after is nobody's
     size_t held             # bytes that its filter has and has not given yet
     bint paused             # writing, by pause_writing; atomic
     bint reading_paused     # as the engine has it; lock

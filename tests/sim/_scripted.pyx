@@ -4,8 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from _actions cimport (
-    close_conn, filter_begin, filter_open, filter_pump, flush, is_paused, meddle_with_another,
-    pause_reading, release, send_file, serve_files, set_marks, write, write_eof,
+    close_conn, filter_begin, filter_fail, filter_open, filter_pump, filter_take, flush, is_paused,
+    meddle_with_another, pause_reading, release, send_file, serve_files, set_marks, write, write_eof,
 )
 from _checks cimport check_bounds, check_bytes, check_loop_lost, check_lost
 from _disk cimport disk_told
@@ -112,6 +112,20 @@ cdef void give_held(int client) noexcept nogil:
     protocol.received += protocol.held
     protocol.held = 0
     react(client)
+
+
+cdef void take_end(int client, size_t due) noexcept nogil:
+    """The end of what the client has sent, which were so many bytes."""
+    cdef protocol_t *protocol = &protocols[client]
+    sim_note("eof_received", client, 0)
+    if protocol.eof:
+        sim_fail("client %d: eof_received twice", client)
+    protocol.eof = True
+    protocol.due = due
+    if calm(client) or sim_random(8) != 0:
+        close_conn(client, protocol.conn, False)
+    else:
+        answer(client, sim_random(500))
 
 
 cdef void deliver_scripted(worker_t *worker) noexcept nogil:
@@ -223,8 +237,16 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     # As the TLS layer has it: what was decrypted when reading was paused comes first.
     if open and protocol.held > 0 and conn_is_reading_on(conn):
         give_held(client)
-    buf = conn_take_data(conn, &wanted) if open else NULL
+    buf = conn_take_data(conn, &wanted) if open or protocol.hello > 0 else NULL
     while buf != NULL:
+        if not open:
+            open = filter_take(client, conn, buf)
+        if not open or protocol.notified:
+            check_bytes(client, buf.data, buf.size)
+            buf.size = 0
+            conn_give_buffer(conn, buf)
+            buf = conn_take_data(conn, &wanted) if open or protocol.hello > 0 else NULL
+            continue
         if protocol.eof:
             sim_fail("client %d: data after the end", client)
         if protocol.held > 0:
@@ -251,6 +273,10 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         # Else in another turn, which the engine is asked for.
         if protocol.held > 0 and conn_is_reading_on(conn) and sim_random(2):
             give_held(client)
+        if (served_of(client).filtered and not calm(client) and protocol.held == 0
+                and conn_is_reading_on(conn) and sim_random(40) == 0):
+            protocol.notified = True
+            take_end(client, protocol.received)
         buf = conn_take_data(conn, &wanted)
     if open and wanted > 0 and sim_random(3) == 0:
         offer(conn, wanted)
@@ -261,16 +287,11 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     if open and served_of(client).filtered:
         conn_filter_hold(conn, protocol.held > 0)
     if open and conn_take_eof(conn):
-        sim_note("eof_received", client, 0)
-        if protocol.eof:
-            sim_fail("client %d: eof_received twice", client)
-        protocol.eof = True
         sim_client(client, &facts)
-        protocol.due = facts.sent
-        if calm(client) or sim_random(8) != 0:
-            close_conn(client, conn, False)
-        else:
-            answer(client, sim_random(500))
+        if not protocol.notified:
+            take_end(client, facts.sent)
+    elif not open and protocol.hello > 0 and conn_take_eof(conn):
+        filter_fail(client, conn)
     if served_of(client).filtered:
         filter_pump(client, conn)
     # Before: another thread may resume it when the loss is decided already.
