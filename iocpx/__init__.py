@@ -11,15 +11,51 @@ open_file   a File, whose reads and writes go through the port
 native      handlers that never enter Python
 EventLoop   asyncio's loop on the same engine; new_event_loop() and run() make one
 
-From the bottom up: `_winsock` declares the operating system, `_op` is the struct
-of one operation, `_state` the portable data structures, `_engine` the completion
-port and its workers (no GIL), `_errors` the table of Windows codes, `_engines` the
-engine with its threads, `_runtime` one run of a server on it, `_timers`,
-`_connection` and `_server` the classes above, `_clients` and `_connecting` the
-connections that we make, `_open_file` files, and `_core` the one place that takes the
-GIL. Beside it the asyncio loop, loaded when it is asked for: `_handles` is what its
-calls return, `_scheduling` what is called when, `_loop` the completion port,
-`_loop_files` the loop's own files, and `_event_loop` the public class.
+The modules from the bottom up. The head of each says what it is for, who calls it and what it
+calls, but for what all stand on (`_types`, `_state`, `_op`, `_winsock`), and above the engine for
+errors, addresses, checks (`_errors`, `_addresses`, `_arguments`), references, counters and the
+clock (`_sched`, `_base`):
+
+_winsock             the operating system, declared
+_op                  the struct of one operation
+_state, _frames      portable data structures; where a message ends
+_types … _c_handler  the engine, without the GIL: `_engine` has the map of its rooms
+engine_api           its interface for handlers in C
+_errors, _addresses, _arguments, _names, _threads, _aside, _protocols, _buffers
+                     codes to exceptions; addresses; checks; look-ups; threads beside the engine's;
+                     what blocks; what a protocol is; bytes objects
+_engines             Engine: a completion port with its threads
+_engine_api, _framers, native
+                     handlers in C, framers, and how both are shown
+_runtime             one run of a server on an engine
+_tls, _tls_layer     TLS from bytes to bytes, and in a connection's turn
+_messages            what a framer makes of a stream
+_file_layer          files that are sent
+_timers, _connection Connection
+_serving, _listening, _server
+                     Server
+_peers, _datagram_layer, _datagram_server
+                     DatagramServer
+_clients, _connecting
+                     connections that we make: connect(), Engine.attach()
+_open_file           files that are read and written
+_core                the one place that takes the GIL, and all of this as the package shows it
+
+Beside it the asyncio loop, loaded when it is asked for:
+
+_handles, _scheduling
+                     what its calls return; what is called when
+_socket_polls, _loop its completion port, and readiness of sockets there
+_endpoint, _engine_loop
+                     a service of it, and its engine
+_transport, _transport_socket, _transports
+                     its TCP connections
+_datagram_transport  its datagram endpoints
+_loop_files          its files
+_tcp_loop, _socket_loop, _event_loop, _policy
+                     what asyncio asks it for, and the public class
+
+`_imports` names modules for freezers; `__main__` and `bench` are the command line.
 """
 
 import sys

@@ -1,4 +1,7 @@
-"""`python -m iocpx`: an echo server, the benchmark, and what is installed here."""
+"""`python -m iocpx`: an echo server, the benchmark, and what is installed here.
+
+Run by Python; calls what is public of the package, and `bench`.
+"""
 
 import argparse
 import contextlib

@@ -1,8 +1,11 @@
 """Accepting: the listeners and their pools of AcceptEx.
 
 A slot of the pool is posted again before its client becomes a connection, so no outcome of
-a client costs a slot.  Called by the workers (completions) and the keeper (growing,
-shrinking, silent clients, listening); calls `_open` for what it accepted.
+a client costs a slot.
+
+Called by the workers (completions), by the keeper (the first posts, growing, shrinking, silent
+clients, retries), by `_runtime` and `_endpoint` (service_listen) and by `_service`, which cancels;
+calls `_open` for what it accepted, `_provider` and `_base`.
 
 A listener that several processes have, or several engines, is on the port of whoever came first,
 since a file object belongs to one port for good.  The others accept by events: AcceptEx whose

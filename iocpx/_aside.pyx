@@ -2,7 +2,9 @@
 threads that are there for nothing else, and end when there is nothing for them.
 
 A call that blocks cannot be given up, so another thread, the watcher, sees to it that whoever waits
-is told in time.  Called by `_connecting`; calls nothing of ours.
+is told in time.
+
+Called by `_connecting` and `_open_file`; calls what they give it, and nothing else of iocpx.
 """
 
 import heapq

@@ -1,8 +1,8 @@
 """What every room of the engine needs: counters, the clock, buffers and their pools, the
 trace, packets, deadlines, socket options.
 
-Called by all rooms above; calls the operating system and `_state` only.  Nothing in here
-knows what a connection does next.
+Called by nearly all rooms above, Python's too; calls the operating system and `_state` only.
+Nothing in here knows what a connection does next.
 """
 
 from libc.stdint cimport uint64_t

@@ -1,7 +1,7 @@
 """How bytes objects become what the engine sends, and what it has received becomes bytes objects.
 
-Called by the rooms above that have a protocol to tell (`_connection`, `_transport`, `_tls_layer`,
-`_core`), with the GIL; calls `_requests`, `_delivery`.
+Called by the rooms that tell a protocol or write for it (`_connection`, `_transport`,
+`_transports`, `_tls_layer`, `_core`), with the GIL; calls `_requests` and `_delivery`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer

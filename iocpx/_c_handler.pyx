@@ -1,7 +1,8 @@
 """Handlers in C: how one is told of its connection, and what it can ask for.
 
 `engine_api.pxd` is the interface, with what it promises.  Called by the workers
-(`handler_t.deliver`) and by the handlers, through the table; calls `_delivery` and `_requests`.
+(`handler_t.deliver`, which `_runtime` sets) and by the handlers, through the table that
+`_engine_api` has filled in here; calls `_delivery`, `_requests`, `_sched` and `_base`.
 """
 
 from libc.stdint cimport uint64_t

@@ -5,8 +5,9 @@ The service comes with the first call and goes with the last connection, so ther
 close; the interpreter's exit stops it as it stops servers.
 
 Called by `_connecting`, which makes connections of addresses, for it or for a server, by
-`_open_file` and by `_core`; calls `_connection`, `_runtime`, `_engines`, and the engine's rooms for
-connections (`_open`, `_provider`, `_requests`, `_service`).
+`_open_file`, by `_core`, and by `_engines` through what it gives it (`set_clients`); calls
+`_connection`, `_runtime`, `_engines`, `_threads`, and of the engine `_open`, `_provider`,
+`_requests` and `_service`.
 
 Who has made a connection is its `_maker` until connection_made() has returned.  It is asked:
     connected(connection)   its socket is connected: returns its Tls, or None, or raises if it is

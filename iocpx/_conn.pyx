@@ -1,8 +1,9 @@
 """A connection's turn: whatever its state asks for now (conn_advance), the end of a turn
 (conn_served), and what the completion of a receive or a send leads to.
 
-Called by the workers, the keeper, and by `_requests` for the threads of the application;
-calls `_connect`, `_recv`, `_send`, `_files`, `_datagrams` and `_life`.
+Called by the workers, the keeper, by `_requests` for the threads of the application, by `_filter`
+and `_sendfile` (conn_mark), and by `_open`, which gives the ops what completes them; calls
+`_connect`, `_recv`, `_send`, `_files`, `_datagrams`, `_life`, `_sched`, `_wants` and `_base`.
 """
 
 from libc.stdint cimport uint64_t

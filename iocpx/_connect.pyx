@@ -1,6 +1,7 @@
 """Connecting: ConnectEx, and its three outcomes.
 
-Called by `_conn` for the connection whose turn it is; calls `_life`.
+Called by `_conn`, which posts it in the connection's turn and has its packet; calls `_life`,
+`_sched` and `_base`.
 """
 
 from libc.string cimport memset

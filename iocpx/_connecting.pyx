@@ -10,8 +10,9 @@ engine's threads, is done aside.
 Several workers, and whoever cancels, may come to a Dial at a time: what it has changes in critical
 sections, which run no Python code, and whoever sets `over` in one does what follows from the end.
 
-Called by the program, to which `_core` shows it; calls `_open`, `_aside`, `_names`, `_tls`, and
-most rooms of the threaded server (`_clients`, `_connection`, `_runtime` and more).
+Called by the program, to which `_core` shows it, and as the maker of its connections by `_clients`
+and `_connection`; calls these two, `_runtime`, `_engines`, `_server`, `native`, `_aside`, `_names`,
+`_threads`, `_tls` and, of the engine, `_open`.
 """
 
 cimport cython

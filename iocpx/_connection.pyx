@@ -5,9 +5,9 @@ under its lock; of a Connection's own fields those that change (the protocol, th
 pointer to the conn_t) are read and written in critical sections, which cost nothing
 where there is a GIL.
 
-Called by `_core`, `_clients` and `_connecting`; calls `_file_layer`, from whose class its own
-derives, `_timers`, `_runtime`, `_tls`, and the engine's rooms for handlers (`_requests`,
-`_filter`, `_delivery`).
+Called by the program, by `_core`, `_clients` and `_connecting`, and by `_runtime` for a handshake;
+calls `_file_layer`, from whose class its own derives, `_protocols`, `_timers`, `_runtime`, `_tls`,
+`_buffers`, and of the engine `_requests`, `_filter`, `_delivery`, `_sendfile` and `_engine`.
 """
 
 cimport cython

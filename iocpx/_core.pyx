@@ -3,9 +3,9 @@
 `deliver_batch` is the one place that takes the GIL: once for all connections that a worker found
 ready, whatever the number of their events, and for all operations of files that are over.
 
-Called by the package's face, and by the workers through what it gives to `_engines` and
-`_runtime`; calls `_connection`, `_clients`, `_open_file`, `_runtime`, `_delivery` and `_sched`, and
-shows what else is public.
+Called by the package's face, and by the workers through what it gives to `_engines` (`set_deliver`)
+and `_runtime` (`set_tell`); calls `_connection`, `_clients`, `_open_file`, `_runtime`, `_buffers`,
+and of the engine `_delivery`, `_requests`, `_sched` and `_file_ops`; shows what else is public.
 """
 
 from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit

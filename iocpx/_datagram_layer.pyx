@@ -1,7 +1,7 @@
 """Datagrams: what the transports of datagram endpoints have in common, on threads and on a loop.
 
-Called by `_datagram_server` and `_datagram_transport`, whose classes derive from it; calls
-`_peers`, `_sendto`, `_datagrams`, `_delivery` and `_requests`.
+Called by `_datagram_server` and `_datagram_transport`, whose classes derive from its; calls
+`_peers`, and of the engine `_sendto`, `_datagrams`, `_delivery` and `_requests`.
 """
 
 cimport cython

@@ -3,8 +3,9 @@
 A run of it is a Runtime whose service has the endpoints, one for each socket, and no listeners.
 
 Called by the program, to which `_core` shows it, and by the workers through the service's handler;
-calls `_datagram_layer`, `_serving`, `_timers`, `_runtime`, `_engines`, `_listening`, and the
-engine's rooms for endpoints (`_open`, `_delivery`, `_requests`, `_service`).
+calls `_datagram_layer` and `_serving`, from whose classes its own derive, `_timers`, `_protocols`,
+`_runtime`, `_engines`, `_listening`, and of the engine `_open`, `_datagrams`, `_delivery`,
+`_requests` and `_service`.
 """
 
 cimport cython

@@ -3,9 +3,9 @@
 All callbacks run on the loop's thread: what has come is taken in the loop's look at the port, and
 told in the same iteration.  Methods are the loop's thread's, as asyncio has it.
 
-Called by `_socket_loop`, and by the engine's side through `_endpoint`; calls `_datagram_layer`,
-`_engine_loop`, `_transport_socket`, and the engine's rooms for endpoints (`_open`, `_delivery`,
-`_datagrams`, `_requests`).
+Called by `_socket_loop`, by `_transport_socket`, and by the engine's side through `_endpoint`;
+calls `_datagram_layer`, from whose class its own derives, `_engine_loop`, `_endpoint`,
+`_transport_socket`, and of the engine `_open`, `_datagrams`, `_delivery` and `_requests`.
 """
 
 cimport cython

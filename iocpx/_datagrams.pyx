@@ -11,7 +11,9 @@ Receives always complete by a packet (see conn_open).  Sends are calls without a
 as the kernel takes them, which for datagrams is nearly always, so that all that a turn has written
 leaves in it; what it does not take at once pends.
 
-Called by `_send`, `_conn`, `_open` and `_requests`; calls `_life`.
+Called by `_send`, `_conn`, `_open`, `_requests` and `_sendto`, and by the rooms above for what lies
+in a buffer (`_datagram_layer`, `_datagram_server`, `_datagram_transport`); calls `_life`, `_sched`
+and `_base`.
 """
 
 from libc.string cimport memset

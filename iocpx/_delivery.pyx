@@ -1,6 +1,9 @@
 """What a connection has to tell its handler: taken under its lock, piece by piece, in order.
 
-Called by the handler (`_core`, `_native`) on the worker that has the connection; calls `_life`.
+Called by the handlers, on the worker that has the connection (`_core`, `_datagram_server`,
+`_transports`, `_datagram_transport`, `_native`, `_c_handler`), and by `_buffers`, `_tls_layer`,
+`_messages`, `_datagram_layer`, `_connection` and `_transport`, which do a part of it; calls
+`_life`, `_wants` and `_base`, and posts receives (`conn.post_recv`).
 """
 
 from libc.string cimport memset

@@ -3,7 +3,8 @@
 A service on the loop's engine.  `_transports` and `_datagram_transport` give it what tells the
 protocols of its connections.
 
-Called by `_engine_loop`, which makes it, and by `_tcp_loop`; calls `_service` and `_accept`.
+Called by `_engine_loop`, which makes it, and by `_tcp_loop`, `_transports` and
+`_datagram_transport`; calls `_service` and `_accept`.
 """
 
 cimport cython

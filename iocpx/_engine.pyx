@@ -27,7 +27,11 @@
     _native    handlers that never enter Python
     _c_handler handlers in C, of other modules, and what they can ask for
 
-Calls go up that list only, from a room to those before it.
+Calls go up that list only, from a room to those before it.  The head of each names them, and who
+calls it, but for what all stand on: `_types`, `_state`, `_op` and `_winsock`.
+
+Called by `_engines` and `_engine_loop`, and by `_connection`, which asks whether it is on a worker;
+calls `_base`, and gives its two packets what completes them (`_worker`).
 
 The life of a connection, with the function to read for each step:
 

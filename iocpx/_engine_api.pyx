@@ -1,8 +1,8 @@
 """The table of `engine_api.pxd` as a capsule, the handlers that come in capsules, and the thread
 that calls what they post.
 
-Called by `_runtime`, which serves with the handlers, and by `native`; `_core` shows the table.
-Calls `_c_handler`, which has the functions.
+Called by `_runtime`, which serves with the handlers, by `native`, and by the handlers through the
+table, which `_core` shows; calls `_c_handler`, which has most of its functions.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New

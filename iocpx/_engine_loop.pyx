@@ -4,9 +4,9 @@ endpoints.
 Both share the proactor's port.  The engine comes with the first of them, or of the loop's files,
 and goes with the loop's close().
 
-Called by `_tcp_loop`, whose class derives from its, by `_loop_files` and by the transports'
-rooms (`_transport`, `_transports`, `_datagram_transport`); calls `_loop`, from whose class its own
-derives, `_endpoint`, `_engines`, `_engine` and `_worker`.
+Called by `_tcp_loop`, whose class derives from its, by `_loop_files` and by the transports' rooms
+(`_transport`, `_transports`, `_datagram_transport`); calls `_loop`, from whose class its own
+derives, `_endpoint`, `_engines`, and of the engine `_engine` and `_worker`.
 """
 
 from iocpx._base cimport conn_ref

@@ -3,8 +3,9 @@
 Servers on it come (`_running`) and go; its threads are there as long as one of them is.  `_core`
 gives it what delivers to Python (`set_deliver`), `_clients` what attach() does (`set_clients`).
 
-Called by `_runtime`, which puts servers on it, by `_engine_loop`, and by most rooms of the threaded
-server; calls `_engine`, `_worker`, `_keeper` and `_base`.
+Called by the program, by `_runtime`, which puts servers on it, by `_engine_loop`, and by most rooms
+of the threaded server; calls `_threads`, and of the engine `_engine`, `_worker`, `_keeper` and
+`_base`.
 """
 
 from cpython.exc cimport PyErr_CheckSignals

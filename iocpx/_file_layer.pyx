@@ -7,7 +7,9 @@ file at a time, each from its own offset: with a handle that was opened without
 FILE_FLAG_OVERLAPPED, as Python's are, TransmitFile may take the position of the file, which all of
 its duplicates share, in place of the offset.
 
-Called by `_connection`, `_transport` and `_core`; calls `_sendfile`.
+Called by `_connection` and `_transport`, whose classes derive from FileSender and FileUser, by
+`_core` and by `_transports`; calls `_messages`, from whose class these derive, and of the engine
+`_sendfile` and `_requests`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

@@ -11,7 +11,8 @@ The same rules hold as for sockets: an op and its memory are lent until its pack
 that races with a close is followed by a second look, and the handle is closed when nothing is
 pending on it.  The file ends when all has been told, too.
 
-Called by the layer above, and by `_worker` and `_keeper`; calls `_base`.
+Called by `_open_file` and, to tell what is over, `_core`, and by `_worker` and `_keeper`, which ask
+whether something is; calls `_base`.
 """
 
 from libc.stdint cimport uint64_t

@@ -6,7 +6,7 @@ and a connection that sends none pays nothing for them.  A file without a handle
 could send from (a filter makes something else of its bytes, or there is none) is the front without
 being in the outbox: its handler reads it, part by part, each time when all before that is sent.
 
-Called by `_send`, `_conn` and `_sendfile`; calls `_life`.
+Called by `_send`, `_conn` and `_sendfile`; calls `_life`, `_sched` and `_base`.
 """
 
 from libc.stdint cimport uint64_t

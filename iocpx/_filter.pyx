@@ -3,7 +3,8 @@ the filter has it in the connection's turn, and what the filter makes of it goes
 
 Marks and limits count what waits and what was made of it alike, by the outbox's figures.
 
-Called by the layer above, which has the filter (`_tls`); calls `_requests`.
+Called by the rooms above that have the filter, TLS (`_tls_layer`, `_messages`, `_connection`,
+`_transport`, `_transports`); calls `_requests`, `_conn`, `_life`, `_sched`, `_wants` and `_base`.
 """
 
 from iocpx._base cimport conn_drop_queue, give_buffer

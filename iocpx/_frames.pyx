@@ -3,6 +3,8 @@
 Each byte is looked at once, wherever the stream is cut: what is known of a delimiter that has
 begun is a number (Knuth, Morris and Pratt's search), and what has come of a message is never gone
 through again.
+
+Called by `_messages` and, for what is constant of a framer, `_framers`; calls nothing of iocpx.
 """
 
 from libc.stdint cimport uint64_t

@@ -4,6 +4,8 @@ PyInstaller, cx_Freeze and Nuitka follow the imports of Python code and cannot l
 compiled modules: what only those import would be missing from a frozen application. The
 package imports this module first; it loads nothing that the others would not load anyway.
 tests/test_freezing.py compares it with the sources.
+
+Imported by the package's face alone; calls nothing.
 """
 
 # Nothing is used here, and of the compiled modules only _core has a stub.

@@ -1,7 +1,8 @@
 """The keeper: one thread for deadlines, retries of what the system refused, help for
 connections behind a long callback, and the end of the workers.
 
-Never enters Python.  Called by the layer above; calls `_accept`, `_conn` and `_requests`.
+Never enters Python.  Called by `_engines`, whose thread it is; calls `_accept`, `_requests`,
+`_conn`, `_life`, `_file_ops`, `_sched` and `_base`.
 """
 
 from libc.stdint cimport uint64_t

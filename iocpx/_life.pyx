@@ -5,7 +5,8 @@ followed by a second look at the state (op_pended), under the lock that conn_fai
 handle is closed only when nothing is pending on it: its value is reused at once by Windows,
 and a send still queued on it could reach another client.
 
-Called by the operations (`_recv`, `_send`) and by `_conn`; calls `_sched`.
+Called by the operations (`_connect`, `_recv`, `_files`, `_datagrams`, `_send`), by `_conn`, by
+`_requests`, `_filter` and `_delivery`, and by `_keeper`; calls `_wants` and `_base`.
 """
 
 from libc.string cimport memset

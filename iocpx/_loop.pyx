@@ -5,7 +5,7 @@ transport of ours does: pipes, processes, sock_recv(), sock_recvfrom() and their
 go to its bookkeeping, as IocpProactor._poll() has it.
 
 Called by `_engine_loop`, whose class derives from its, and as the loop's own by `_tcp_loop` and
-`_event_loop`; calls `_scheduling` and `_socket_polls`.
+`_event_loop`; calls `_scheduling`, from whose class its own derives, and `_socket_polls`.
 """
 
 cimport cython

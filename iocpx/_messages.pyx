@@ -10,8 +10,9 @@ it may pause, set another framer or begin TLS between them, and what follows is 
 Whatever was read and cannot be delivered yet is `held`: the message that had begun when the framer
 was changed, and with TLS the plaintext that came while reading is paused.
 
-Called by `_connection` and `_transport`, whose classes derive from MessageUser; calls `_tls_layer`,
-`_framers`, `_frames` and `_filter`.
+Called by `_file_layer`, whose classes derive from MessageUser, and so by `_connection` and
+`_transport`, by `_core` and by `_transports`; calls `_tls_layer`, from whose class its own derives,
+`_tls`, `_framers`, `_frames`, and of the engine `_filter`, `_delivery` and `_requests`.
 """
 
 cimport cython

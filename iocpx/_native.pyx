@@ -1,7 +1,7 @@
 """Handlers inside the engine, which never enter Python.
 
-Called by the workers, for one connection at a time (`handler_t.deliver`); calls `_delivery` and
-`_requests`.
+Called by the workers, for one connection at a time (`handler_t.deliver`, which `_runtime` sets);
+calls `_delivery`, `_requests`, `_wants` and `_base`.
 """
 
 from iocpx._base cimport conn_drop_queue, conn_keep_buffer

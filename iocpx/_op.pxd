@@ -5,6 +5,9 @@ not moved, reused or freed, whatever else happens to its connection.
 
 An op knows what completes it: a worker that dequeues its packet calls `done` and
 asks no further, so a new kind of operation changes nothing in the workers.
+
+Cimported by `_types` and by the rooms that make, dispatch or complete operations; needs `_winsock`
+alone.
 """
 
 from iocpx._winsock cimport DWORD, OVERLAPPED

@@ -1,7 +1,8 @@
 """How a connection begins: a socket joins the port and becomes a conn_t, connected or to be so.
 
-Called by `_accept`, and by the layer above for clients of ours; calls `_sched`, and gives the
-operations what completes them (`_conn`).
+Called by `_accept`, and above the engine by `_runtime`, `_clients`, `_connecting`, `_transports`,
+`_datagram_server` and `_datagram_transport`; calls `_provider`, `_sched` and `_base`, and gives a
+connection what completes its operations (`_conn`) and posts its receives (`_recv`, `_datagrams`).
 """
 
 from libc.stdlib cimport calloc, free

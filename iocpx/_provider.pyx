@@ -4,7 +4,8 @@ They belong to a provider, so they are asked of a socket and hold for all socket
 provider: for a listener, which may be the caller's own, of itself and for what it accepts; for
 sockets that the engine makes, of the first one of each family.
 
-Called by `_accept` and `_open`; calls the operating system only.
+Called by `_accept` and `_open`, and by `_clients` and `_transports` for sockets that somebody else
+has connected; calls the operating system only.
 """
 
 from iocpx._types cimport *

@@ -1,6 +1,7 @@
 """Receiving: WSARecv, its three outcomes, and the window that keeps them in order.
 
-Called by `_conn` for the connection whose turn it is; calls `_life`.
+Called by `_conn`: recv_post in the connection's turn (`conn.post_recv`, which `_open` sets, and
+which `_delivery` calls too), recv_done with its packet; calls `_life`, `_sched` and `_base`.
 """
 
 from libc.string cimport memset

@@ -1,6 +1,8 @@
 """What the application asks of a connection, from any thread, and passes over all connections.
 
-Called by the layer above; calls `_conn`.
+Called by the rooms above for whoever has the connection, and by `_filter`, `_sendfile`, `_sendto`,
+`_service`, `_keeper`, `_native` and `_c_handler`; calls `_conn`, `_send`, `_datagrams`, `_life`,
+`_sched`, `_wants` and `_base`.
 """
 
 from libc.stdint cimport uint64_t

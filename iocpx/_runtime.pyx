@@ -2,8 +2,10 @@
 `_clients`, whose services have no listeners.
 
 Called by most rooms of the threaded server above it: `_connection` tells it what callbacks raise,
-and `_core` finds by it what to call.  Calls `_engines`, `_engine_api`, and the engine's rooms for
-services (`_service`, `_accept`, `_open`, `_requests`).
+`_core` finds by it what to call, `_peers` and the loop's `_transport` show addresses by it.  Calls
+`_engines`, `_engine_api`, `_threads`, `native`, and of the engine `_service`, `_accept`, `_open`
+and `_requests`; gives a service its handler (`_native`, `_c_handler`, or what `_core` has given
+it), and a `_connection` its turn for a TLS handshake.
 
 Who starts.  A signal handler may raise at any bytecode of the main thread, and between two
 of them a socket or a thread would be made that nobody has yet.  So start() itself makes

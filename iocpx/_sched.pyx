@@ -5,7 +5,9 @@ A connection with something to do is `scheduled` exactly once: in a worker's rea
 the run queue or in an on_serve packet.  "Something to do" is computed from the state
 (conn_has_news, conn_has_work), not kept in messages, so no wake-up can be lost.
 
-Called by all rooms that change a connection (conn_leave) and by the workers; calls `_base`.
+Called by all rooms that change a connection (conn_leave) or have a reference to one (conn_unref),
+Python's too, and by the workers, the keeper and `_core` for their lists; calls `_wants` and
+`_base`.
 """
 
 from libc.stdlib cimport free

@@ -2,7 +2,7 @@
 
 What is next may be a file, which `_files` sends, or datagrams (`_datagrams`).
 
-Called by `_conn`; calls `_files`, `_datagrams` and `_life`.
+Called by `_conn` and `_requests`; calls `_files`, `_datagrams`, `_life`, `_sched` and `_base`.
 """
 
 from libc.stdint cimport uint64_t

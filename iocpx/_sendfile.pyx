@@ -1,7 +1,8 @@
 """What is asked about files that are sent, from any thread, and how a handler reads those that
 Windows cannot send by itself.
 
-Called by the layer above; calls `_files` and `_requests`.
+Called by `_file_layer` and `_connection`; calls `_files`, `_requests`, `_conn`, `_sched`, `_wants`
+and `_base`.
 """
 
 from libc.stdint cimport uint64_t

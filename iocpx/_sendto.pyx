@@ -1,7 +1,7 @@
 """What the application asks of a datagram endpoint beyond what it may ask of any connection: that a
 datagram be sent.
 
-Called by the layer above, from any thread; calls `_datagrams` and `_requests`.
+Called by `_datagram_layer`, from any thread; calls `_datagrams`, `_requests`, `_sched` and `_base`.
 """
 
 from libc.string cimport memcpy

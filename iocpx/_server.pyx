@@ -1,7 +1,7 @@
 """Server: its arguments, and what it tells of its connections.
 
 Called by the program, to which `_core` shows it, and by `_connecting`; calls `_serving`, from whose
-class its own derives, `_runtime`, `_engines` and `_listening`.
+class its own derives, `_runtime`, `_engines`, `_listening` and `native`.
 """
 
 import asyncio

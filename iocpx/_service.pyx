@@ -2,7 +2,10 @@
 and figures.  Made, stopped, freed, counted.
 
 Several share one engine, its port, its workers and its buffers; one stops while the others go
-on.  Called by the layer above; calls `_accept` and `_requests`.
+on.
+
+Called by `_runtime` and `_endpoint`, which have one each, by `_clients` and `_datagram_server`,
+which retire theirs; calls `_accept`, `_requests` and `_base`.
 """
 
 from libc.stdint cimport uint64_t

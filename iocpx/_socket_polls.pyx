@@ -10,7 +10,8 @@ callback has been called: what that has left unread is told again, and what it h
 The requests go through a socket of the loop's own, so that the program's socket may be on any
 port, or on none.  It may be closed at any time too: that ends its polls, and no callback is called.
 
-Called by `_loop`; calls `_handles` and the operating system.
+Called by `_loop`; calls `_handles`, the loop of a handle where a poll has failed, and the operating
+system.
 """
 
 from cpython.object cimport PyObject

@@ -1,4 +1,8 @@
-"""Portable state of the engine; see _state.pxd for the types and their rules."""
+"""Portable state of the engine; see _state.pxd for the types and their rules.
+
+Called by the engine's rooms and, for queues, buffers and timers, by some above; calls nothing of
+iocpx.
+"""
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc

@@ -9,8 +9,8 @@ once for nothing when the first of these would have been due.
 Free-threaded builds: handles and heap change in critical sections of `Timers`.  Nothing in these
 runs Python code, which could end them early.
 
-Called by `_connection` and `_datagram_server`; calls `_requests`, and `_runtime`, which it tells
-what callbacks raise.
+Called by the program, and by `_connection` and `_datagram_server`; calls `_requests`, and
+`_runtime`, which it tells what callbacks raise.
 """
 
 cimport cython

@@ -6,8 +6,9 @@ thread at a time.  What is received goes to it as it comes, and what it gives ba
 one piece per receive; what is written waits in the engine (`_filter`) until the end of the turn,
 so that many writes become few records and one send.
 
-Called by `_connection` and `_transport`, whose classes derive from TlsUser; calls `_tls` and
-`_filter`.
+Called by `_messages`, whose class derives from TlsUser, and so by `_connection` and `_transport`,
+by `_core` and by `_transports`; calls `_tls`, `_buffers`, and of the engine `_filter`, `_delivery`
+and `_requests`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

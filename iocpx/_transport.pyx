@@ -3,9 +3,9 @@
 All callbacks run on the loop's thread, in the loop's look at the port.  Methods are the loop's
 thread's, as asyncio has it; a call from another thread corrupts nothing.
 
-Called by `_transports`, `_tcp_loop` and `_socket_loop`; calls `_file_layer`, from whose class its
-own derives, `_engine_loop`, `_tls`, `_transport_socket`, and the engine's rooms for handlers
-(`_requests`, `_filter`, `_delivery`).
+Called by `_transports`, `_tcp_loop`, `_socket_loop` and `_transport_socket`; calls `_file_layer`,
+from whose class its own derives, `_engine_loop`, `_tls`, `_buffers`, `_transport_socket`,
+`_runtime` (address_tuple), and of the engine `_requests`, `_filter` and `_delivery`.
 """
 
 cimport cython

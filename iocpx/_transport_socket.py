@@ -1,8 +1,9 @@
 """get_extra_info("socket") of a loop's transport: its socket, to look at and to set options of.
 
-The handle is the engine's, which may close it at any moment: each call borrows it.  Called by
-`_transport` and `_datagram_transport`; calls nothing of iocpx but the transport that lends it, and
-`_errors`.
+The handle is the engine's, which may close it at any moment: each call borrows it.
+
+Called by the program, to which `_transport` and `_datagram_transport` give it; calls nothing of
+iocpx but the transport that lends it, and `_errors`.
 """
 
 import asyncio.trsock

@@ -1,8 +1,11 @@
 """The loop's transports: how one is made, of a client or a socket, and what it is told in a turn.
 
 All runs on the loop's thread: `tell` in the loop's look at the port, `pump` at its end.
+
 Called by the engine's side through `_endpoint`, and by `_tcp_loop`; calls `_transport`, whose
-methods do what is to be done for each piece of news.
+methods do what is to be done for each piece of news, `_endpoint`, `_engine_loop`, `_scheduling`,
+`_tls`, `_buffers`, `_file_layer`, and of the engine `_open`, `_provider`, `_delivery`, `_requests`
+and `_filter`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING

@@ -8,6 +8,8 @@ disk_file_t.lock stands alone: no other is taken with it.
 
 An engine is a port with its threads and its memory; a service is what is served on it: its
 listeners, its connections, their limits and their handler.  Several services share one engine.
+
+Needs `_state`, `_op`, `_winsock` and `engine_api`.
 """
 
 from libc.stdint cimport uint64_t

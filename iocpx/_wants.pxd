@@ -2,6 +2,9 @@
 
 Inline, since each message asks several times; nothing in here changes anything.
 Precondition of all: conn.lock held.
+
+Called by `_sched`, `_life`, `_conn`, `_requests`, `_filter`, `_sendfile`, `_delivery` and
+`_native`; calls nothing.
 """
 
 from iocpx._state cimport (

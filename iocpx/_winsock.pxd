@@ -4,6 +4,9 @@ Microsoft's spelling, and no logic.
 Everything that the engine asks of Windows is declared here and nowhere else.
 Names, argument order and types are those of Microsoft's headers; a constant
 without a comment means what its documentation page says.
+
+Cimported by the engine's rooms, and by those above that ask the system something themselves; needs
+nothing of iocpx.
 """
 
 cdef extern from * nogil:

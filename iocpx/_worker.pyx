@@ -1,7 +1,8 @@
 """The workers' loop: look at the port, handle the packets, deliver, serve.
 
-Called by the threads of the layer above; calls what completes each op (`op_t.done`), the
-handlers, and `_conn` for those that were ready.
+Called by the threads of `_engines`, and on a loop by `_engine_loop`; calls what completes each op
+(`op_t.done`), the handlers (`handler_t.deliver`, or for Python `deliver_batch`, which is
+`_core`'s), `_conn` for those that were ready, `_file_ops`, `_sched` and `_base`.
 """
 
 from libc.stdint cimport uint64_t

@@ -6,6 +6,9 @@ docs/EMBEDDING.md tells more, examples/cython_handler/ is one.
 
 The wheel has this file, so a module is built against the installed package.  What it was built
 with is in it as API_VERSION, and both sides refuse another one.
+
+Cimported by handlers of other modules, which find the table in `_core`, and by `_types`,
+`_c_handler` and `_engine_api`; cimports nothing of iocpx.
 """
 
 from cpython.pycapsule cimport PyCapsule_Import

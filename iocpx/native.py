@@ -3,6 +3,10 @@
 Echo, Discard       handlers: give one to `iocpx.Server` in the place of a protocol factory
 LineFramer, LengthPrefixFramer
                     give one to set_framer() of a connection, and its protocol gets whole messages
+Handler             a handler of another module, written in C
+
+Called by the program, and by `_server`, `_runtime` and `_connecting`, which ask what they have been
+given; calls `_engine_api`, which checks a handler of another module, and shows `_framers`.
 """
 
 from iocpx._engine_api import check_handler

@@ -18,6 +18,7 @@ files.py      reads of a file
 client.py     the load, in a process of its own, which checks every byte: echo.py, churn.py,
               stream.py, http_load.py, and sockets.py, what these have in common
 pattern.py    the bytes of a stream, and of HTTP's bodies
+tls.py        a certificate for both sides
 cpus.py       on which CPUs a process runs
 memory.py     how much memory it has
 report.py     progress and tables, on a terminal and elsewhere
@@ -30,5 +31,6 @@ targets.py    what the project wants of itself; loop_targets.py: of its event lo
 benchmarks/ceiling.c, which `dev.py bench` builds, is one more server: the best an engine could do.
 It builds examples/cython_handler, too, a handler in C that answers HTTP.
 
-Only servers.py and, for it, loops.py ever import iocpx, so that the rest runs where iocpx does not.
+Called by `__main__` and by `dev.py bench`; calls what is public of iocpx. Only servers.py and, for
+it, loops.py and files.py ever import that, so that the rest runs where iocpx does not.
 """
