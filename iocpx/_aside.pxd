@@ -1,5 +1,5 @@
 # Call work() on a thread that may block; it raises nothing.  late() is called on another one if
-# that has not returned when perf_counter() shows due_s: once, and never before.  Raises what
-# starting a thread raises, and then neither is called.  Any thread; a signal handler that
-# interrupts this may call it as well.
+# that has not returned when perf_counter() shows due_s: once, and never before; None: it takes as
+# long as it takes.  Raises what starting a thread raises, and then neither is called.  Any thread;
+# a signal handler that interrupts this may call it as well.
 cdef int aside(work, late, double due_s) except -1

@@ -39,6 +39,7 @@ cdef object numbers = itertools.count()
 cdef class Task:
     cdef object work
     cdef object late
+    cdef bint timed                 # there is a late, and the task is in `pending`
     cdef bint over                  # work has returned, or late was called
 
 
@@ -49,13 +50,15 @@ cdef int aside(work, late, double due_s) except -1:
     cdef bint watch
     task.work = work
     task.late = late
+    task.timed = late is not None
     entry = (due_s, next(numbers), task)
     with lock:
         grow = threads < MAX_THREADS
         threads += grow
-        watch = not watched
+        watch = task.timed and not watched
         waiting.append(task)
-        heapq.heappush(pending, entry)
+        if task.timed:
+            heapq.heappush(pending, entry)
     if watch:
         try:
             start_new_thread(watch_all, ())
@@ -65,7 +68,7 @@ cdef int aside(work, late, double due_s) except -1:
             if withdraw(task):
                 raise
             return 0
-    else:
+    elif task.timed:
         changed.put(None)
     if grow:
         try:
@@ -89,7 +92,8 @@ cdef bint withdraw(Task task) noexcept:
             task.over = True
     if waits:
         task.work = task.late = None
-        changed.put(None)
+        if task.timed:
+            changed.put(None)
     return waits
 
 
@@ -115,7 +119,8 @@ def work_all():
         # What they refer to goes here, and not where the heap lets go of the task, under the lock:
         # it may be anybody's, with a finaliser that comes back to this room.
         task.work = task.late = None
-        changed.put(None)
+        if task.timed:
+            changed.put(None)
 
 
 def watch_all():

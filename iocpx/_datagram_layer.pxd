@@ -35,7 +35,10 @@ cdef class Datagrams:
     # What a callback has returned, if not None.
     cdef int _returned(self, str name, result) except -1
     # Keep what has come, to be told by a callback of the loop.  False: it is told now.
-    cdef bint _later(self, data, addr, error) except -1
+    # sending: the error is one of a send.
+    cdef bint _later(self, data, addr, error, bint sending) except -1
+    # close() or abort() is called.
+    cdef void _ending(self, bint aborted) noexcept
     cdef void _tell_list(self, protocol, list some) noexcept
     # Shall the first of what is queued leave at once?
     cdef bint _leaves_now(self) noexcept

@@ -11,7 +11,9 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from iocpx._base cimport conn_ref
-from iocpx._datagrams cimport conn_give_datagram, datagram_bytes, datagram_of
+from iocpx._datagrams cimport (
+    conn_datagrams, conn_give_datagram, datagram_bytes, datagram_of,
+)
 from iocpx._delivery cimport conn_take_data
 from iocpx._peers cimport Peers
 from iocpx._requests cimport (
@@ -92,8 +94,11 @@ cdef class Datagrams:
     cdef int _returned(self, str name, result) except -1:
         return 0
 
-    cdef bint _later(self, data, addr, error) except -1:
+    cdef bint _later(self, data, addr, error, bint sending) except -1:
         return False
+
+    cdef void _ending(self, bint aborted) noexcept:
+        pass
 
     cdef void _tell_list(self, protocol, list some) noexcept:
         try:
@@ -113,9 +118,14 @@ cdef class Datagrams:
         cdef size_t wanted
         cdef list some = None
         cdef bint in_lists
+        cdef bint sending
         listed = None                   # whose the list is: it may be another's turn from then on
-        cdef buf_t *buf = conn_take_data(conn, &wanted)
+        # What comes meanwhile is the next turn's: an error_received() that sends what does not fit
+        # in would be called again, and again, and nothing be sent.
+        cdef int left = conn_datagrams(conn)
+        cdef buf_t *buf = conn_take_data(conn, &wanted) if left > 0 else NULL
         while buf != NULL:
+            left -= 1
             with cython.critical_section(self):
                 protocol = self._protocol
                 in_lists = self._in_lists
@@ -124,10 +134,10 @@ cdef class Datagrams:
                 some = None
             try:
                 if datagram_of(buf).error != 0:
+                    sending = datagram_of(buf).sending
                     addr = self._peers.shown(datagram_of(buf).address) if (
-                        datagram_of(buf).sending and datagram_of(buf).address_bytes) else None
-                    error = os_error(datagram_of(buf).error,
-                                     "send" if datagram_of(buf).sending else "receive",
+                        sending and datagram_of(buf).address_bytes) else None
+                    error = os_error(datagram_of(buf).error, "send" if sending else "receive",
                                      None if addr is None else address_text(addr))
                     conn_give_datagram(conn, buf)
                     buf = NULL
@@ -135,14 +145,14 @@ cdef class Datagrams:
                     if some is not None:
                         self._tell_list(listed, some)
                         some = None
-                    if not self._later(None, None, error):
+                    if not self._later(None, None, error, sending):
                         self._call("error_received", (error,))
                 else:
                     data = PyBytes_FromStringAndSize(datagram_bytes(buf), <Py_ssize_t>buf.size)
                     addr = self._peers.shown(datagram_of(buf).address)
                     conn_give_datagram(conn, buf)
                     buf = NULL
-                    if self._later(data, addr, None):
+                    if self._later(data, addr, None, False):
                         pass
                     elif not in_lists:
                         result = protocol.datagram_received(data, addr)
@@ -157,7 +167,7 @@ cdef class Datagrams:
                 if buf != NULL:
                     conn_give_datagram(conn, buf)
                 self._failed("datagram_received", exc)
-            buf = conn_take_data(conn, &wanted)
+            buf = conn_take_data(conn, &wanted) if left > 0 else NULL
         if some is not None:
             self._tell_list(listed, some)
 
@@ -214,6 +224,7 @@ cdef class Datagrams:
         """Receive nothing more, send what is queued, then connection_lost(None).
         asyncio.BaseTransport.close()."""
         cdef conn_t *conn = self._enter()
+        self._ending(False)
         if conn != NULL:
             with nogil:
                 conn_close(self._worker, conn)
@@ -224,6 +235,7 @@ cdef class Datagrams:
         """Close at once; what is queued is dropped.  connection_lost(None) follows.
         asyncio.DatagramTransport.abort()."""
         cdef conn_t *conn = self._enter()
+        self._ending(True)
         if conn != NULL:
             with nogil:
                 conn_abort(self._worker, conn, ABORT_APPLICATION)

@@ -319,6 +319,11 @@ cdef class DatagramRuntime(Runtime):
         self.config.datagrams = True
         self.config.datagram_bytes = numbers["max_datagram_bytes"]
 
+    def start(self, make_sockets, bint owns_sockets):
+        # A given one, too, is closed where this fails: others have become endpoints by then, which
+        # close theirs.
+        Runtime.start(self, make_sockets, True)
+
     def _listen_to_all(self):
         Runtime._listen_to_all(self)
         # It ends with the last of its endpoints.
@@ -393,7 +398,8 @@ class DatagramServer(Serving):
         an endpoint of its own, with a protocol and a transport of its own.
     port: int, 0 to 65535; 0 takes a free one, see `address`.
     sock: a bound UDP socket.socket, or a sequence of them, instead of host and port; one that is
-        connected too sends to its peer only.  The server closes it, also where start() fails.
+        connected too sends to its peer only.  The server closes it, also where start() fails, so
+        that it can be started once.
     engine: the iocpx.Engine that serves it, perhaps beside others; None: one of its own.
     receives: receives kept pending per endpoint, 1 to 64: so many datagrams, and no more, come in
         one turn.

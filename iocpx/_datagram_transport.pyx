@@ -46,10 +46,13 @@ cdef class DatagramTransport(Datagrams):
     cdef object _waiter             # a future: connection_made was called
     cdef object _extra
     cdef int _proto
-    cdef list _come                 # (data, addr, error) that are not told yet; or None
+    # (data, addr, error, it is of a send) that are not told yet; or None
+    cdef list _come
     cdef object _end                # … and connection_lost's exception behind them, in a tuple
     cdef readonly bint _protocol_paused  # its writing, as asyncio's transports have it
     cdef bint _told                 # connection_lost was called
+    cdef bint _closed               # close() or abort() was
+    cdef bint _aborted
     cdef uint64_t _looked           # the loop's looks when a datagram last left at once
     cdef object __weakref__
 
@@ -92,6 +95,10 @@ cdef class DatagramTransport(Datagrams):
     cdef void _asked(self) noexcept:
         self._loop.wants_look()
 
+    cdef void _ending(self, bint aborted) noexcept:
+        self._closed = True
+        self._aborted = self._aborted or aborted
+
     cdef void _tell_marks(self, str name) noexcept:
         self._protocol_paused = name == "pause_writing"
         self._call(name, ())
@@ -130,17 +137,20 @@ cdef class DatagramTransport(Datagrams):
 
     # As with asyncio what has come is told by a callback of its own, behind all that are to be
     # called already: a task that was made before may wait for it.
-    cdef bint _later(self, data, addr, error) except -1:
+    cdef bint _later(self, data, addr, error, bint sending) except -1:
         if self._come is None:
             self._loop.call_soon(self._tell_come, context=self._context)
             self._come = []
-        self._come.append((data, addr, error))
+        self._come.append((data, addr, error, sending))
         return True
 
     def _tell_come(self):
         come, self._come = self._come, None
         some = []
-        for data, addr, error in come:
+        for data, addr, error, sending in come:
+            # Each callback may close it.  What it has sent before is told of, unless it aborts.
+            if self._aborted or (self._closed and not sending):
+                continue
             with cython.critical_section(self):
                 protocol = self._protocol
                 in_lists = self._in_lists
@@ -150,6 +160,8 @@ cdef class DatagramTransport(Datagrams):
             if some:
                 self._tell_list(protocol, some)
                 some = []
+                if self._aborted or (self._closed and not sending):
+                    continue
             if error is not None:
                 self._call("error_received", (error,))
                 continue
@@ -157,7 +169,7 @@ cdef class DatagramTransport(Datagrams):
                 protocol.datagram_received(data, addr)
             except BaseException as exc:
                 self._failed("datagram_received", exc)
-        if some:
+        if some and not self._closed:
             self._tell_list(self.get_protocol(), some)
         end, self._end = self._end, None
         if end is not None:

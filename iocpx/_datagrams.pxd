@@ -34,3 +34,5 @@ cdef void datagram_fail(conn_t *conn, buf_t *buf, int error, bint sending) noexc
 cdef void datagrams_close(conn_t *conn) noexcept nogil
 # For the handler: gives back what conn_take_data has given, read or not.
 cdef void conn_give_datagram(conn_t *conn, buf_t *buf) noexcept nogil
+# … and how many there are to take.
+cdef int conn_datagrams(conn_t *conn) noexcept nogil

@@ -48,9 +48,9 @@ cdef extern from * nogil:
 
 
 cdef void datagram_give(conn_t *conn, buf_t *buf) noexcept nogil:
-    """Keep a buffer for the next receive.  Precondition: conn.lock held."""
-    if conn.state == STATE_OPEN and (
-            buf.capacity == sizeof(datagram_t) + conn.service.config.datagram_bytes):
+    """Keep a buffer for the next receive, if it is one of a receive: there are as many as are
+    posted, and those of sends are as long as what they send.  Precondition: conn.lock held."""
+    if conn.state == STATE_OPEN and not (<datagram_t *>buf.base).sending:
         buf.next = conn.spare
         conn.spare = buf
     else:
@@ -61,6 +61,13 @@ cdef void conn_give_datagram(conn_t *conn, buf_t *buf) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     datagram_give(conn, buf)
     ReleaseSRWLockExclusive(&conn.lock)
+
+
+cdef int conn_datagrams(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef int n = conn.inbox.writes
+    ReleaseSRWLockExclusive(&conn.lock)
+    return n
 
 
 cdef void datagram_recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
@@ -85,6 +92,7 @@ cdef void datagram_recv_post(worker_t *worker, conn_t *conn) noexcept nogil:
     memset(datagram.address, 0, ADDRESS_BYTES)
     datagram.address_bytes = ADDRESS_BYTES
     datagram.error = 0
+    datagram.sending = False
     wsabufs[0].buf = recv.buf.base + sizeof(datagram_t)
     wsabufs[0].len = <ULONG>most
     wsabufs[1].buf = iocpx_datagram_rest
@@ -216,6 +224,16 @@ cdef bint datagrams_post(worker_t *worker, conn_t *conn, bint own) noexcept nogi
     cdef int n = 0
     while n < TURN_DATAGRAMS and conn.outbox.head != NULL and (
             conn.state == STATE_OPEN or conn.state == STATE_FLUSHING):
+        if conn.duplicated:
+            # Where somebody else has the socket as well it may block at any moment, whatever we
+            # make it, unless the call has an OVERLAPPED.
+            if not own:
+                return False
+            datagram_pend(worker, conn, conn.outbox.head)
+            if conn.sending:
+                return False
+            n += 1              # it has failed
+            continue
         # Only its outcome takes it out, so it stays the first.
         buf = conn.outbox.head
         nbytes = 0

@@ -69,7 +69,7 @@ cdef class TimerHandle(Handle):
     pass
 
 
-# A new handle, perhaps one that has been used before; the reference is the caller's.  For a loop that
+# A new handle, perhaps one that was used before; the reference is the caller's.  For a loop that
 # runs: what it is to call is within reach, so the garbage collector has nothing to look for.
 cdef PyObject *new_handle() except NULL
 cdef PyObject *new_timer() except NULL

@@ -50,8 +50,6 @@ cdef extern from *:
 
 MOST_BYTES = 2**31 - 1          # of one operation
 MOST = 2**63 - 1
-# As good as never, in seconds.
-FOR_EVER_S = 10.0**6
 
 # What builtin open() knows by the same names.
 MODES = ("rb", "r+b", "wb", "w+b", "xb", "x+b", "ab", "a+b")
@@ -328,9 +326,6 @@ cdef class Aside:
         self.opened.look_end()
         return 0
 
-    def late(self):
-        pass                            # it goes on
-
 
 cdef object call_aside(Opened opened, file, long long nbytes):
     cdef Aside call = Aside.__new__(Aside)
@@ -346,7 +341,7 @@ cdef object call_aside(Opened opened, file, long long nbytes):
     if call.handle == NULL:
         raise closed_file()
     try:
-        aside(call.work, call.late, perf_counter() + FOR_EVER_S)
+        aside(call.work, None, 0)
     except BaseException:
         with nogil:
             file_return(opened.file)
@@ -410,8 +405,11 @@ cdef class ThreadOpened(Opened):
         try:
             future._operation = None
             if cancelled:
-                concurrent.futures.Future.cancel(future)
-                future.set_running_or_notify_cancel()
+                try:
+                    concurrent.futures.Future.cancel(future)
+                finally:
+                    # Also where a callback raises what ends programs: others wait for it.
+                    future.set_running_or_notify_cancel()
             elif exc is not None:
                 future.set_exception(exc)
             else:

@@ -86,7 +86,7 @@ cdef bytes pack(int family, addr):
     rest = tuple(numbers[1:]) + (0, int(scope) if scope.isdecimal() else 0)[len(numbers) - 1:]
     try:
         return sockaddr((host, port) if family == socket.AF_INET else (host, port, *rest))
-    except (OSError, ValueError):
+    except (OSError, OverflowError, ValueError):
         raise ValueError(
             f"addr must have a host that is an {'IPv4' if family == socket.AF_INET else 'IPv6'} "
             f"address, not a name, got {addr!r}") from None

@@ -28,6 +28,7 @@ cdef buf_t *datagram_new(engine_t *engine, const char *address, const char *data
         return NULL
     datagram = <datagram_t *>buf.base
     datagram.error = 0
+    datagram.sending = True
     datagram.address_bytes = 0
     if address != NULL:
         memcpy(datagram.address, address, ADDRESS_BYTES)

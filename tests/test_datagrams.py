@@ -293,6 +293,61 @@ def test_what_does_not_fit_into_the_queue_is_told_once(serve):
     assert server.stats()["datagrams_dropped"] == 3
 
 
+def test_one_that_sends_from_error_received_keeps_nobody_waiting(serve):
+    """What does not fit into the queue is told, and answered with what does not fit either."""
+
+    class Insists(Datagrams):
+        errors = 0
+
+        def datagram_received(self, data, addr):
+            self.addr = addr
+            for _ in range(5):
+                self.transport.sendto(bytes(1000), addr)
+
+        def error_received(self, exc):
+            self.errors += 1
+            if self.errors < 1000:
+                self.transport.sendto(bytes(1000), self.addr)
+
+    engine = iocpx.Engine(workers=1)
+    server, protocol = opened(serve, Insists, max_write_buffer=2500, engine=engine)
+    protocol.transport.set_write_buffer_limits(high=10**6)
+    with peer() as sock:
+        sock.sendto(b"", server.address)
+        # Two have room, the third does not; what is sent after it was told finds them gone.
+        assert [len(sock.recv(2000)) for _ in range(3)] == [1000] * 3
+    assert protocol.errors == 1
+
+
+def test_sends_that_fail_leave_no_memory(serve):
+    """As long as what is received at most, so that their buffers could serve for that."""
+    server, protocol = opened(serve, Datagrams, receives=4, max_datagram_bytes=1000)
+    broadcast = ("255.255.255.255", 9)      # refused, with 10013: nobody has asked for SO_BROADCAST
+    with peer() as sock:
+        for _ in range(50):
+            for _ in range(20):
+                protocol.transport.sendto(bytes(1000), broadcast)
+                assert protocol.take("error").winerror == 10013
+            sock.sendto(b"and one comes", server.address)
+            assert protocol.take("datagram")[0] == b"and one comes"
+    wait_until(lambda: server.engine.stats()["buffers_out"] <= 4, "the buffers of the receives")
+
+
+def test_datagrams_come_and_go_while_the_application_has_a_copy(serve):
+    server, protocol = opened(serve, Echo)
+    with peer() as sock, protocol.transport.get_extra_info("socket").dup() as copy:
+        copy.setblocking(True)
+        for number in range(100):
+            sock.sendto(b"%d" % number, server.address)
+        got = [int(sock.recv(100)) for _ in range(100)]
+        assert got == list(range(100))
+        # One that cannot be sent holds up no other.
+        for data in (b"a", bytes(65_530), b"b"):
+            protocol.transport.sendto(data, sock.getsockname())
+        assert [sock.recv(100) for _ in range(2)] == [b"a", b"b"]
+        assert protocol.take("error").winerror == 10040
+
+
 def test_timers_and_pauses(serve):
     server, protocol = opened(serve, Datagrams)
     fired = queue.Queue()
@@ -406,6 +461,23 @@ def test_a_socket_may_be_given(serve):
         assert option == socket.SOCK_DGRAM
 
 
+def test_a_given_socket_is_closed_where_the_start_fails():
+    overlapped = pytest.importorskip("_overlapped")
+    port = overlapped.CreateIoCompletionPort(overlapped.INVALID_HANDLE_VALUE, 0, 0, 0)
+    given = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(2)]
+    for sock in given:
+        sock.bind((HOST, 0))
+    # The second is somebody else's.
+    overlapped.CreateIoCompletionPort(given[1].fileno(), port, 0, 0)
+    server = iocpx.DatagramServer(Datagrams, sock=given)
+    with pytest.raises(OSError, match="completion port") as raised:
+        server.start()
+    assert raised.value.winerror == 87
+    assert [sock.fileno() for sock in given] == [-1, -1]
+    assert server.wait_closed(WAIT_S) and not server.is_serving()
+    pytest.importorskip("_winapi").CloseHandle(port)
+
+
 def test_servers_of_both_kinds_share_an_engine(serve):
     engine = iocpx.Engine(workers=2)
     with iocpx.Server(asyncio.Protocol, HOST, engine=engine) as tcp:
@@ -449,6 +521,10 @@ def test_wrong_arguments(serve):
     for addr in ((HOST, 65536), (HOST, -1), ("localhost", 1), ("::1", 1), None):
         with pytest.raises(ValueError, match="addr must"):
             transport.sendto(b"", addr)
+    if has_ipv6():
+        _, other = opened(serve, Datagrams, host="::1")
+        with pytest.raises(ValueError, match="addr must"):
+            other.transport.sendto(b"", ("fe80::1%99999999999", 1))
     with pytest.raises(TypeError, match="bytes-like"):
         transport.sendto("text", (HOST, 1))
     assert protocol.told.empty()

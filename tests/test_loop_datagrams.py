@@ -87,6 +87,52 @@ def test_what_has_come_is_told_behind_what_was_to_be_called_already():
     run(main())
 
 
+class Ends(Keeps):
+    """Ends its endpoint in its first callback."""
+
+    how = "close"
+
+    def datagram_received(self, data, addr):
+        super().datagram_received(data, addr)
+        getattr(self.transport, self.how)()
+
+
+async def ended_by_the_first(factory, how):
+    """Three datagrams are told in one go, and the first of their callbacks ends the endpoint."""
+    loop = asyncio.get_running_loop()
+    near, keeps = await loop.create_datagram_endpoint(factory, (HOST, 0))
+    keeps.transport, keeps.how = near, how
+    with socket.socket(type=socket.SOCK_DGRAM) as far:
+        for data in (b"1", b"2", b"3"):
+            far.sendto(data, near.get_extra_info("sockname"))
+    assert await keeps.lost is None
+    return [keeps.got.get_nowait() for _ in range(keeps.got.qsize())]
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_nothing_that_has_come_is_told_after_the_end(how):
+    async def main():
+        got = await ended_by_the_first(Ends, how)
+        assert [data for data, _ in got] == [b"1"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_what_waits_to_be_told_is_dropped_with_the_end(how):
+    async def main():
+        loop = asyncio.get_running_loop()
+        near, keeps, far, answers = await pair()
+        far.sendto(b"too late")
+        # The loop looks, then calls this, and after it what tells of the datagram.
+        loop.call_soon(getattr(near, how))
+        assert await keeps.lost is None
+        assert keeps.got.empty()
+        await end(far, answers)
+
+    run(main())
+
+
 def test_many_come_in_lists_and_in_order():
     async def main():
         _, keeps, far, _ = ends = await pair(KeepsLists)

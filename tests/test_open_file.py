@@ -380,6 +380,24 @@ def test_who_waits_for_several_hears_of_one_that_is_cancelled(piped):
     assert done == {futures[1]} and len(waiting) == 2
 
 
+def test_who_waits_hears_of_one_that_is_cancelled_also_where_its_callback_exits(piped, caplog):
+    def exits(future):
+        raise SystemExit("by a callback")
+
+    future = piped.read(1, 0)
+    future.add_done_callback(exits)
+    told = queue.Queue()
+    waiter = threading.Thread(
+        target=lambda: told.put(concurrent.futures.wait([future], WAIT_S).done)
+    )
+    waiter.start()
+    wait_until(lambda: future._waiters, "the thread that waits")
+    future.cancel()
+    assert take(told, "what the thread has waited for") == {future}
+    waiter.join(WAIT_S)
+    wait_until(lambda: "by a callback" in caplog.text, "the report")
+
+
 def test_what_is_over_is_not_cancelled(opened):
     future = opened.read(10, 0)
     # Perhaps before it was told, but not before it was done.

@@ -221,6 +221,10 @@ cdef void check_idle_conn(conn_t *conn) noexcept nogil:
     if (conn_has_files(conn) and conn.outbox.head == NULL and conn.plain.head == NULL
             and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
         sim_fail("client %d: a file waits, and nobody sends", client_of(conn))
+    if (conn.state == STATE_FLUSHING and conn.outbox.head == NULL and not conn.sending
+            and not conn_has_files(conn) and (conn.filter_ended or not conn.filtered)
+            and not (config.like_asyncio and conn.pause_told)):
+        sim_fail("client %d: all is sent, and its end is not", client_of(conn))
     if conn.waiters != 0 and not conn.marks.above and (
             config.max_sends == 0 or conn.outbox.writes < config.max_sends) and (
             config.max_write_buffer == 0 or conn.marks.high < config.max_write_buffer):

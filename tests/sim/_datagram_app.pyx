@@ -7,13 +7,15 @@ from _checks cimport check_service
 from _kernel cimport *
 from _run cimport disturbed, mark, one_of, served_t, server, the
 from iocpx._base cimport count, engine_hold, engine_release
-from iocpx._datagrams cimport conn_give_datagram, datagram_bytes, datagram_of
+from iocpx._datagrams cimport (
+    conn_datagrams, conn_give_datagram, datagram_bytes, datagram_of,
+)
 from iocpx._delivery cimport conn_take_data, conn_take_lost, conn_take_news, lost_t, news_t
 from iocpx._engine cimport engine_wait_stopped
 from iocpx._open cimport conn_open
 from iocpx._requests cimport (
-    conn_abort, conn_close, conn_flush, conn_pause_reading, WRITE_CLOSED, WRITE_FLUSH,
-    WRITE_NO_MEMORY,
+    conn_abort, conn_borrow_handle, conn_close, conn_flush, conn_pause_reading, conn_return_handle,
+    WRITE_CLOSED, WRITE_FLUSH, WRITE_NO_MEMORY,
 )
 from iocpx._sched cimport conn_unref
 from iocpx._sendto cimport conn_sendto
@@ -24,7 +26,7 @@ from iocpx._state cimport buf_t, link_t, STATE_OPEN
 from iocpx._types cimport *
 from iocpx._winsock cimport (
     AcquireSRWLockExclusive, CloseHandle, closesocket, CreateEventW, INFINITE,
-    ReleaseSRWLockExclusive, SOCKET, SRWLOCK, WAIT_OBJECT_0, WaitForSingleObject, WSAEMSGSIZE,
+    INVALID_SOCKET, ReleaseSRWLockExclusive, SOCKET, SRWLOCK, WAIT_OBJECT_0, WaitForSingleObject, WSAEMSGSIZE,
 )
 
 ctypedef struct endpoint_t:
@@ -80,6 +82,8 @@ cdef void take_one(conn_t *conn, buf_t *buf) noexcept nogil:
         if not datagram.sending and datagram.error == WSAEMSGSIZE:
             endpoint.due += 1
         endpoint.failed += datagram.sending
+        if sim_random(2):
+            send_one(conn)
         return
     number = (<int *>(datagram.address + 4))[0]
     if number != endpoint.due:
@@ -99,6 +103,7 @@ cdef void deliver(conn_t *conn) noexcept nogil:
     cdef lost_t lost
     cdef size_t wanted
     cdef buf_t *buf
+    cdef int left
     if endpoint.inside:
         sim_fail("two callbacks of an endpoint at once")
     endpoint.inside = True
@@ -107,13 +112,15 @@ cdef void deliver(conn_t *conn) noexcept nogil:
         endpoint.made = True
     if endpoint.lost:
         sim_fail("an endpoint is told something after its end")
-    buf = conn_take_data(conn, &wanted)
+    left = conn_datagrams(conn)
+    buf = conn_take_data(conn, &wanted) if left > 0 else NULL
     while buf != NULL:
+        left -= 1
         take_one(conn, buf)
         conn_give_datagram(conn, buf)
         if sim_random(16) == 0:
             pause(conn, True)
-        buf = conn_take_data(conn, &wanted)
+        buf = conn_take_data(conn, &wanted) if left > 0 else NULL
     sim_point()
     if conn_take_lost(conn, &lost):
         sim_note("an endpoint is over", lost.error, lost.reason)
@@ -179,6 +186,11 @@ cdef void use(conn_t *conn) noexcept nogil:
                 send_one(conn)
         elif what == 4:
             pause(conn, True)
+        elif what == 5:
+            # A copy of the socket is made, which may block from then on.
+            if conn_borrow_handle(conn) != INVALID_SOCKET:
+                sim_point()
+                conn_return_handle(NULL, conn)
         else:
             pause(conn, False)
     pause(conn, False)
@@ -255,8 +267,15 @@ cdef void check_end(service_t *service) noexcept nogil:
 
 
 cdef void check_idle_endpoint(conn_t *conn) noexcept nogil:
+    cdef buf_t *spare = conn.spare
+    cdef int spares = 0
     if conn.window.n > conn.window.size or conn.inbox.writes > conn.window.size + 100:
         sim_fail("%d datagrams wait, of %d receives", conn.inbox.writes, conn.window.size)
+    while spare != NULL:
+        spares += 1
+        spare = spare.next
+    if spares > conn.window.size:
+        sim_fail("%d buffers are kept for %d receives", spares, conn.window.size)
     if disturbed():
         return
     if conn.scheduled:

@@ -5,7 +5,8 @@ from libc.stdlib cimport free, malloc
 
 from _actions cimport (
     close_conn, filter_begin, filter_fail, filter_open, filter_pump, filter_take, flush, is_paused,
-    meddle_with_another, pause_reading, release, send_file, serve_files, set_marks, write, write_eof,
+    meddle_with_another, pause_reading, release, send_file, serve_files, set_marks, write,
+    write_eof,
 )
 from _checks cimport check_bounds, check_bytes, check_loop_lost, check_lost
 from _disk cimport disk_told

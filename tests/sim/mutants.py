@@ -174,11 +174,13 @@ MUTANTS = [
     (
         "a connection whose turn is over still leaves it to its worker to send",
         "iocpx/_conn.pyx",
-        # After what Python was told, and after a handler in C, which needs the second alone.
-        [
-            ("    conn.executor = 0\n    while conn.inline_run", "    while conn.inline_run"),
-            ("    conn.executor = 0\n    conn_advance(", "    conn_advance("),
-        ],
+        # After a handler in C, which may write to others.
+        [("    conn.executor = 0\n    conn_advance(", "    conn_advance(")],
+    ),
+    (
+        "what a datagram was sent from is kept to receive into",
+        "iocpx/_datagrams.pyx",
+        [(" and not (<datagram_t *>buf.base).sending:", ":")],
     ),
     (
         "a connection that was taken from the run queue is forgotten",
