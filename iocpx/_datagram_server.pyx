@@ -42,6 +42,7 @@ from iocpx._errors import os_error
 from iocpx._listening import bind, given_sockets, host_names
 from iocpx._serving import Serving
 
+cdef int ERROR_INVALID_PARAMETER = 87
 cdef int ERROR_OPERATION_ABORTED = 995
 
 _COUNTERS = {
@@ -370,7 +371,9 @@ cdef class DatagramRuntime(Runtime):
         if error == ERROR_OPERATION_ABORTED:
             return          # close() was faster
         if error != 0:
-            raise os_error(error, "endpoint", address_text(sockname))
+            raise os_error(error, "endpoint", address_text(sockname),
+                           "the socket belongs to another completion port already"
+                           if error == ERROR_INVALID_PARAMETER else None)
 
     def serving(self):
         return (Runtime.serving(self) and self.service != NULL

@@ -203,7 +203,7 @@ cdef void datagrams_close(conn_t *conn) noexcept nogil:
 
 cdef int datagram_call(conn_t *conn, buf_t *buf, OVERLAPPED *overlapped,
                        DWORD *nbytes) noexcept nogil:
-    """0 or a Windows code.  Precondition: no lock held, the handle is kept open."""
+    """0 or a Windows code.  Precondition: the handle is kept open."""
     cdef datagram_t *datagram = <datagram_t *>buf.base
     cdef WSABUF wsabuf
     cdef bint named = datagram.address_bytes != 0
@@ -256,7 +256,12 @@ cdef bint datagrams_post(worker_t *worker, conn_t *conn, bint own) noexcept nogi
 
 
 cdef void datagram_pend(worker_t *worker, conn_t *conn, buf_t *buf) noexcept nogil:
-    """The kernel has no room: the first of the outbox waits there for some."""
+    """The kernel has no room: the first of the outbox waits there for some.
+
+    Precondition: conn.lock held.  It stays so, since by an error alone nobody knows whether a
+    packet comes: one that is too long is refused with a status that counts as a warning on some
+    systems, with a packet, and as an error on others, without.  The status block tells, until
+    another worker has had that packet and posts anew."""
     cdef DWORD nbytes = 0
     cdef int error
     conn.send_lent = buf.size
@@ -264,11 +269,11 @@ cdef void datagram_pend(worker_t *worker, conn_t *conn, buf_t *buf) noexcept nog
     conn.pending += 1
     conn_ref(conn)
     memset(&conn.send.overlapped, 0, sizeof(OVERLAPPED))
-    ReleaseSRWLockExclusive(&conn.lock)
+    conn.send.overlapped.Internal = STATUS_PENDING
     count_op(conn.engine, worker, E_OPS_POSTED, 1)
     error = datagram_call(conn, buf, &conn.send.overlapped, &nbytes)
-    AcquireSRWLockExclusive(&conn.lock)
-    if error == 0 or error == ERROR_IO_PENDING:
+    if error == 0 or error == ERROR_IO_PENDING or (
+            HasOverlappedIoCompleted(&conn.send.overlapped)):
         op_pended(conn, NULL)
         return
     count_op(conn.engine, worker, E_OPS_COMPLETED, 1)

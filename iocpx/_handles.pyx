@@ -54,7 +54,7 @@ cdef enum:
 # Handles of one class that were called and that nobody has, owned: to make an object and to give it
 # back cost more than what a loop does with it.
 ctypedef struct spare_t:
-    PyObject *[MAX_SPARE] handles
+    (PyObject *)[MAX_SPARE] handles
     int count
 
 cdef spare_t spare

@@ -245,6 +245,9 @@ cdef bint conn_is_closing(conn_t *conn) noexcept nogil:
 cdef void conn_pause_reading(worker_t *worker, conn_t *conn, bint paused) noexcept nogil:
     # A receive that is pending stays so: cancelling it could lose what it carries.
     AcquireSRWLockExclusive(&conn.lock)
+    # What is left to tell of an endpoint that closes is which datagrams could not be sent.
+    if conn.service.config.datagrams and conn.state != STATE_OPEN:
+        paused = False
     if paused and not conn.read_paused:
         count(conn.service, NULL, N_READ_PAUSES, 1)
     conn.read_paused = paused

@@ -45,7 +45,8 @@ cdef extern from * nogil:
     ctypedef struct OVERLAPPED:
         # NTSTATUS of the operation, from when its packet has been dequeued on; before that
         # it does not tell whether the operation is over, unless no packet comes (hEvent).  The
-        # copy in OVERLAPPED_ENTRY is documented as reserved, so this one is read.
+        # copy in OVERLAPPED_ENTRY is documented as reserved, so this one is read.  Where a post
+        # is refused at once with a warning, it is written, and a packet comes all the same.
         ULONG_PTR Internal
         ULONG_PTR InternalHigh
         DWORD Offset
@@ -80,7 +81,8 @@ cdef extern from * nogil:
                    DWORD *lpNumberOfBytesWritten, OVERLAPPED *lpOverlapped)
     BOOL GetOverlappedResult(HANDLE hFile, OVERLAPPED *lpOverlapped,
                              DWORD *lpNumberOfBytesTransferred, BOOL bWait)
-    # Whether it is over, by its OVERLAPPED alone: for one that is told by an event.
+    # Whether Internal is another than this.
+    ULONG_PTR STATUS_PENDING
     BOOL HasOverlappedIoCompleted(const OVERLAPPED *lpOverlapped)
     UCHAR FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
     UCHAR FILE_SKIP_SET_EVENT_ON_HANDLE

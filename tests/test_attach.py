@@ -96,10 +96,12 @@ def test_in_a_callback(serve, pair):
 
 # Attaches what its parent has accepted.
 ATTACHES = """
-import socket, sys
+import asyncio, socket, sys
 import iocpx
 
-class Echo(iocpx.Protocol):
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
     def data_received(self, data):
         self.transport.write(data)
     def connection_lost(self, exc):

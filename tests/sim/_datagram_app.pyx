@@ -25,8 +25,8 @@ from iocpx._service cimport (
 from iocpx._state cimport buf_t, link_t, STATE_OPEN
 from iocpx._types cimport *
 from iocpx._winsock cimport (
-    AcquireSRWLockExclusive, CloseHandle, closesocket, CreateEventW, INFINITE,
-    INVALID_SOCKET, ReleaseSRWLockExclusive, SOCKET, SRWLOCK, WAIT_OBJECT_0, WaitForSingleObject, WSAEMSGSIZE,
+    AcquireSRWLockExclusive, CloseHandle, closesocket, CreateEventW, INFINITE, INVALID_SOCKET,
+    ReleaseSRWLockExclusive, SOCKET, SRWLOCK, WAIT_OBJECT_0, WaitForSingleObject, WSAEMSGSIZE,
 )
 
 ctypedef struct endpoint_t:

@@ -162,9 +162,20 @@ int WSASendTo(SOCKET s, WSABUF *buffers, DWORD count, DWORD *sent, DWORD flags,
         sim_point();
         return 0;
     }
+    // As one that is too long: some systems send a packet then, and tell so in the status block.
+    int refused = !config()->plain && sim_random(16) == 0;
+    if (refused && sim_random(2))
+        return sock_error(WSAEMSGSIZE);
     op_t *op = new_op(A_SEND_TO, sock, overlapped, buffers, 1);
     op->datagram = number;
     lend_op(op);
+    if (refused) {
+        take_op_back(op);
+        complete(op, STATUS_BUFFER_OVERFLOW, 0);
+        give_back(overlapped, sizeof(overlapped->Internal));
+        overlapped->Internal = STATUS_BUFFER_OVERFLOW;
+        return sock_error(WSAEMSGSIZE);
+    }
     sim_point();
     return sock_error(WSA_IO_PENDING);
 }
