@@ -44,15 +44,17 @@ cdef class Handle:
     cdef readonly HandleOwner _loop
     cdef readonly object _callback      # None: cancelled
     cdef readonly tuple _args           # None: cancelled
-    cdef readonly object _context
+    cdef object context
     cdef readonly bint _cancelled
     cdef Details details                # None, for most
     # TimerHandle's:
     cdef double when_s
     # ThreadSafeHandle's:
     cdef unsigned long running_in       # the thread that calls it, 0: none
-    # The garbage collector does not know it: it is spare, or the running loop is to call it.
+    # The garbage collector does not know it: it is spare, or the running loop is to call it…
     cdef bint untracked
+    # … nor its context, which nobody else has.  Never without the other.
+    cdef bint context_untracked
 
     # In debug mode, before anybody else has it: note where it was made.
     cdef int trace(self) except -1
@@ -73,6 +75,8 @@ cdef class TimerHandle(Handle):
 # runs: what it is to call is within reach, so the garbage collector has nothing to look for.
 cdef PyObject *new_handle() except NULL
 cdef PyObject *new_timer() except NULL
+# The context of such a one was copied for it alone.
+cdef void untrack_context(PyObject *handle) noexcept
 # It was called, or will not be: lets go of the caller's reference.
 cdef void handle_called(PyObject *handle) noexcept
 # The loop runs no more: for those that it has not called.

@@ -130,10 +130,10 @@ cdef class Handle:
             return 0
         # As context.run() does it.  What the callback raises stays pending meanwhile: a try
         # statement would cost all those that raise nothing.
-        status = enter_context(<PyObject *>self._context)
+        status = enter_context(<PyObject *>self.context)
         if status == 0:
             result = vectorcall(callback, tuple_items(args), <size_t>tuple_size(args), NULL)
-            status = exit_context(<PyObject *>self._context)
+            status = exit_context(<PyObject *>self.context)
         Py_DECREF(<object>callback)
         Py_DECREF(<object>args)
         if result == NULL or status != 0:
@@ -203,7 +203,15 @@ cdef class Handle:
 
     def get_context(self):
         """The contextvars.Context that the callback runs in.  asyncio.Handle.get_context()."""
-        return self._context
+        track_context(self)
+        return self.context
+
+    @property
+    def _context(self):
+        return self.get_context()
+
+    def __dealloc__(self):
+        track_context(self)
 
     def _repr_info(self):
         return AsyncioHandle._repr_info(self)
@@ -218,8 +226,7 @@ cdef PyObject *new_handle() except NULL:
         spare.count -= 1
         return spare.handles[spare.count]
     made = Handle.__new__(Handle)
-    Py_INCREF(made)
-    return <PyObject *>made
+    return begin(made)
 
 
 cdef PyObject *new_timer() except NULL:
@@ -228,8 +235,29 @@ cdef PyObject *new_timer() except NULL:
         spare_timers.count -= 1
         return spare_timers.handles[spare_timers.count]
     made = TimerHandle.__new__(TimerHandle)
+    return begin(made)
+
+
+cdef PyObject *begin(Handle made) noexcept:
+    if uses_again:
+        untrack(<PyObject *>made)
+        made.untracked = True
     Py_INCREF(made)
     return <PyObject *>made
+
+
+# Contexts are copied by the thousand, and each would be looked at in several collections before it
+# goes: that takes as long as all else that is done for a callback.
+cdef void untrack_context(PyObject *handle) noexcept:
+    if (<Handle>handle).untracked:
+        untrack(<PyObject *>(<Handle>handle).context)
+        (<Handle>handle).context_untracked = True
+
+
+cdef void track_context(Handle handle) noexcept:
+    if handle.context_untracked:
+        handle.context_untracked = False
+        track(<PyObject *>handle.context)
 
 
 cdef inline spare_t *spare_of(PyObject *handle) noexcept:
@@ -252,7 +280,8 @@ cdef void handle_called(PyObject *handle) noexcept:
             called = <Handle>handle
             called._callback = None
             called._args = None
-            called._context = None
+            track_context(called)       # its end takes it for tracked
+            called.context = None
             called._loop = None
             called.details = None
             called._cancelled = False
@@ -269,6 +298,7 @@ cdef void handle_called(PyObject *handle) noexcept:
 cdef void track_handle(PyObject *handle) noexcept:
     if spare_of(handle) != NULL and (<Handle>handle).untracked:
         (<Handle>handle).untracked = False
+        track_context(<Handle>handle)
         track(handle)
 
 

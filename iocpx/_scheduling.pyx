@@ -27,7 +27,7 @@ from libc.stdlib cimport free, realloc
 
 from iocpx._handles cimport (
     enter_section, handle_called, leave_section, new_handle, new_timer, own, section_t,
-    ThreadSafeHandle, track_handle,
+    ThreadSafeHandle, track_handle, untrack_context,
 )
 from iocpx._winsock cimport (
     GetTickCount64, INFINITE, LARGE_INTEGER, QueryPerformanceCounter, QueryPerformanceFrequency,
@@ -493,7 +493,7 @@ cdef class Scheduler(HandleOwner):
         handle._loop = self
         handle._callback = callback
         handle._args = args
-        handle._context = PyContext_CopyCurrent() if context is None else context
+        handle.context = PyContext_CopyCurrent() if context is None else context
         if self._debug:
             handle.trace()
         return 0
@@ -506,17 +506,20 @@ cdef class Scheduler(HandleOwner):
     cdef Handle add_soon(self, callback, tuple args, context):
         cdef Handle made
         cdef PyObject *handle
+        cdef bint copied = context is None
         if not self.runs or self._debug:
             made = self.make_handle(callback, args, context)
             self.ready.push(made)
             return made
-        if context is None:
+        if copied:
             context = PyContext_CopyCurrent()
         handle = new_handle()
         (<Handle>handle)._loop = self
         (<Handle>handle)._callback = callback
         (<Handle>handle)._args = args
-        (<Handle>handle)._context = context
+        (<Handle>handle).context = context
+        if copied:
+            untrack_context(handle)
         # Before another thread can call it, and let go of the queue's.
         Py_INCREF(<object>handle)
         if not self.ready.push_at_once(handle):
@@ -536,6 +539,8 @@ cdef class Scheduler(HandleOwner):
             handle = <TimerHandle>own(new_timer())
         handle.when_s = when_s
         self.fill_handle(handle, callback, args, context)
+        if context is None:
+            untrack_context(<PyObject *>handle)
         self.timers.push(handle, key_s)
         return handle
 
