@@ -51,6 +51,8 @@ cdef void check_bounds(conn_t *conn) noexcept nogil:
                 + protocols[client_of(conn)].turn_most):
             sim_fail("%zu bytes count against the limit of %zu", conn.over_bytes,
                      config.max_write_buffer)
+    elif config.handler.c_handler != NULL and config.handler.c_handler.made != NULL:
+        most = <size_t>-1   # it lays aside what it answers later
     if conn.inbox.nbytes > window:
         sim_fail("%zu bytes wait for the handler", conn.inbox.nbytes)
     if conn.outbox.nbytes > most:
