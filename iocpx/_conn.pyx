@@ -131,8 +131,10 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
         ReleaseSRWLockExclusive(&conn.lock)
         conn_unref(conn)
         return
-    # Woken at once, again and again, by its own callbacks: the others come in between.
-    had_share = conn.inline_run >= INLINE_BUDGET or conn.due & DUE_TIMERS
+    # Woken at once, again and again, by its own callbacks: the others come in between.  So is an
+    # endpoint whose callback sends what cannot be sent, each time that it is told of that.
+    had_share = (conn.inline_run >= INLINE_BUDGET or conn.due & DUE_TIMERS
+                 or conn.service.config.datagrams and conn.inbox.head != NULL)
     if had_share:
         conn.inline_run = 0
     ReleaseSRWLockExclusive(&conn.lock)

@@ -401,8 +401,8 @@ class DatagramServer(Serving):
         an endpoint of its own, with a protocol and a transport of its own.
     port: int, 0 to 65535; 0 takes a free one, see `address`.
     sock: a bound UDP socket.socket, or a sequence of them, instead of host and port; one that is
-        connected too sends to its peer only.  The server closes it, also where start() fails, so
-        that it can be started once.
+        connected too sends to its peer only.  The server closes it, also where it cannot be
+        served, so that it can be started once.
     engine: the iocpx.Engine that serves it, perhaps beside others; None: one of its own.
     receives: receives kept pending per endpoint, 1 to 64: so many datagrams, and no more, come in
         one turn.
@@ -478,7 +478,12 @@ class DatagramServer(Serving):
             sockets, skipped = bind(self._hosts, self._port, socket.SOCK_DGRAM)
         else:
             sockets, skipped = self._sock, ()
-        self._addresses = tuple(sock.getsockname() for sock in sockets)
+        try:
+            self._addresses = tuple(sock.getsockname() for sock in sockets)
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            raise
         self._address = self._addresses[0]
         return sockets, skipped
 

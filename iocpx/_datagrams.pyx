@@ -224,16 +224,6 @@ cdef bint datagrams_post(worker_t *worker, conn_t *conn, bint own) noexcept nogi
     cdef int n = 0
     while n < TURN_DATAGRAMS and conn.outbox.head != NULL and (
             conn.state == STATE_OPEN or conn.state == STATE_FLUSHING):
-        if conn.duplicated:
-            # Where somebody else has the socket as well it may block at any moment, whatever we
-            # make it, unless the call has an OVERLAPPED.
-            if not own:
-                return False
-            datagram_pend(worker, conn, conn.outbox.head)
-            if conn.sending:
-                return False
-            n += 1              # it has failed
-            continue
         # Only its outcome takes it out, so it stays the first.
         buf = conn.outbox.head
         nbytes = 0
@@ -258,10 +248,10 @@ cdef bint datagrams_post(worker_t *worker, conn_t *conn, bint own) noexcept nogi
 cdef void datagram_pend(worker_t *worker, conn_t *conn, buf_t *buf) noexcept nogil:
     """The kernel has no room: the first of the outbox waits there for some.
 
-    Precondition: conn.lock held.  It stays so, since by an error alone nobody knows whether a
-    packet comes: one that is too long is refused with a status that counts as a warning on some
-    systems, with a packet, and as an error on others, without.  The status block tells, until
-    another worker has had that packet and posts anew."""
+    Precondition: conn.lock held.  It stays so, the one exception to the rule, since by an error
+    alone nobody knows whether a packet comes: one that is too long is refused with a status that
+    counts as a warning on some systems, with a packet, and as an error on others, without.  The
+    status block tells, until another worker has had that packet and posts anew."""
     cdef DWORD nbytes = 0
     cdef int error
     conn.send_lent = buf.size

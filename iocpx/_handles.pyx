@@ -86,7 +86,9 @@ cdef class Details:
     pass
 
 
+# auto_pickle: a copy would share a context that the collector does not know.
 @cython.freelist(1024)
+@cython.auto_pickle(False)
 cdef class Handle:
     """asyncio.Handle."""
 
@@ -276,8 +278,12 @@ cdef void handle_called(PyObject *handle) noexcept:
         if references(handle) > 1:
             track_handle(handle)
         elif others.count < MAX_SPARE and weakrefs(handle) == NULL:
-            # Whatever goes with these may call new_handle().
             called = <Handle>handle
+            # First: whatever goes with these may ask the collector what there is.
+            if not called.untracked:
+                untrack(handle)
+                called.untracked = True
+            # Or it may call new_handle().
             called._callback = None
             called._args = None
             track_context(called)       # its end takes it for tracked
@@ -285,9 +291,6 @@ cdef void handle_called(PyObject *handle) noexcept:
             called._loop = None
             called.details = None
             called._cancelled = False
-            if not called.untracked:
-                untrack(handle)
-                called.untracked = True
             if others.count < MAX_SPARE:
                 others.handles[others.count] = handle
                 others.count += 1
@@ -302,6 +305,7 @@ cdef void track_handle(PyObject *handle) noexcept:
         track(handle)
 
 
+@cython.auto_pickle(False)
 cdef class TimerHandle(Handle):
     """asyncio.TimerHandle."""
 
@@ -350,6 +354,7 @@ cdef class TimerHandle(Handle):
         return AsyncioTimerHandle.__ge__(self, other)
 
 
+@cython.auto_pickle(False)
 cdef class ThreadSafeHandle(Handle):
     """What call_soon_threadsafe() returns from Python 3.14 on.
 

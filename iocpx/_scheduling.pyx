@@ -50,7 +50,7 @@ cdef enum:
     FIRST_LOOKS = 4
     MANY_CANCELLED = 50         # cancelled timers that may be left until they are the first
     TOO_MUCH = 65536            # room that an empty queue does not keep
-    CHILDREN = 4                # of each in the heap: they are within a cache line
+    CHILDREN = 4                # of each in the heap, 64 bytes: fewer levels, and so cache lines
 
 cdef double LOOK_S = 0.001
 cdef double LONGEST_WAIT_S = 24 * 3600
@@ -224,6 +224,7 @@ cdef class ReadyQueue:
         if self.count == 0:
             raise IndexError("pop from an empty ReadyQueue")
         handle = <object>self.pop()
+        track_handle(<PyObject *>handle)
         Py_DECREF(handle)               # of the ring's reference
         return handle
 
@@ -231,6 +232,7 @@ cdef class ReadyQueue:
         """deque.clear()"""
         cdef list ring = [None] * FEW
         cdef list _old = None           # goes when the section is over
+        self.track()
         with cython.critical_section(self):
             _old = self.ring
             self.ring = ring
@@ -267,7 +269,11 @@ cdef class TimerHeap:
                     self.rise(self.count - 1, due, <PyObject *>handle)
                     done = True
             if not done:
-                self.grow(max(2 * room, FEW))
+                try:
+                    self.grow(max(2 * room, FEW))
+                except MemoryError:
+                    Py_DECREF(handle)
+                    raise
         return 0
 
     cdef void move(self, Py_ssize_t index, Py_ssize_t gap) noexcept:
@@ -388,18 +394,23 @@ cdef class TimerHeap:
             handle_called(first)
 
     cdef int drop_cancelled(self) except -1:
-        cdef list left = []             # let go after the section
+        cdef list left = [None] * self.count    # let go after the section
         cdef PyObject *handle
         cdef Py_ssize_t index
+        cdef Py_ssize_t cancelled = 0
         cdef Py_ssize_t count = 0
         with cython.critical_section(self):
+            if PyList_GET_SIZE(left) < self.count:
+                return 0                # some have come meanwhile: next time
             for index in range(self.count):
                 handle = list_items(<PyObject *>self.handles)[index]
                 if is_cancelled(handle):
-                    left.append(<object>handle)
                     track_handle(handle)
-                    take(<PyObject *>self.handles, index)
-                    Py_DECREF(<object>handle)   # of the heap's reference
+                    # An exchange, for one of its None.
+                    list_items(<PyObject *>self.handles)[index] = (
+                        list_items(<PyObject *>left)[cancelled])
+                    list_items(<PyObject *>left)[cancelled] = handle
+                    cancelled += 1
                 elif count < index:
                     self.move(index, count)
                     count += 1
@@ -529,6 +540,9 @@ cdef class Scheduler(HandleOwner):
                 Py_DECREF(<object>handle)
                 Py_DECREF(<object>handle)
                 raise
+        # Of another thread, while the loop has stopped.
+        if not self.runs:
+            track_handle(handle)
         return <Handle>own(handle)
 
     cdef TimerHandle add_timer(self, double when_s, double key_s, callback, tuple args, context):

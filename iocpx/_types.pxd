@@ -1,7 +1,7 @@
 """The structs of the engine, and who owns what in them; no functions.
 
 Every room of the engine cimports this one.  Locks, always taken in this order and never held
-into a callback, into the GIL or across a posted operation:
+into a callback, into the GIL or across a posted operation (but for `_datagrams`, datagram_pend):
     service_t.pass_lock → conn_t.lock → listener_t.lock → worker_t.lock → engine_t.run_lock
     → engine_t.lock → engine_t.pool_lock
 disk_file_t.lock stands alone: no other is taken with it.

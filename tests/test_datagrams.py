@@ -54,6 +54,14 @@ class InLists(Datagrams):
         self.note("datagrams", datagrams)
 
 
+class EchoesBytes(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.transport.write(data)
+
+
 class Echo(Datagrams):
     def datagram_received(self, data, addr):
         self.transport.sendto(data, addr)
@@ -317,6 +325,33 @@ def test_one_that_sends_from_error_received_keeps_nobody_waiting(serve):
         # Two have room, the third does not; what is sent after it was told finds them gone.
         assert [len(sock.recv(2000)) for _ in range(3)] == [1000] * 3
     assert protocol.errors == 1
+
+
+def test_one_that_sends_what_cannot_be_sent_keeps_nobody_waiting(serve):
+    """The engine's one worker comes to the other server in between."""
+    insists = threading.Event()
+    insists.set()
+
+    class Insists(Datagrams):
+        def datagram_received(self, data, addr):
+            self.transport.sendto(bytes(70_000), addr)
+
+        def error_received(self, exc):
+            if insists.is_set():
+                self.transport.sendto(bytes(70_000), (HOST, 9))
+
+    engine = iocpx.Engine(workers=1)
+    with iocpx.Server(EchoesBytes, HOST, engine=engine) as tcp, peer() as sock:
+        server, _ = opened(serve, Insists, engine=engine)
+        sock.sendto(b"", server.address)
+        wait_until(lambda: server.stats()["send_errors"] > 10, "the errors")
+        with socket.create_connection(tcp.address, WAIT_S) as client:
+            for _ in range(10):
+                client.sendall(b"served")
+                assert client.recv(100) == b"served"
+        insists.clear()
+        server.close()
+        assert server.wait_closed(WAIT_S)
 
 
 def test_sends_that_fail_leave_no_memory(serve):

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextvars
+import copy
 import gc
 import logging
+import pickle
 import sys
 import threading
 import weakref
@@ -442,6 +444,7 @@ def test_what_only_a_context_and_its_handle_hold_is_collected(loop, kind, later)
             keeps.handle.cancel()
         elif kind == "seen":
             keeps.context = keeps.handle.get_context()
+        loop.call_later(0.01, collect)
 
     def collect():
         gc.collect()
@@ -449,9 +452,41 @@ def test_what_only_a_context_and_its_handle_hold_is_collected(loop, kind, later)
         loop.stop()
 
     loop.call_soon(begin, context=contextvars.copy_context())
-    loop.call_later(0.01, collect)
     loop.run_forever()
     assert references[1] is None
+
+
+def test_a_handle_is_not_copied(loop):
+    def copies():
+        for handle in (loop.call_soon(nothing), loop.call_later(60, nothing)):
+            for copy_it in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="pickle"):
+                    copy_it(handle)
+        raised.append(None)
+        loop.stop()
+
+    raised = []
+    loop.call_soon(copies)
+    loop.run_forever()
+    assert raised == [None]
+
+
+def test_handles_that_are_taken_out_of_the_queues_are_the_collectors_again(loop):
+    """As those do that look into a loop."""
+    left = []
+
+    def takes():
+        left.extend(loop.call_soon(nothing) for _ in range(2))
+        left.append(loop.call_later(60, nothing))
+        assert loop._ready.popleft() is left[0]
+        loop._ready.clear()
+        loop._scheduled.clear()
+        assert [gc.is_tracked(handle) for handle in left] == [True] * 3
+        loop.stop()
+
+    loop.call_soon(takes)
+    loop.run_forever()
+    assert len(left) == 3 and loop.complaints == []
 
 
 def test_contexts_by_the_thousand_while_the_collector_runs(loop):
