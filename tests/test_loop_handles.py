@@ -434,6 +434,7 @@ def test_what_only_a_context_and_its_handle_hold_is_collected(loop, kind, later)
         pass
 
     references = []
+    without = contextvars.copy_context()
 
     def begin():
         keeps = Keeps()
@@ -444,7 +445,7 @@ def test_what_only_a_context_and_its_handle_hold_is_collected(loop, kind, later)
             keeps.handle.cancel()
         elif kind == "seen":
             keeps.context = keeps.handle.get_context()
-        loop.call_later(0.01, collect)
+        loop.call_later(0.01, collect, context=without)
 
     def collect():
         gc.collect()

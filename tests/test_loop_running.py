@@ -16,7 +16,7 @@ import warnings
 import pytest
 from loops import run, run_once, run_until, running_loop
 from process import collect, committed_bytes, handle_count
-from waiting import WAIT_S, wait_for_event
+from waiting import WAIT_S, forget_interrupts, wait_for_event
 
 import iocpx
 from iocpx import _event_loop
@@ -300,6 +300,7 @@ def test_a_self_pipe_that_ends_is_renewed_and_not_read_again_and_again_cpython_1
     loop.call_soon(running.release)
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
+    forget_interrupts()
     interrupting.join()
     assert len(loop.complaints) == 1
 

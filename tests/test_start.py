@@ -13,7 +13,7 @@ from process import handle_count
 from protocols import Echoing
 from served import assert_balanced
 from sockets import bound_socket
-from waiting import WAIT_S, run_together, wait_for_event, wait_until
+from waiting import WAIT_S, forget_interrupts, run_together, wait_for_event, wait_until
 
 import iocpx
 
@@ -152,6 +152,7 @@ class Signalled:
         return self
 
     def __exit__(self, *_):
+        forget_interrupts()
         signal.signal(signal.SIGINT, self.previous)
 
     def on_signal(self, signum, frame):
@@ -490,6 +491,7 @@ def test_interrupts_while_a_name_is_resolved_leave_a_server_that_ends(monkeypatc
         thread.start()
         with pytest.raises(KeyboardInterrupt):
             server.start()
+        forget_interrupts()
         thread.join()
     finally:
         signal.signal(signal.SIGINT, previous)

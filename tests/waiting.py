@@ -88,3 +88,15 @@ def run_together(*functions):
         assert not thread.is_alive(), f"a thread of the test did not end within {4 * WAIT_S} s"
     if errors:
         raise errors[0]
+
+
+def forget_interrupts():
+    """Main thread: have no Ctrl+C that was handled wake a later wait for a lock.
+
+    It is an event that stays set until such a wait. Where that is one of CPython's own, for which
+    other threads wait too, CPython 3.13 and 3.14 may end the process (their issue 148820, mended in
+    April 2026).
+    """
+    mine = threading.Lock()
+    mine.acquire()
+    mine.acquire(timeout=0.001)
