@@ -114,7 +114,7 @@ def test_a_peer_that_takes_nothing_is_reset_and_the_error_says_why(serve):
     client.send(b"go")
     protocol.wait_for("connection_lost")
     assert isinstance(protocol.lost_with, TimeoutError)
-    assert f"took nothing for close_timeout_s={CLOSE_TIMEOUT_S}" in str(protocol.lost_with)
+    assert f"took nothing for close_timeout_s={CLOSE_TIMEOUT_S:g}:" in str(protocol.lost_with)
     assert "were not sent" in str(protocol.lost_with)
     client.read_until_gone()
 

@@ -349,6 +349,7 @@ cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
         close_conn(client, conn, True)      # it would wait for a peer that need not come
     left = plain.head != NULL
     if left:
+        sim_point()
         conn_return_plain(conn, &plain, &done)
     if left or (protocols[client].filter_opening and protocols[client].hello == 0):
         # As if what it waits for had come.

@@ -223,6 +223,10 @@ cdef void check_idle_conn(conn_t *conn) noexcept nogil:
     if (conn_has_files(conn) and conn.outbox.head == NULL and conn.plain.head == NULL
             and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
         sim_fail("client %d: a file waits, and nobody sends", client_of(conn))
+    if (conn.plain.head != NULL and not conn.filter_opening and not conn.filter_waits
+            and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
+        sim_fail("client %d: what was written waits for its filter, which is not asked",
+                 client_of(conn))
     if (conn.state == STATE_FLUSHING and conn.outbox.head == NULL and not conn.sending
             and not conn_has_files(conn) and (conn.filter_ended or not conn.filtered)
             and not (config.like_asyncio and conn.pause_told)):
