@@ -350,6 +350,9 @@ cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
     left = plain.head != NULL
     if left:
         sim_point()
+        if not calm(client) and sim_random(4) == 0:
+            # As another thread does just now: what is given back stands before it.
+            write(client, conn, 1 + sim_random(MEDDLED_WRITE), False, False)
         conn_return_plain(conn, &plain, &done)
     if left or (protocols[client].filter_opening and protocols[client].hello == 0):
         # As if what it waits for had come.
