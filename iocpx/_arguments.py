@@ -6,6 +6,7 @@ Called by most rooms above the engine that the program calls; calls nothing of i
 import inspect
 import math
 import operator
+import sys
 
 
 def integer(name: str, value: object) -> int:
@@ -31,6 +32,20 @@ def byte_count(name: str, value: object) -> int:
     if number < 0:
         raise ValueError(f"{name} must be 0 or more bytes, got {value!r}")
     return number
+
+
+def write_marks(high: object, low: object, default: int) -> tuple[int, int]:
+    """(high, low) of set_write_buffer_limits(), as asyncio completes them."""
+    if low is not None:
+        low = byte_count("low", low)
+    if high is None:
+        high = default if low is None else 4 * low
+    high = byte_count("high", high)
+    if low is None:
+        low = high // 4
+    if not high >= low:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r})")
+    return min(high, sys.maxsize), min(low, sys.maxsize)
 
 
 def seconds(name: str, value: object, low: float, high: float) -> float:

@@ -18,6 +18,9 @@ from time import perf_counter
 
 cdef enum:
     MAX_THREADS = 32        # that work; what is asked for beyond that waits for its turn
+    # … and more for what has no time limit.  A look for a name may hang on, long after whoever waits
+    # for it was told that its time is over, and a file's flush() would wait for 32 of these for ever.
+    MORE_THREADS = 8
 
 logger = logging.getLogger("iocpx")
 
@@ -53,12 +56,14 @@ cdef int aside(work, late, double due_s) except -1:
     task.timed = late is not None
     entry = (due_s, next(numbers), task)
     with lock:
-        grow = threads < MAX_THREADS
+        grow = threads < (MAX_THREADS if task.timed else MAX_THREADS + MORE_THREADS)
         threads += grow
         watch = task.timed and not watched
-        waiting.append(task)
         if task.timed:
+            waiting.append(task)
             heapq.heappush(pending, entry)
+        else:
+            waiting.appendleft(task)
     if watch:
         try:
             start_new_thread(watch_all, ())
@@ -104,7 +109,11 @@ def work_all():
         begun += 1
     while True:
         with lock:
-            task = waiting.popleft() if waiting else None
+            task = waiting[0] if waiting else None
+            if task is not None and task.timed and begun > MAX_THREADS:
+                task = None             # its turn comes with the others
+            elif task is not None:
+                waiting.popleft()
             threads -= task is None
             begun -= task is None
         if task is None:

@@ -48,13 +48,8 @@ import sys
 import threading
 
 from iocpx._addresses import address_text
-from iocpx._arguments import byte_count, milliseconds
+from iocpx._arguments import milliseconds, write_marks
 from iocpx._errors import os_error
-
-cdef enum:
-    HIGH_WATER_BYTES = 65536        # asyncio's default
-
-MAX_BYTES = sys.maxsize
 
 
 @cython.final
@@ -262,7 +257,11 @@ cdef class Connection:
         self._runtime.connections.discard(self)
         self._runtime.leave()
         self._end_framed()
-        self._end_handshake(exc or ConnectionResetError("the client has gone"))
+        if self._handshaking:
+            self._end_handshake(exc or (
+                ConnectionResetError("the client has gone")
+                if lost.reason in (-1, ABORT_ERROR) and self._runtime.serving()
+                else ConnectionAbortedError("it was ended here")))
         self._stop_tls_timer()
         # First the end of get_extra_info("socket"): what it has made by then is closed
         # before connection_lost, so that the peer sees the end.
@@ -285,9 +284,9 @@ cdef class Connection:
                                limit_text(lost, &conn.service.config))
             if self._tls_future is not None:
                 future, self._tls_future = self._tls_future, None
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(
-                        exc or ConnectionAbortedError("the connection was closed"))
+                self._runtime.settle(
+                    future, exc or ConnectionAbortedError("the connection was closed"),
+                    "start_tls", self)
             if self._protocol is not None:      # there is none before the handshake is done
                 self._run("connection_lost", (exc,))
         except BaseException as raised:
@@ -315,6 +314,9 @@ cdef class Connection:
     cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s,
                        double shutdown_s) except -1:
         cdef bint begun
+        cdef bint resume = self._handshaking
+        cdef size_t high
+        cdef size_t low
         self._tls = tls
         self._tls_shutdown_s = shutdown_s
         # Before the handshake can be over.  0: who has made the connection has the time.
@@ -322,7 +324,12 @@ cdef class Connection:
             self._tls_timer = self._set_timer(self._give_up_tls_handshake, (handshake_s,),
                                               microseconds(handshake_s))
         with nogil:
-            begun = conn_filter_begin(NULL, conn)
+            # Of those that wait for their handshake nothing was read.
+            begun = conn_filter_begin(NULL, conn, resume)
+            conn_get_marks(conn, &high, &low)
+            # Marks that somebody has set stay.
+            if begun and high == HIGH_WATER_BYTES and low == HIGH_WATER_BYTES // 4:
+                conn_set_marks(NULL, conn, TLS_HIGH_WATER_BYTES, TLS_HIGH_WATER_BYTES // 4)
         if not begun:
             self._stop_tls_timer()
             self._tls = None
@@ -335,9 +342,7 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             self._begin_tls(conn)
-            with nogil:
-                conn_pause_reading(NULL, conn, False)
-                conn_unref(conn)
+            conn_unref(conn)
 
     cdef void _end_handshake(self, exc) noexcept:
         """It is over, exc says how: the next that waits for his may begin."""
@@ -381,8 +386,7 @@ cdef class Connection:
         self._end_handshake(None)
         if self._tls_future is not None:
             future, self._tls_future = self._tls_future, None
-            if future.set_running_or_notify_cancel():
-                future.set_result(None)
+            self._runtime.settle(future, None, "start_tls", self)
         elif self._take_protocol_of_factory(conn):
             self._made()
 
@@ -701,21 +705,14 @@ cdef class Connection:
 
     def set_write_buffer_limits(self, high=None, low=None):
         """Set the marks (bytes) for pause_writing() and resume_writing().
-        asyncio.WriteTransport.set_write_buffer_limits(), with its defaults: high 64 KiB
-        or four times low, low a quarter of high.  int or float, rounded down; infinity: no
+        asyncio.WriteTransport.set_write_buffer_limits(), with its defaults: high 64 KiB, with TLS
+        512 KiB, or four times low; low a quarter of high.  int or float, rounded down; infinity: no
         mark.  Any thread.  TypeError for anything else, ValueError for marks that are
         negative, not a number, or the wrong way round."""
-        if low is not None:
-            low = byte_count("low", low)
-        if high is None:
-            high = HIGH_WATER_BYTES if low is None else 4 * low
-        high = byte_count("high", high)
-        if low is None:
-            low = high // 4
-        if not high >= low:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r})")
-        cdef size_t high_bytes = min(high, MAX_BYTES)
-        cdef size_t low_bytes = min(low, MAX_BYTES)
+        high, low = write_marks(high, low, <int>(HIGH_WATER_BYTES if self._tls is None
+                                                 else TLS_HIGH_WATER_BYTES))
+        cdef size_t high_bytes = high
+        cdef size_t low_bytes = low
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             with nogil:

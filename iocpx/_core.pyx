@@ -125,11 +125,14 @@ cdef void tell(Runtime runtime, conn_t *conn, context) noexcept:
         connection._call("data_sent", (news.sent,))
     if connection._tls is None:
         buf = conn_take_data(conn, &wanted)
-        while buf != NULL:
+        # After start_tls() the rest is that one's; without a GIL another thread may just have begun
+        # the handshake of one that waited for it.
+        while buf != NULL and connection._tls is None:
             connection._feed(conn, buf)
             conn_give_buffer(conn, buf)
-            # After start_tls() the rest is that one's.
             buf = NULL if connection._tls is not None else conn_take_data(conn, &wanted)
+        if buf != NULL:
+            conn_give_buffer(conn, buf)
         if connection._framed is not None:
             connection._tell_framed(conn)
         elif wanted > COPY_BYTES and connection._takes_bytes():

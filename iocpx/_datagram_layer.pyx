@@ -25,16 +25,10 @@ from iocpx._sendto cimport conn_sendto
 from iocpx._state cimport buf_t
 from iocpx._types cimport *
 
-import sys
 
 from iocpx._addresses import address_text
-from iocpx._arguments import byte_count
+from iocpx._arguments import write_marks
 from iocpx._errors import os_error
-
-cdef enum:
-    HIGH_WATER_BYTES = 65536        # asyncio's default
-
-MAX_BYTES = sys.maxsize
 
 
 cdef class Datagrams:
@@ -255,17 +249,9 @@ cdef class Datagrams:
         """Set the marks (bytes) for pause_writing() and resume_writing(), with asyncio's defaults:
         high 64 KiB or four times low, low a quarter of high.
         asyncio.WriteTransport.set_write_buffer_limits()."""
-        if low is not None:
-            low = byte_count("low", low)
-        if high is None:
-            high = HIGH_WATER_BYTES if low is None else 4 * low
-        high = byte_count("high", high)
-        if low is None:
-            low = high // 4
-        if not high >= low:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r})")
-        cdef size_t high_bytes = min(high, MAX_BYTES)
-        cdef size_t low_bytes = min(low, MAX_BYTES)
+        high, low = write_marks(high, low, <int>HIGH_WATER_BYTES)
+        cdef size_t high_bytes = high
+        cdef size_t low_bytes = low
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             with nogil:

@@ -29,6 +29,8 @@ cdef buf_t *conn_take_data(conn_t *conn, size_t *wanted) noexcept nogil
 cdef bint conn_offer(conn_t *conn, void *owner, char *data, size_t nbytes) noexcept nogil
 # False: closed or paused since conn_take_data.
 cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil
+# It is closed, and what comes is for the filter alone, which needs it to send the rest.
+cdef bint conn_discards(conn_t *conn) noexcept nogil
 # What is left in it (size) is delivered first when the connection reads on.  Whoever has taken
 # over its owner, and all data with it, leaves owner and base NULL.
 cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil

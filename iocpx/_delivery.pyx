@@ -16,7 +16,8 @@ from iocpx._state cimport (
 )
 from iocpx._types cimport *
 from iocpx._wants cimport (
-    conn_eof_due, conn_limit_counts, conn_news_before_lost, conn_readable, conn_wants_recv,
+    conn_eof_due, conn_flushes_filter, conn_limit_counts, conn_news_before_lost, conn_readable,
+    conn_wants_recv,
 )
 from iocpx._winsock cimport *
 
@@ -98,12 +99,19 @@ cdef bint conn_is_reading_on(conn_t *conn) noexcept nogil:
     return on
 
 
+cdef bint conn_discards(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    cdef bint discards = conn.deaf and conn_flushes_filter(conn)
+    ReleaseSRWLockExclusive(&conn.lock)
+    return discards
+
+
 cdef void conn_give_buffer(conn_t *conn, buf_t *buf) noexcept nogil:
     if buf.base == NULL:
         buf_free(buf)
         return
     AcquireSRWLockExclusive(&conn.lock)
-    if buf.size > 0 and not conn.deaf:
+    if buf.size > 0 and (not conn.deaf or conn_flushes_filter(conn)):
         queue_push_front(&conn.inbox, buf)
     else:
         conn_keep_buffer(conn, buf)

@@ -19,7 +19,6 @@ from iocpx._addresses import address_text
 from iocpx._errors import os_error
 
 cdef enum:
-    HIGH_WATER_BYTES = 65536        # asyncio's defaults
     LOW_WATER_BYTES = 16384
     INITIAL_ACCEPTS = 16
     MAX_ACCEPTS = 200

@@ -9,6 +9,8 @@ Called by `_tcp_loop`, whose class derives from its, by `_loop_files` and by the
 derives, `_endpoint`, `_engines`, and of the engine `_engine` and `_worker`.
 """
 
+from cpython.object cimport PyObject
+
 from iocpx._base cimport conn_ref
 from iocpx._endpoint cimport Endpoint
 from iocpx._engine cimport engine_count
@@ -23,7 +25,11 @@ from iocpx._worker cimport (
     engine_take_waiting, engine_tell,
 )
 
+import sys
 from asyncio import log
+
+cdef extern from *:
+    Py_ssize_t set_size "PySet_GET_SIZE" (PyObject *items)
 
 cdef enum:
     FEW = 32                    # operations of adopted connections that are not worth a sweep
@@ -31,6 +37,9 @@ cdef enum:
     MAX_FREE_BUFFERS = 200
     BACKLOG = 100
     END_POLL_MS = 100
+
+# Without a GIL nothing else orders what another thread has set and what it sees of the wait.
+cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 cdef class EngineLoop(LoopCore):
@@ -48,6 +57,8 @@ cdef class EngineLoop(LoopCore):
         cdef Py_ssize_t n = LoopCore.pending(self)
         if self._engine is not None:
             n += max(InterlockedExchangeAdd(&self._engine.engine.packets_due, 0), 0)
+            # A listener's AcceptEx is not among these, and clients come at any time.
+            n += set_size(<PyObject *>self.endpoints)
         return n
 
     cdef int look(self, DWORD timeout_ms) except -1:
@@ -149,6 +160,8 @@ cdef class EngineLoop(LoopCore):
         # Inside the poll it is served anyway.
         if not self.polling:
             self.look_due = True
+        if self.waiting or free_threaded:
+            self.wake()                 # a call of another thread
 
     cdef int adopt(self, conn_t *conn) except -1:
         cdef int i

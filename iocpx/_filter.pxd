@@ -7,8 +7,9 @@ from iocpx._types cimport conn_t, worker_t
 # From here on what is written and what is received goes through a filter: the caller's, which has
 # to open before anything passes.  What was written before leaves as it is, before all else.
 # False: the connection is not open, has a filter, or sends a file.  Any thread; what the handler
-# has not been given by then is the filter's.  It has a turn soon.
-cdef bint conn_filter_begin(worker_t *worker, conn_t *conn) noexcept nogil
+# has not been given by then is the filter's.  It has a turn soon.  resume: reading was paused until
+# now, and afterwards it would be too late: the handler may pause it again by then.
+cdef bint conn_filter_begin(worker_t *worker, conn_t *conn, bint resume) noexcept nogil
 cdef void conn_filter_open(conn_t *conn) noexcept nogil
 # Whether the handler left something with the filter when it paused reading.
 cdef void conn_filter_hold(conn_t *conn, bint holds) noexcept nogil

@@ -20,7 +20,7 @@ from iocpx._wants cimport conn_has_files
 from iocpx._winsock cimport *
 
 
-cdef bint conn_filter_begin(worker_t *worker, conn_t *conn) noexcept nogil:
+cdef bint conn_filter_begin(worker_t *worker, conn_t *conn, bint resume) noexcept nogil:
     cdef bint begun
     AcquireSRWLockExclusive(&conn.lock)
     begun = (conn.state == STATE_OPEN and not conn.filtered and not conn.write_eof
@@ -30,6 +30,8 @@ cdef bint conn_filter_begin(worker_t *worker, conn_t *conn) noexcept nogil:
         conn.filter_begun = True
         conn.filter_opening = True
         conn.filtered_bytes = conn.outbox.nbytes    # what was written before, as it is
+        if resume:
+            conn.read_paused = False
     conn_leave(worker, conn)
     return begun
 
@@ -118,5 +120,7 @@ cdef void conn_filter_end(conn_t *conn) noexcept nogil:
     conn.outbox.nbytes -= min(conn.plain.nbytes, conn.outbox.nbytes)
     conn.outbox.writes -= min(conn.plain.writes, conn.outbox.writes)
     conn_drop_queue(conn, &conn.plain)
+    if conn.deaf:
+        conn_drop_queue(conn, &conn.inbox)
     conn_drop_files(conn)
     ReleaseSRWLockExclusive(&conn.lock)

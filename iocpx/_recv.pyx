@@ -1,7 +1,8 @@
 """Receiving: WSARecv, its three outcomes, and the window that keeps them in order.
 
 Called by `_conn`: recv_post in the connection's turn (`conn.post_recv`, which `_open` sets, and
-which `_delivery` calls too), recv_done with its packet; calls `_life`, `_sched` and `_base`.
+which `_delivery` calls too), recv_done with its packet; calls `_life`, `_sched`, `_wants` and
+`_base`.
 """
 
 from libc.string cimport memset
@@ -16,6 +17,7 @@ from iocpx._state cimport (
     window_drop,
 )
 from iocpx._types cimport *
+from iocpx._wants cimport conn_flushes_filter
 from iocpx._winsock cimport *
 
 cdef enum:
@@ -120,7 +122,7 @@ cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
                 conn.state = conn_next_state(conn.state, EVENT_DEADLINE)
                 conn_cancel(conn)
         recv_fit(conn, recv.nbytes, buf.capacity)
-        if not conn.deaf:
+        if not conn.deaf or conn_flushes_filter(conn):
             buf.data = buf.base
             buf.size = recv.nbytes
             queue_push(&conn.inbox, buf)

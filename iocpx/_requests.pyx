@@ -23,7 +23,9 @@ from iocpx._state cimport (
     timer_arm, timer_disarm,
 )
 from iocpx._types cimport *
-from iocpx._wants cimport conn_limit_counts, conn_may_send, conn_write_queue
+from iocpx._wants cimport (
+    conn_flushes_filter, conn_limit_counts, conn_may_send, conn_write_queue,
+)
 from iocpx._winsock cimport *
 
 cdef enum:
@@ -207,7 +209,10 @@ cdef void conn_close(worker_t *worker, conn_t *conn) noexcept nogil:
             datagrams_close(conn)
         else:
             conn.deaf = True
-            conn_drop_queue(conn, &conn.inbox)
+            # Decided here: one that opens later would miss what is dropped now.
+            conn.filter_flushes = conn.filtered and not conn.filter_opening
+            if not conn_flushes_filter(conn):
+                conn_drop_queue(conn, &conn.inbox)
         conn.progress_ms = now_ms()
         trace(conn, "close, bytes queued", <LONG64>conn.outbox.nbytes)
         conn_arm(conn, &conn.service.closing, &conn.closing)

@@ -37,7 +37,7 @@ cdef class Runtime:
     # Under it:
     cdef int max_handshakes
     cdef int handshaking            # connections that have begun theirs
-    cdef object waiting             # a deque of those that have not
+    cdef object waiting             # in order, those that have not
     cdef LONG64 handshakes          # that were done
     cdef LONG64 handshake_timeouts
     cdef dict handshake_failures    # by reason
@@ -59,6 +59,8 @@ cdef class Runtime:
     # A future of connect() is given away, or done: made or failed.
     cdef void count_connect(self, bint begun, bint made) noexcept
     cdef void report(self, message, exc, protocol, transport) noexcept
+    # Give a concurrent.futures.Future its outcome: None, or an exception.  of: what has made it.
+    cdef void settle(self, future, exc, str of, connection) noexcept
     cdef void _note_exit(self, exc) noexcept
 
 

@@ -56,8 +56,6 @@ from iocpx.native import Discard, Echo, Handler
 logger = logging.getLogger("iocpx")
 
 cdef enum:
-    HIGH_WATER_BYTES = 65536        # asyncio's defaults
-    TLS_HIGH_WATER_BYTES = 524288
     LINGER_MS = 1000                # what threads get that have only to log, or to vanish
     EXIT_TIMEOUT_MS = 1000          # what connections get to finish at interpreter exit
     EXIT_PATIENCE_MS = 5000         # … and callbacks
@@ -157,7 +155,7 @@ cdef class Runtime:
         self.handshake_s = numbers["ssl_handshake_timeout_s"] / 1000.0
         self.shutdown_s = numbers["ssl_shutdown_timeout_s"] / 1000.0
         self.max_handshakes = numbers["max_handshakes"]
-        self.waiting = collections.deque()
+        self.waiting = collections.OrderedDict()
         self.handshake_lock = allocate_lock()
         self.handshake_failures = {}
         memset(&self.config, 0, sizeof(self.config))
@@ -506,7 +504,7 @@ cdef class Runtime:
             if may:
                 self.handshaking += 1
             else:
-                self.waiting.append(connection)
+                self.waiting[connection] = None
                 # Before another one's end lets it begin.
                 conn_pause_reading(NULL, conn, True)
         return may
@@ -523,9 +521,9 @@ cdef class Runtime:
             else:
                 self.handshake_failures[reason] = self.handshake_failures.get(reason, 0) + 1
             if connection in self.waiting:
-                self.waiting.remove(connection)
+                del self.waiting[connection]
             elif self.waiting:
-                after = self.waiting.popleft()
+                after = self.waiting.popitem(last=False)[0]
             else:
                 self.handshaking -= 1
         if after is not None:
@@ -573,6 +571,17 @@ cdef class Runtime:
         except BaseException:
             pass    # a repr() that raises does not take the report with it
         logger.error(message, exc_info=exc)
+
+    cdef void settle(self, future, exc, str of, connection) noexcept:
+        try:
+            if future.set_running_or_notify_cancel():
+                if exc is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(exc)
+        except BaseException as raised:
+            # SystemExit, of what is called when it is done: all else the future logs itself.
+            self.report(f"a callback of a future of {of}() raised", raised, None, connection)
 
     cdef void _note_exit(self, exc) noexcept:
         """What ends a program ends the server, in order: left to itself it would serve on,

@@ -15,6 +15,7 @@ cdef class ReadyQueue:
     cdef list ring                      # as long as there is room; where no handle is, None
     cdef Py_ssize_t head
     cdef Py_ssize_t count
+    cdef bint roomy                     # more room than an empty queue keeps
 
     # Any thread.
     cdef int push(self, handle) except -1
@@ -27,6 +28,8 @@ cdef class ReadyQueue:
     # Precondition: there is one, and no other thread takes it.  The reference is the caller's.
     cdef PyObject *pop(self) noexcept
     cdef void grow(self, list ring) noexcept
+    # Give back the room of a long queue, unless something has come again.
+    cdef int shrink(self) except -1
     # For the garbage collector: the loop runs no more.
     cdef void track(self) noexcept
 
@@ -40,6 +43,7 @@ cdef class TimerHeap:
     # Cancelled since the last time that all were taken out: of these at most so many are.
     cdef Py_ssize_t cancelled
     cdef uint64_t number
+    cdef bint roomy                     # more room than an empty heap keeps
 
     cdef int push(self, TimerHandle handle, double key_s) except -1
     # Those that are due at now_s, in their order.
@@ -53,6 +57,8 @@ cdef class TimerHeap:
     # For the garbage collector: the loop runs no more.
     cdef void track(self) noexcept
     cdef int grow(self, Py_ssize_t room) except -1
+    # Give back the room of a long one, if it is empty.
+    cdef int shrink(self) except -1
     # What follows: in the critical section.  References are taken over, and given away.
     cdef PyObject *take_first(self) noexcept
     cdef void move(self, Py_ssize_t index, Py_ssize_t gap) noexcept

@@ -157,9 +157,12 @@ cdef class ReadyQueue:
     cdef int push_growing(self, PyObject *handle) except -1:
         cdef list ring
         cdef list old
+        cdef Py_ssize_t room = 0
         cdef bint done = False
         while not done:
-            ring = [None] * max(2 * PyList_GET_SIZE(self.ring), FEW)
+            with cython.critical_section(self):
+                room = PyList_GET_SIZE(self.ring)
+            ring = [None] * max(2 * room, FEW)
             with cython.critical_section(self):
                 old = self.ring         # goes when the section is over
                 if PyList_GET_SIZE(ring) > PyList_GET_SIZE(old):
@@ -183,6 +186,18 @@ cdef class ReadyQueue:
             old[(self.head + index) & (room - 1)] = item
         self.head = 0
         self.ring = ring
+        self.roomy = PyList_GET_SIZE(ring) > TOO_MUCH
+
+    cdef int shrink(self) except -1:
+        cdef list ring = [None] * FEW
+        cdef list _old = None           # goes when the section is over
+        with cython.critical_section(self):
+            if self.count == 0:
+                _old = self.ring
+                self.ring = ring
+                self.head = 0
+                self.roomy = False
+        return 0
 
     cdef PyObject *pop(self) noexcept:
         cdef PyObject *taken
@@ -238,6 +253,7 @@ cdef class ReadyQueue:
             self.ring = ring
             self.head = 0
             self.count = 0
+            self.roomy = False
 
 
 @cython.final
@@ -336,8 +352,22 @@ cdef class TimerHeap:
                         to[index] = of[index]
                         of[index] = item
                     self.handles = handles
+                    self.roomy = room > TOO_MUCH
         if failed:
             raise MemoryError
+        return 0
+
+    cdef int shrink(self) except -1:
+        cdef list handles = []
+        cdef list _old = None           # goes when the section is over
+        with cython.critical_section(self):
+            if self.count == 0:
+                _old = self.handles
+                self.handles = handles
+                self.cancelled = 0
+                self.roomy = False
+                free(self.dues)
+                self.dues = NULL
         return 0
 
     cdef int move_due(self, double now_s, ReadyQueue ready) except -1:
@@ -459,6 +489,7 @@ cdef class TimerHeap:
             self.handles = new
             self.count = 0
             self.cancelled = 0
+            self.roomy = False
             free(self.dues)
             self.dues = NULL
 
@@ -489,7 +520,7 @@ cdef class Scheduler(HandleOwner):
             # In this order: another thread adds a handle, then looks whether the loop waits.
             with cython.critical_section(self):
                 self.waiting = True
-            if self.ready.count != 0:
+            if self.ready.count != 0 or self.look_due:
                 timeout_ms = 0
         return timeout_ms
 
@@ -702,8 +733,8 @@ cdef class Scheduler(HandleOwner):
         if self.timers.count != 0:
             now_s = now()
             self.timers.move_due(now_s, self.ready)
-            if self.timers.count == 0 and list_size(<PyObject *>self.timers.handles) > TOO_MUCH:
-                self.timers.clear()
+            if self.timers.roomy and self.timers.count == 0:
+                self.timers.shrink()
         todo = self.ready.count
         while todo > 0 and self.ready.count > 0:
             todo -= 1
@@ -715,8 +746,8 @@ cdef class Scheduler(HandleOwner):
                     (<Handle>handle).run()
             finally:
                 handle_called(handle)
-        if self.ready.count == 0 and list_size(<PyObject *>self.ready.ring) > TOO_MUCH:
-            self.ready.clear()
+        if self.ready.roomy and self.ready.count == 0:
+            self.ready.shrink()
         return 0
 
     cdef bint look_wanted(self) noexcept:

@@ -6,7 +6,7 @@ from iocpx._types cimport conn_t
 # the connection's turn, or the loop's thread; the GIL.
 cdef class TlsUser:
     cdef Tls _tls                       # None: no TLS
-    cdef bint _tls_told_end             # eof_received was called
+    cdef bint _tls_told_end             # eof_received was called, or never will be
     cdef dict _tls_info                 # what get_extra_info() tells of it, after the handshake
 
     # Hand over what has come.  After it the protocol may have written.

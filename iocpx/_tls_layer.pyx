@@ -16,7 +16,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memset
 
 from iocpx._buffers cimport release_spent
-from iocpx._delivery cimport conn_give_buffer, conn_is_reading_on, conn_take_data
+from iocpx._delivery cimport (
+    conn_discards, conn_give_buffer, conn_is_reading_on, conn_take_data,
+)
 from iocpx._filter cimport (
     conn_filter_end, conn_filter_hold, conn_filter_open, conn_free_plain, conn_put_filtered,
     conn_return_plain, conn_take_plain,
@@ -82,6 +84,11 @@ cdef class TlsUser:
                 if data is None:
                     break
                 self._tls_data(conn, data)
+        # What it waits for to encrypt the rest may stand behind data that nobody wants any more.
+        while not tls.ended and conn_discards(conn):
+            self._tls_told_end = True
+            if tls.read(MAX_READ) is None:
+                break
         return 0
 
     cdef int _tls_settle(self, conn_t *conn) except -1:

@@ -1,7 +1,8 @@
 """Transport: a TCP connection of an asyncio loop.
 
 All callbacks run on the loop's thread, in the loop's look at the port.  Methods are the loop's
-thread's, as asyncio has it; a call from another thread corrupts nothing.
+thread's, as asyncio has it.  A call from another thread corrupts nothing, since each has a reference
+to the conn_t meanwhile (_enter); its pause_writing() and TLS's work are left to the loop's thread.
 
 Called by `_transports`, `_tcp_loop`, `_socket_loop` and `_transport_socket`; calls `_file_layer`,
 from whose class its own derives, `_engine_loop`, `_tls`, `_buffers`, `_transport_socket`,
@@ -37,15 +38,12 @@ import asyncio
 import ssl
 import sys
 import warnings
+from _thread import get_ident
 from asyncio import constants, log, sslproto, transports
 
 from iocpx._addresses import address_text
 from iocpx._errors import os_error
 from iocpx._transport_socket import TransportSocket
-
-cdef enum:
-    HIGH_WATER_BYTES = 65536        # asyncio's defaults
-    TLS_HIGH_WATER_BYTES = 524288
 
 MAX_BYTES = sys.maxsize
 
@@ -119,6 +117,7 @@ cdef class Transport:
             self._conn = NULL
         if conn != NULL:
             conn_unref(conn)
+        self._context = None
 
     cdef _join(self, server):
         """The server counts it from now on, until connection_lost; None: there is none."""
@@ -162,9 +161,11 @@ cdef class Transport:
     cdef void _gate(self) noexcept:
         """Deliver what comes, or do not."""
         cdef bint paused = self._paused or self._gated
-        if self._conn != NULL:
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
             with nogil:
-                conn_pause_reading(self._worker, self._conn, paused)
+                conn_pause_reading(self._worker, conn, paused)
+                conn_unref(conn)
             self._loop.wants_look()
 
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
@@ -293,6 +294,7 @@ cdef class Transport:
     def _force_close(self, exc):
         """As asyncio's transports have it: close at once, without waiting for what the kernel does
         not take at once; connection_lost(exc) by call_soon()."""
+        cdef conn_t *conn
         if self._told or self._lost_soon:
             return
         self._closing = True
@@ -300,18 +302,20 @@ cdef class Transport:
         self._dropped_writes += 1
         if self._exc is None:
             self._exc = exc
-        if self._conn != NULL:
-            if self._tls is not None:
-                self._tls_pump(self._conn)
+        conn = self._enter()
+        if conn != NULL:
+            if self._tls is not None and self._on_loop():
+                self._tls_pump(conn)
             with nogil:
                 # What was written leaves as far as the kernel takes it at once, as with asyncio,
                 # whose write() has given it to the kernel already.
-                conn_flush(self._worker, self._conn)
-                conn_abort(self._worker, self._conn, ABORT_APPLICATION)
-            self._loop.wants_look()
+                conn_flush(self._worker, conn)
+                conn_abort(self._worker, conn, ABORT_APPLICATION)
+                conn_unref(conn)
         # A closed loop calls nobody any more, and a finaliser may come so late.
         if not self._loop._closed:
             self._loop.call_soon(self._call_connection_lost)
+        self._loop.wants_look()
 
     # -- asyncio.Transport ---------------------------------------------------------
 
@@ -333,17 +337,25 @@ cdef class Transport:
         connection closes.  TypeError for anything but a bytes-like object, RuntimeError after
         write_eof().
         """
+        cdef conn_t *conn
         if not PyObject_CheckBuffer(data):
             raise TypeError("data argument must be a bytes-like object, "
                             f"not {type(data).__name__}")
         if not self._may_write():
             return
-        self._after_write(queue_data(self._worker, self._conn, NULL, data))
+        conn = self._enter()
+        if conn == NULL:
+            return
+        try:
+            self._after_write(conn, queue_data(self._worker, conn, NULL, data))
+        finally:
+            conn_unref(conn)
 
     def writelines(self, list_of_data):
         """Queue several bytes-like objects as one write, without joining them.
         asyncio.WriteTransport.writelines()."""
         cdef queue_t parts
+        cdef conn_t *conn
         cdef int result = 0
         items = list(list_of_data)
         for data in items:
@@ -352,28 +364,34 @@ cdef class Transport:
                                 f"not {type(data).__name__}")
         if not self._may_write():
             return
+        conn = self._enter()
+        if conn == NULL:
+            return
         memset(&parts, 0, sizeof(parts))
         try:
-            for data in items:
-                queue_data(self._worker, self._conn, &parts, data)
+            try:
+                for data in items:
+                    queue_data(self._worker, conn, &parts, data)
+            finally:
+                # Also if one raised, as a released memoryview does: those before it go.
+                if parts.head != NULL:
+                    result = conn_write_parts(self._worker, conn, &parts)
+            self._after_write(conn, result)
         finally:
-            # Also if one raised, as a released memoryview does: those before it go.
-            if parts.head != NULL:
-                result = conn_write_parts(self._worker, self._conn, &parts)
-        self._after_write(result)
+            conn_unref(conn)
 
-    cdef int _after_write(self, int result) except -1:
+    cdef int _after_write(self, conn_t *conn, int result) except -1:
         cdef bint pause
         self._loop.wants_look()
-        if result & WRITE_FLUSH:
+        if result & WRITE_FLUSH and self._on_loop():
             if self._tls is not None:
-                self._tls_pump(self._conn)
+                self._tls_pump(conn)
             with nogil:
-                pause = conn_flush(self._worker, self._conn)
+                pause = conn_flush(self._worker, conn)
             if pause:
                 self._tell_marks("pause_writing")
-        if result & (WRITE_FLUSH | WRITE_SPENT) and self._conn != NULL:
-            release_spent(conn_take_spent(self._conn))
+        if result & (WRITE_FLUSH | WRITE_SPENT):
+            release_spent(conn_take_spent(conn))
         return 0
 
     def can_write_eof(self):
@@ -384,14 +402,17 @@ cdef class Transport:
         """End our direction once all is sent; receiving goes on.
         asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND).  NotImplementedError with
         TLS, whose end ends both directions."""
+        cdef conn_t *conn
         if self._tls is not None:
             raise NotImplementedError("a TLS connection has no end in one direction only")
         if self._closing or self._eof_written:
             return
         self._eof_written = True
-        if self._conn != NULL:
+        conn = self._enter()
+        if conn != NULL:
             with nogil:
-                conn_write_eof(self._worker, self._conn)
+                conn_write_eof(self._worker, conn)
+                conn_unref(conn)
             self._loop.wants_look()
 
     def close(self):
@@ -400,21 +421,28 @@ cdef class Transport:
 
         A peer that takes nothing for 60 seconds gets a reset, and connection_lost a TimeoutError.
         """
+        cdef conn_t *conn
+        cdef size_t queued
         if self._closing:
             return
         if self._tls is not None and not self._tls.opened:
             self._force_close(None)
             return
         self._closing = True
-        if self._conn == NULL:
+        conn = self._enter()
+        if conn == NULL:
             return
-        if self._tls is not None:
-            self._tls_timer = self._loop.call_later(self._tls_shutdown_s, self._give_up_tls)
-        with nogil:
-            conn_close(self._worker, self._conn)
-        if conn_write_buffer_size(self._conn) == 0:
-            self._dropped_writes += 1
-        self._loop.wants_look()
+        try:
+            if self._tls is not None:
+                self._tls_timer = self._loop.call_later(self._tls_shutdown_s, self._give_up_tls)
+        finally:
+            with nogil:
+                conn_close(self._worker, conn)
+                queued = conn_write_buffer_size(conn)
+                conn_unref(conn)
+            if queued == 0:
+                self._dropped_writes += 1
+            self._loop.wants_look()
 
     def abort(self):
         """Close at once; what is queued is sent as far as the kernel takes it without waiting, and
@@ -426,7 +454,12 @@ cdef class Transport:
         """asyncio.BaseTransport.is_closing()."""
         # A send or a receive may have failed, and this callback is told of that only later: one
         # that writes until it is paused or closing must come to its end.
-        return self._closing or (self._conn != NULL and conn_is_closing(self._conn))
+        cdef bint closing = self._closing
+        cdef conn_t *conn = NULL if closing else self._enter()
+        if conn != NULL:
+            closing = conn_is_closing(conn)
+            conn_unref(conn)
+        return closing
 
     def pause_reading(self):
         """Deliver nothing until resume_reading(); nothing is lost and the peer is slowed down.
@@ -446,21 +479,27 @@ cdef class Transport:
         return not self._paused and not self._closing
 
     def set_write_buffer_limits(self, high=None, low=None):
-        """Set the marks (bytes) for pause_writing() and resume_writing(): high 64 KiB, or four
-        times low; low a quarter of high.  asyncio.WriteTransport.set_write_buffer_limits()."""
+        """Set the marks (bytes) for pause_writing() and resume_writing(): high 64 KiB, with TLS
+        512 KiB, or four times low; low a quarter of high.
+        asyncio.WriteTransport.set_write_buffer_limits()."""
         if high is None:
-            high = HIGH_WATER_BYTES if low is None else 4 * low
+            high = 4 * low if low is not None else <int>(
+                HIGH_WATER_BYTES if self._tls is None else TLS_HIGH_WATER_BYTES)
         if low is None:
             low = high // 4
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
         cdef size_t high_bytes = <size_t>min(high, MAX_BYTES)
         cdef size_t low_bytes = <size_t>min(low, MAX_BYTES)
-        cdef bint pause
-        if self._conn != NULL:
+        cdef conn_t *conn = self._enter()
+        cdef bint pause = False
+        cdef bint on_loop = self._on_loop()
+        if conn != NULL:
             with nogil:
-                conn_set_marks(self._worker, self._conn, high_bytes, low_bytes)
-                pause = conn_flush(self._worker, self._conn)
+                conn_set_marks(self._worker, conn, high_bytes, low_bytes)
+                if on_loop:
+                    pause = conn_flush(self._worker, conn)
+                conn_unref(conn)
             if pause:
                 self._tell_marks("pause_writing")
             self._loop.wants_look()
@@ -469,13 +508,20 @@ cdef class Transport:
         """(low, high) in bytes.  asyncio.WriteTransport.get_write_buffer_limits()."""
         cdef size_t high = 0
         cdef size_t low = 0
-        if self._conn != NULL:
-            conn_get_marks(self._conn, &high, &low)
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            conn_get_marks(conn, &high, &low)
+            conn_unref(conn)
         return low, high
 
     def get_write_buffer_size(self):
         """Bytes queued and not yet sent.  asyncio.WriteTransport.get_write_buffer_size()."""
-        return 0 if self._conn == NULL else conn_write_buffer_size(self._conn)
+        cdef size_t queued = 0
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            queued = conn_write_buffer_size(conn)
+            conn_unref(conn)
+        return queued
 
     def get_protocol(self):
         """asyncio.BaseTransport.get_protocol()."""
@@ -525,7 +571,7 @@ cdef class Transport:
         cdef bint begun = False
         if conn != NULL:
             with nogil:
-                begun = conn_filter_begin(self._worker, conn)
+                begun = conn_filter_begin(self._worker, conn, False)
         if not begun:
             raise ConnectionAbortedError(
                 "the connection is closing, or sends a file: TLS cannot begin")
@@ -605,9 +651,15 @@ cdef class Transport:
             self._fail(exc, "Fatal error: protocol.messages_received() call failed.")
 
     cdef conn_t *_enter(self) noexcept:
-        if self._conn != NULL:
-            conn_ref(self._conn)
-        return self._conn
+        cdef conn_t *conn
+        with cython.critical_section(self):
+            conn = self._conn
+            if conn != NULL:
+                conn_ref(conn)          # dropped by the caller
+        return conn
+
+    cdef bint _on_loop(self) except -1:
+        return self._loop._thread_id is None or self._loop._thread_id == get_ident()
 
     cdef void _wants_turn(self) noexcept:
         self._gate()
@@ -666,6 +718,7 @@ cdef class Transport:
         """Have the engine send it, in order with what is written; future: gets its outcome.
         Returns its SentFile; None: it has to be read.  ConnectionError: the transport is closed."""
         cdef SentFile sent
+        cdef conn_t *conn
         cdef int result = SENDFILE_UNFIT
         try:
             sent = SentFile.__new__(SentFile, file, offset, most or None, future)
@@ -673,9 +726,13 @@ cdef class Transport:
             return None                 # asyncio takes more, and says what it does not take
         if sent.handle == NULL:
             return None
-        if self._conn == NULL or self._closing:
+        conn = NULL if self._closing else self._enter()
+        if conn == NULL:
             raise ConnectionError("Transport is closing")
-        result = queue_file(self._worker, self._conn, sent)
+        try:
+            result = queue_file(self._worker, conn, sent)
+        finally:
+            conn_unref(conn)
         if result == SENDFILE_CLOSED:
             raise ConnectionError("Transport is closing")
         self._loop.wants_look()
@@ -683,8 +740,10 @@ cdef class Transport:
 
     def _cancel_file(self, SentFile sent not None):
         """Nobody waits for it any more."""
-        if self._conn != NULL:
-            cancel_file(self._conn, sent)
+        cdef conn_t *conn = self._enter()
+        if conn != NULL:
+            cancel_file(conn, sent)
+            conn_unref(conn)
             self._loop.wants_look()
 
     # For TransportSocket.
@@ -697,10 +756,7 @@ cdef class Transport:
         """
         cdef conn_t *conn
         cdef size_t handle
-        with cython.critical_section(self):
-            conn = self._conn
-            if conn != NULL:
-                conn_ref(conn)          # dropped by _return_handle
+        conn = self._enter()            # until _return_handle
         if conn == NULL:
             return None
         handle = conn_borrow_handle(conn) if copied else conn_lend_handle(conn)

@@ -90,6 +90,11 @@ cdef enum abort_reason:
     ABORT_STOP              # … of the server's stop
     ABORT_FRAMING           # what the peer has sent is no message of its framer
 
+# asyncio's marks, where nobody sets others; the low one is a quarter.
+cdef enum:
+    HIGH_WATER_BYTES = 65536
+    TLS_HIGH_WATER_BYTES = 524288
+
 # What is due to be told, whatever else there is: flags in one word, since each message asks for
 # it several times.
 cdef enum due_flags:
@@ -274,6 +279,7 @@ ctypedef struct conn_t:
     bint filter_waits           # it could not take what is written before it has received more
     queue_t plain               # written, not yet filtered
     bint filter_holds           # it has what the handler did not take, having paused reading
+    bint filter_flushes         # it was open when the connection was closed
     bint filter_ended           # its last bytes are in the outbox: SD_SEND may follow them
     size_t filtered_bytes       # of `plain`, in the outbox by now, not told as sent yet
     bint write_eof              # shutdown(SD_SEND) once the outbox is empty

@@ -3,8 +3,8 @@
 Inline, since each message asks several times; nothing in here changes anything.
 Precondition of all: conn.lock held.
 
-Called by `_sched`, `_life`, `_conn`, `_requests`, `_filter`, `_sendfile`, `_delivery` and
-`_native`; calls nothing.
+Called by `_sched`, `_life`, `_recv`, `_conn`, `_requests`, `_filter`, `_sendfile`, `_delivery`
+and `_native`; calls nothing.
 """
 
 from iocpx._state cimport (
@@ -13,9 +13,16 @@ from iocpx._state cimport (
 from iocpx._types cimport conn_t, DUE_FILES, DUE_MADE
 
 
+cdef inline bint conn_flushes_filter(conn_t *conn) noexcept nogil:
+    """It is closed, and its filter is not done with what was written: that one is given what comes
+    until it is, as it may have to receive before anything leaves.  The handler is told nothing."""
+    return conn.filter_flushes and not conn.filter_ended and conn.state == STATE_FLUSHING
+
+
 cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
     if conn.inbox.head != NULL:
-        return not conn.deaf and (not conn.read_paused or conn.filter_opening)
+        return (not conn.deaf and (not conn.read_paused or conn.filter_opening)
+                or conn_flushes_filter(conn))
     return conn.filter_holds and not conn.deaf and not conn.read_paused
 
 
@@ -81,8 +88,9 @@ cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
         return conn.window.n < (1 if conn.idle or conn.read_paused else conn.window.size)
     # Closing: read on and discard.  Unread input would turn our FIN into a reset
     # that can destroy what the peer has not read yet, and a peer that is stuck in
-    # its own send would never read.
-    return conn.window.n == 0 and (conn.state == STATE_FLUSHING or conn.state == STATE_DRAINING)
+    # its own send would never read.  What is for the filter waits for that first.
+    return (conn.window.n == 0 and conn.inbox.head == NULL
+            and (conn.state == STATE_FLUSHING or conn.state == STATE_DRAINING))
 
 
 cdef inline bint conn_may_send(conn_t *conn) noexcept nogil:

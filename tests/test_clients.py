@@ -316,6 +316,31 @@ def test_names_are_looked_up_on_threads_of_their_own(engine, echo, names):
         release.set()
 
 
+def test_a_file_is_flushed_while_all_threads_hang_in_looks_for_names(engine, names, tmp_path):
+    release = threading.Event()
+    looking = queue.Queue()
+
+    def hang():
+        looking.put(None)
+        release.wait(WAIT_S)
+
+    names.add("hangs", before=hang)
+    try:
+        futures = [iocpx.connect(Recording, "hangs", 1, engine=engine) for _ in range(50)]
+        for _ in range(32):
+            take(looking, "a look for a name")
+        with iocpx.open_file(tmp_path / "file", "wb") as file:
+            file.write(b"data", 0).result(WAIT_S)
+            assert file.flush().result(WAIT_S) is None
+            assert file.truncate(2).result(WAIT_S) is None
+        # What is free again is for names no more than before.
+        assert looking.empty()
+        for future in futures:
+            assert future.cancel()
+    finally:
+        release.set()
+
+
 REFUSED = """
 import socket, sys
 import iocpx, iocpx._aside, threading

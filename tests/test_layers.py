@@ -49,7 +49,7 @@ ROOMS = {
     "_life": Room("iocpx/_life.*", f"{BELOW} _wants _base _sched"),
     "_provider": Room("iocpx/_provider.*", BELOW),
     "_connect": Room("iocpx/_connect.*", f"{BELOW} _base _sched _life"),
-    "_recv": Room("iocpx/_recv.*", f"{BELOW} _base _sched _life"),
+    "_recv": Room("iocpx/_recv.*", f"{BELOW} _wants _base _sched _life"),
     "_files": Room("iocpx/_files.*", f"{BELOW} _base _sched _life"),
     "_datagrams": Room("iocpx/_datagrams.*", f"{BELOW} _base _sched _life"),
     "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life _files _datagrams"),

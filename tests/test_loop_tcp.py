@@ -557,6 +557,37 @@ def test_each_connection_has_a_context_of_its_own(run):
     run(main)
 
 
+def test_a_transport_that_is_kept_keeps_no_context(run):
+    class Value:
+        pass
+
+    kept = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Peer, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        first, client = await loop.create_connection(Peer, *address)
+        first.close()
+        await client.lost
+        value = Value()
+        variable.set(value)
+        transport, client = await loop.create_connection(Peer, *address)
+        variable.set(0)
+        gone = weakref.ref(value)
+        del value
+        kept.append(transport)
+        transport.close()
+        await client.lost
+        server.close()
+        await server.wait_closed()
+        return gone
+
+    gone = run(main)
+    gc.collect()
+    assert gone() is None and kept[0].is_closing()
+
+
 def tls_contexts():
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(CERTIFICATE)

@@ -243,6 +243,8 @@ def test_writing_is_paused_inside_write_and_resumed_when_the_peer_reads(run):
 def test_write_buffer_limits_that_are_set(run):
     async def main():
         async with pair() as (peer, client):
+            client.transport.set_write_buffer_limits()
+            assert client.transport.get_write_buffer_limits() == (128 * KIB, 512 * KIB)
             client.transport.set_write_buffer_limits(high=1000, low=10)
             assert client.transport.get_write_buffer_limits() == (10, 1000)
             peer.transport.pause_reading()

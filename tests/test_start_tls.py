@@ -65,6 +65,52 @@ def test_starttls(serve, version):
     assert protocol.lost_with is None
 
 
+@pytest.mark.parametrize("own", [(10, 1000), None], ids=["set", "not set"])
+def test_the_marks_become_those_of_tls_unless_they_were_set(serve, own):
+    class Limits(Starts):
+        def start(self):
+            if own is not None:
+                self.transport.set_write_buffer_limits(high=own[1], low=own[0])
+            super().start()
+
+    client, protocol = serve(Limits).open()
+    assert protocol.transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
+    upgraded(client)
+    assert protocol.future.result(WAIT_S) is None
+    assert protocol.transport.get_write_buffer_limits() == (own or (128 * 1024, 512 * 1024))
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
+@pytest.mark.parametrize("exc", [SystemExit(3), LookupError("not today")], ids=["exit", "error"])
+def test_what_a_callback_of_the_future_raises(serve, fails, exc):
+    """What ends a program ends the server, in order; all else the future logs."""
+
+    def leave(future):
+        raise exc
+
+    class Leaves(Starts):
+        def start(self):
+            super().start()
+            self.future.add_done_callback(leave)
+
+    served = serve(Leaves)
+    client, protocol = served.open()
+    if fails:
+        client.send(b"STARTTLS")
+        client.close()
+    else:
+        secure = upgraded(client)
+    if isinstance(exc, SystemExit):
+        context = served.take_error()
+        assert context["exception"] is exc
+        assert context["message"] == "a callback of a future of start_tls() raised"
+        assert served.server.wait_closed(WAIT_S) is True
+    elif not fails:
+        assert secure.exchange([b"hello"]) == b"hello"
+        secure.close()
+    protocol.wait_for("connection_lost")
+
+
 def test_what_is_written_around_start_tls_is_on_its_side_of_it(serve, version):
     class Writes(Starts):
         def start(self):

@@ -400,6 +400,8 @@ def test_the_marks_are_those_of_asyncio_for_tls(serve_tls):
     assert protocol.transport.get_write_buffer_limits() == (128 * 1024, 512 * 1024)
     protocol.transport.set_write_buffer_limits(high=1000, low=10)
     assert protocol.transport.get_write_buffer_limits() == (10, 1000)
+    protocol.transport.set_write_buffer_limits()
+    assert protocol.transport.get_write_buffer_limits() == (128 * 1024, 512 * 1024)
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in a callback", "in a thread"])

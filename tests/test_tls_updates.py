@@ -244,6 +244,24 @@ def test_a_client_that_never_ends_its_handshake_anew_is_given_up(serve_tls, will
     assert ssl_object.writes < 10, "it was asked again and again"
 
 
+@pytest.mark.parametrize("paused", [False, True], ids=["reading", "paused"])
+def test_what_was_written_in_a_handshake_anew_is_sent_after_close(serve_tls, willing, paused):
+    served = serve_tls(Recording, context=willing)
+    client, protocol = served.open()
+    begin_anew(client)
+    wait_for_a_flight(client)
+    if paused:
+        protocol.transport.pause_reading()
+    protocol.transport.write(BIG)
+    protocol.transport.close()
+    # It cannot leave before the client's answer has come.
+    for part in pieces(client.outgoing.read(), 3):
+        client.send_raw(part)
+    assert_same_bytes(client.read_exactly(len(BIG)), BIG)
+    protocol.wait_for("connection_lost")
+    assert protocol.lost_with is None
+
+
 # -- the loop --------------------------------------------------------------------------------------
 
 
@@ -350,6 +368,40 @@ def test_a_handshake_anew_while_writing_is_paused_on_the_loop(run, willing):
                 transport.close()
             for protocol in (hand, other, *served.protocols):
                 await protocol.lost()
+
+    run(main)
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["reading", "paused"])
+def test_what_was_written_in_a_handshake_anew_is_sent_after_close_on_the_loop(run, willing, paused):
+    async def main():
+        _, trusting = contexts(ssl.TLSVersion.TLSv1_2)
+        async with serving(Peer, ssl=willing) as served:
+            hand = await connect(
+                lambda: ByHand(trusting, server_hostname="localhost"), served.address
+            )
+            await hand.handshake()
+            peer = await served.protocol()
+            await peer.until_told("made")
+            OpenSsl(hand.tls).begin_anew()
+            hand.flush()
+            while not hand.outgoing.pending:
+                hand.changed.clear()
+                with pytest.raises(ssl.SSLWantReadError):
+                    hand.tls.read(1)
+                if not hand.outgoing.pending:
+                    await hand.changed.wait()
+            if paused:
+                peer.transport.pause_reading()
+            peer.transport.write(BIG)
+            peer.transport.close()
+            # It cannot leave before the client's answer has come.
+            hand.flush()
+            assert_same_bytes(await hand.receive(len(BIG)), BIG)
+            await hand.receive_the_end()
+            hand.transport.close()
+            await hand.lost()
+            assert await peer.lost() is None
 
     run(main)
 

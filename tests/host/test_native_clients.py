@@ -69,8 +69,9 @@ print(json.dumps({**engine.stats(), **server.stats()}))
 class Lane:
     """A server in a process of the default lane."""
 
-    def __init__(self, **parameters):
-        argv = [sys.executable, ROOT / "dev.py", "run", "-c", SERVER, json.dumps(parameters)]
+    def __init__(self, program=SERVER, arguments=None, **parameters):
+        arguments = [json.dumps(parameters)] if arguments is None else arguments
+        argv = [sys.executable, ROOT / "dev.py", "run", "-c", program, *map(str, arguments)]
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         )
@@ -282,3 +283,49 @@ def test_10000_connections_are_open_at_the_same_time(lane):
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
     stats = server.finish()
     assert stats["connections_peak"] == stats["accepts"] == count
+
+
+# -- the proxy, between sockets of this machine ----------------------------------------------------
+
+PROXY = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import tcp_proxy
+
+with tcp_proxy.Proxy(0, "127.0.0.1", int(sys.argv[2])).server as server:
+    print(server.address[1], flush=True)
+    sys.stdin.readline()
+    print(server.connection_count, flush=True)
+    sys.stdin.readline()
+print(json.dumps({**server.engine.stats(), **server.stats()}))
+"""
+
+
+@pytest.mark.parametrize("way", ["there", "back"])
+@pytest.mark.parametrize("paused", [False, True], ids=["reading", "paused"])
+def test_the_proxy_passes_a_reset_on(way, paused):
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        listener.settimeout(WAIT_S)
+        server = Lane(program=PROXY, arguments=[ROOT / "examples", listener.getsockname()[1]])
+        stack.callback(server.kill)
+        client = stack.enter_context(server.connect())
+        host = stack.enter_context(listener.accept()[0])
+        host.settimeout(WAIT_S)
+        one, other = (client, host) if way == "there" else (host, client)
+        # Both ways: then the proxy's receives are pending, and a reset is one under Wine, too.
+        for sock, peer in ((one, other), (other, one)) * 2:
+            sock.sendall(b"words")
+            assert peer.recv(100) == b"words"
+        if paused:
+            # Until the proxy takes no more of it, since nobody reads at the other end.
+            other.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                while True:
+                    other.send(b"x" * 65536)
+            other.settimeout(WAIT_S)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        one.close()
+        with pytest.raises(ConnectionResetError):
+            other.recv(1)
+        aborts = server.finish()["aborts_by_reason"]
+        assert (aborts["error"], aborts["application"]) == (1, 1)

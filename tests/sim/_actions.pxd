@@ -27,6 +27,7 @@ cdef void filter_fail(int client, conn_t *conn) noexcept nogil
 cdef void filter_pump(int client, conn_t *conn) noexcept nogil
 # A file joins the stream, as a write of the protocol's does…
 cdef void send_file(int client, conn_t *conn) noexcept nogil
+cdef void cancel_file(int client, conn_t *conn) noexcept nogil
 # … and is looked after in a delivery, on news_t.files.
 cdef void serve_files(int client, conn_t *conn) noexcept nogil
 cdef void close_conn(int client, conn_t *conn, bint abort) noexcept nogil

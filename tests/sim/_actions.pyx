@@ -21,8 +21,9 @@ from iocpx._requests cimport (
 )
 from iocpx._sched cimport conn_leave, conn_unref
 from iocpx._sendfile cimport (
-    conn_end_file, conn_file_to_read, conn_put_part, conn_sendfile, conn_take_files, file_free,
-    file_new, sendfile_result, SENDFILE_CLOSED, SENDFILE_TAKEN, SENDFILE_UNFIT,
+    conn_cancel_file, conn_end_file, conn_file_to_read, conn_put_part, conn_sendfile,
+    conn_take_files, file_free, file_new, sendfile_result, SENDFILE_CLOSED, SENDFILE_TAKEN,
+    SENDFILE_UNFIT,
 )
 from iocpx._state cimport buf_free, queue_consume, queue_t
 from iocpx._types cimport *
@@ -96,6 +97,9 @@ cdef int write(int client, conn_t *conn, size_t nbytes, bint keep, bint in_parts
         return WRITE_CLOSED
     memset(&parts, 0, sizeof(parts))
     AcquireSRWLockExclusive(&protocol.lock)
+    if protocol.cancels:
+        ReleaseSRWLockExclusive(&protocol.lock)
+        return WRITE_CLOSED
     if in_parts:
         while left > 0:
             part = 1 + sim_random(<uint32_t>left)
@@ -160,6 +164,13 @@ cdef void send_file(int client, conn_t *conn) noexcept nogil:
     protocol.files += 1
     sim_atomic(False)
     AcquireSRWLockExclusive(&protocol.lock)
+    if protocol.cancels:
+        ReleaseSRWLockExclusive(&protocol.lock)
+        sim_atomic(True)
+        protocol.files -= 1
+        sim_atomic(False)
+        free(sent)
+        return
     sent.size = size
     sent.at = protocol.written
     sent.handle = sim_file(client, offset, sent.at, there)
@@ -170,12 +181,26 @@ cdef void send_file(int client, conn_t *conn) noexcept nogil:
             file.handle = NULL
             result = conn_sendfile(worker_of(conn), conn, file)
     if result == SENDFILE_TAKEN:
-        # It may be back already, and freed.
+        # It may be over already, and is given back only after this.
         protocol.written += size
+        protocol.last_file = file
+        protocol.last_end = protocol.written
         sim_note("sendfile", client, <long long>size)
     ReleaseSRWLockExclusive(&protocol.lock)
     if result != SENDFILE_TAKEN:
         give_back(client, file, sent)
+
+
+cdef void cancel_file(int client, conn_t *conn) noexcept nogil:
+    """Give up the last file, if nothing was written after it, whose place would be another then."""
+    cdef protocol_t *protocol = &protocols[client]
+    AcquireSRWLockExclusive(&protocol.lock)
+    if (protocol.last_file != NULL and protocol.last_end == protocol.written
+            and not protocol.cancels):
+        protocol.cancels = True
+        sim_note("cancel file", client, 0)
+        conn_cancel_file(conn, protocol.last_file)
+    ReleaseSRWLockExclusive(&protocol.lock)
 
 
 cdef void give_back(int client, file_t *file, sent_file_t *sent) noexcept nogil:
@@ -188,10 +213,24 @@ cdef void give_back(int client, file_t *file, sent_file_t *sent) noexcept nogil:
 
 
 cdef void serve_files(int client, conn_t *conn) noexcept nogil:
-    cdef file_t *file = conn_take_files(conn)
+    cdef protocol_t *protocol = &protocols[client]
+    cdef file_t *file
     cdef file_t *following
     cdef sent_file_t *sent
     cdef size_t nbytes = 0
+    AcquireSRWLockExclusive(&protocol.lock)
+    file = conn_take_files(conn)
+    following = file
+    while following != NULL:
+        if following == protocol.last_file:
+            protocol.last_file = NULL
+            if protocol.cancels:
+                sent = <sent_file_t *>following.buf.owner
+                protocol.written -= sent.size - <size_t>following.sent
+                sent.size = <size_t>following.sent
+                protocol.cancels = False
+        following = <file_t *>following.buf.next
+    ReleaseSRWLockExclusive(&protocol.lock)
     while file != NULL:
         following = <file_t *>file.buf.next
         sent = <sent_file_t *>file.buf.owner
@@ -256,7 +295,7 @@ cdef void filter_begin(int client, conn_t *conn) noexcept nogil:
     cdef size_t at = 0
     sim_note("filter begins", client, <long long>hello)
     AcquireSRWLockExclusive(&protocol.lock)
-    if conn_filter_begin(worker_of(conn), conn):
+    if conn_filter_begin(worker_of(conn), conn, False):
         protocol.filter_opening = True
         protocol.hello = hello
     if protocol.hello > 0:
@@ -418,6 +457,9 @@ cdef void flood(int client, conn_t *conn) noexcept nogil:
     cdef int result = 0
     # Held all the time, so that nobody else writes.
     AcquireSRWLockExclusive(&protocol.lock)
+    if protocol.cancels:
+        ReleaseSRWLockExclusive(&protocol.lock)
+        return
     AcquireSRWLockExclusive(&conn.lock)
     before = conn.outbox.nbytes if conn.limit_told else 0
     ReleaseSRWLockExclusive(&conn.lock)

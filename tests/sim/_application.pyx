@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from _actions cimport (
-    borrow, close_conn, flood, is_paused, meddle_write, pause_reading, send_file,
+    borrow, cancel_file, close_conn, flood, is_paused, meddle_write, pause_reading, send_file,
 )
 from _checks cimport check_probe, check_refusal, check_service, check_stopping, served_before
 from _kernel cimport *
@@ -70,6 +70,8 @@ cdef void meddle(int client) noexcept nogil:
             sim_lend_socket(sock)
             sim_point()
             conn_return_handle(NULL, conn)
+    elif what == 13 and the.files and sim_random(2):
+        cancel_file(client, conn)
     elif what == 13 and the.files:
         send_file(client, conn)
     elif what == 14:

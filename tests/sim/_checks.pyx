@@ -17,8 +17,8 @@ from iocpx._types cimport *
 from iocpx._wants cimport conn_has_files, conn_may_send
 from iocpx._worker cimport engine_has_more
 from iocpx._winsock cimport (
-    AcquireSRWLockExclusive, HasOverlappedIoCompleted, InterlockedExchangeAdd, LONG64,
-    ReleaseSRWLockExclusive, WSAENOBUFS, WSAETIMEDOUT,
+    AcquireSRWLockExclusive, ERROR_OPERATION_ABORTED, HasOverlappedIoCompleted,
+    InterlockedExchangeAdd, LONG64, ReleaseSRWLockExclusive, WSAENOBUFS, WSAETIMEDOUT,
 )
 
 
@@ -76,6 +76,8 @@ cdef void check_lost(int client, int error, bint paused) noexcept nogil:
     if (error != 0 and not sim_was_told(client, error)
             and error != WSAETIMEDOUT and error != WSAENOBUFS):
         sim_fail("client %d: connection_lost(%d), and Windows never said so", client, error)
+    if error == ERROR_OPERATION_ABORTED:
+        sim_fail("client %d: connection_lost tells of an operation that we have cancelled", client)
     if error == 0 and facts.failed and not marked(&protocols[client].closed):
         sim_fail("client %d: connection_lost(None), although an operation failed", client)
 

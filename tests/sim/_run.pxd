@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t
 from _kernel cimport sim_config_t
 from _wakes cimport wakes_t
 from iocpx._types cimport (
-    conn_t, engine_config_t, engine_t, service_config_t, service_t, worker_t,
+    conn_t, engine_config_t, engine_t, file_t, service_config_t, service_t, worker_t,
 )
 from iocpx._winsock cimport HANDLE, LONG64, SOCKET, SRWLOCK
 
@@ -48,6 +48,9 @@ ctypedef struct protocol_t:
     bint tells              # it wants to be told what was sent
     size_t sent             # bytes, as far as it was told
     int files               # that it has been given and not given back; atomic
+    file_t *last_file       # the last of them; lock
+    size_t last_end         # where that one ends in the stream; lock
+    bint cancels            # … and it is cancelled: nothing is written before it is over; lock
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
     wakes_t wakes

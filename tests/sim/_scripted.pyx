@@ -4,9 +4,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from _actions cimport (
-    close_conn, filter_begin, filter_fail, filter_open, filter_pump, filter_take, flush, is_paused,
-    meddle_with_another, pause_reading, release, send_file, serve_files, set_marks, write,
-    write_eof,
+    cancel_file, close_conn, filter_begin, filter_fail, filter_open, filter_pump, filter_take,
+    flush, is_paused, meddle_with_another, pause_reading, release, send_file, serve_files,
+    set_marks, write, write_eof,
 )
 from _checks cimport check_bounds, check_bytes, check_loop_lost, check_lost
 from _disk cimport disk_told
@@ -80,7 +80,9 @@ cdef void react(int client) noexcept nogil:
     cdef protocol_t *protocol = &protocols[client]
     cdef conn_t *conn = protocol.conn
     cdef uint32_t what = sim_random(100)
-    if the.files and not calm(client) and what < 25:
+    if the.files and not calm(client) and what < 3:
+        cancel_file(client, conn)
+    elif the.files and not calm(client) and what < 25:
         send_file(client, conn)
     elif calm(client) or what < 50:
         answer(client, 1 + sim_random(900))

@@ -256,4 +256,17 @@ MUTANTS = [
             )
         ],
     ),
+    (
+        "a file that is cancelled ends its connection",
+        "iocpx/_files.pyx",
+        [(" and not (error == ERROR_OPERATION_ABORTED and file.cancelled):", ":")],
+    ),
+    (
+        "a file that is cancelled is sent to its end",
+        "iocpx/_files.pyx",
+        [
+            (" or nbytes == 0 or file.cancelled:", " or nbytes == 0:"),
+            ("    if file.cancelled:\n        return 0\n", ""),
+        ],
+    ),
 ]

@@ -1,0 +1,142 @@
+"""Calls of other threads to what is a loop's: asyncio promises nothing, and here nothing breaks."""
+
+import asyncio
+import threading
+
+import loop_peers
+import pytest
+import tls_loops
+from loop_peers import Echo, Peer, pair
+from payload import pattern
+from waiting import WAIT_S, run_together
+
+run = loop_peers.run
+
+BLOCK = pattern(100_000)
+
+
+def on_a_thread(*calls):
+    """Do the calls on another thread, while the loop goes on; a future."""
+    return asyncio.get_running_loop().run_in_executor(None, run_together, *calls)
+
+
+@pytest.mark.parametrize("size", [1, len(BLOCK), 20 * len(BLOCK)])
+@pytest.mark.parametrize("call", ["write", "writelines"])
+def test_what_another_thread_writes_leaves_though_the_loop_sleeps(run, call, size):
+    data = (BLOCK * 20)[:size]
+
+    async def main():
+        server, client, echo = await pair(Echo)
+        argument = data if call == "write" else [data[:7], data[7:]]
+        thread = threading.Thread(target=getattr(client.transport, call), args=(argument,))
+        thread.start()
+        # Nothing else wakes the loop: neither a timer nor the end of the thread.
+        await client.until(lambda peer: peer.received == data)
+        thread.join(WAIT_S)
+        assert client.told.count("pause") == client.told.count("resume")
+        client.transport.close()
+        await client.lost
+        await echo.lost
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+@pytest.mark.parametrize("call", ["close", "abort", "write_eof"])
+def test_another_thread_may_end_it(run, call):
+    async def main():
+        server, client, echo = await pair(Echo)
+        thread = threading.Thread(target=getattr(client.transport, call))
+        thread.start()
+        await client.lost
+        await echo.lost
+        thread.join(WAIT_S)
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+def test_calls_of_other_threads_while_it_ends(run):
+    """Whoever comes last finds a connection that is over, and no memory that is another's."""
+    rounds = 30
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        for number in range(rounds):
+            _, client = await loop.create_connection(Peer, *server.sockets[0].getsockname())
+            transport = client.transport
+            over = threading.Event()
+
+            def write(transport=transport, over=over):
+                while not over.is_set():
+                    transport.write(BLOCK)
+                    transport.get_write_buffer_size()
+                    transport.is_closing()
+                    if transport.is_closing():
+                        break
+
+            def meddle(transport=transport, over=over):
+                while not over.is_set():
+                    transport.set_write_buffer_limits(1000)
+                    transport.get_write_buffer_limits()
+                    transport.pause_reading()
+                    transport.resume_reading()
+                    if transport.is_closing():
+                        break
+
+            threads = on_a_thread(write, meddle)
+            await client.until(lambda peer: len(peer.received) > 0)
+            end = [transport.abort, transport.close, lambda: None][number % 3]
+            if number % 3 == 2:
+                over.set()
+                await threads
+            end()
+            over.set()
+            await threads
+            transport.abort()
+            await client.lost
+            transport.write(b"over")
+            assert transport.get_write_buffer_size() == 0
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+def test_tls_is_the_loops_threads(run):
+    server_context, client_context = tls_loops.contexts()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        accepted = loop.create_future()
+
+        def make():
+            accepted.set_result(Echo())
+            return accepted.result()
+
+        server = await loop.create_server(make, "127.0.0.1", 0, ssl=server_context)
+        _, client = await loop.create_connection(
+            Peer, *server.sockets[0].getsockname(), ssl=client_context, server_hostname="localhost"
+        )
+        here = threading.get_ident()
+        where = []
+        client.pause_writing = lambda: where.append(threading.get_ident())
+
+        def write():
+            for _ in range(20):
+                client.transport.write(BLOCK)
+
+        threads = on_a_thread(write)
+        await client.until(lambda peer: peer.received == BLOCK * 20)
+        await threads
+        assert set(where) <= {here}
+        client.transport.close()
+        await client.lost
+        await accepted.result().lost
+        server.close()
+        await server.wait_closed()
+
+    run(main)
