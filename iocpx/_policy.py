@@ -1,7 +1,7 @@
 """For programs that set asyncio's policy: `EventLoopPolicy` and `install()`.
 
 Loaded when one of them is asked for, since asyncio deprecates policies from Python 3.14 on and has
-none any more in 3.16; then there is no `EventLoopPolicy` here either.
+none any more in 3.16; then there is neither of them here.
 
 Called by the program, to which the package shows it; calls `_event_loop`.
 """
@@ -26,18 +26,15 @@ if _Base is not None:
         def _loop_factory(self) -> EventLoop:
             return new_event_loop()
 
-
-def install() -> None:
-    """Have asyncio make iocpx's loops from now on: set its policy.  Prefer iocpx.run()."""
-    if _Base is None:
-        raise RuntimeError("this Python's asyncio has no policies: use iocpx.run()")
-    if sys.version_info >= (3, 12):
-        warnings.warn(
-            "iocpx.install() is deprecated from Python 3.12 on: use iocpx.run()",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-    with warnings.catch_warnings():
-        # That of set_event_loop_policy(), which says the same.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        asyncio.set_event_loop_policy(EventLoopPolicy())
+    def install() -> None:
+        """Have asyncio make iocpx's loops from now on: set its policy.  Prefer iocpx.run()."""
+        if sys.version_info >= (3, 12):
+            warnings.warn(
+                "iocpx.install() is deprecated from Python 3.12 on: use iocpx.run()",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        with warnings.catch_warnings():
+            # That of set_event_loop_policy(), which says the same.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            asyncio.set_event_loop_policy(EventLoopPolicy())

@@ -55,24 +55,29 @@ ctypedef struct handler_api_t:
 # In a callback of the connection what is written leaves when that returns, all of it at once, or
 # earlier where it is much; `marks` may then be called within the write, but for one in `made`,
 # after which it is.
+# Precondition of all but `post`: the connection is held, as in its callbacks until `lost` returns it
+# is (api_conn_t); no lock of the handler's is held that one of its callbacks takes.
 ctypedef struct engine_api_t:
     uint32_t version            # API_VERSION; before anything else, in all versions
-    # Copies the data.
+    # Copies the data.  Precondition: data has nbytes; 0 of them are taken without effect.
     api_result (*write)(api_conn_t conn, const void *data, size_t nbytes) noexcept nogil
     # Sends it from where it is (up to 16 KiB are copied).  release(argument) is called once, on
     # any thread, when it is not needed any more: maybe within the call, and also where it was not
-    # taken.
+    # taken.  Precondition: data stays as it is until then, release is not NULL and does not block.
     api_result (*write_owned)(api_conn_t conn, const void *data, size_t nbytes,
                               void (*release)(void *argument) noexcept nogil,
                               void *argument) noexcept nogil
-    # Ends our direction when all is sent: shutdown(SD_SEND).
+    # Ends our direction when all is sent: shutdown(SD_SEND).  What is written afterwards is
+    # API_CLOSED.  Once or more often, also while it closes.
     void (*write_eof)(api_conn_t conn) noexcept nogil
-    # Sends what is queued, then closes; no more data is told.
+    # Sends what is queued, then closes; no more data is told.  Once or more often.
     void (*close)(api_conn_t conn) noexcept nogil
-    # Resets; what is queued is dropped.
+    # Resets; what is queued is dropped.  Once or more often, also after close.
     void (*abort)(api_conn_t conn) noexcept nogil
+    # 1: close, abort or a failure has come, and `lost` will be called, or was.
     int (*is_closing)(api_conn_t conn) noexcept nogil
-    # 1: no data is told until 0; what has come waits, and slows the peer down.
+    # 1: no data is told until 0, but for what is being told; what has come waits, and slows the peer
+    # down.  Not counted: one 0 ends any number of 1.
     void (*pause)(api_conn_t conn, int paused) noexcept nogil
     size_t (*queued)(api_conn_t conn) noexcept nogil        # bytes not sent yet
     # Precondition: low <= high.

@@ -318,6 +318,57 @@ def test_asyncio_on_the_loop():
     assert run(main()) == "done"
 
 
+def test_another_thread_sees_the_tasks_of_the_loop(loop):
+    """As debuggers and monitors look at them; from Python 3.14 on each thread has its own list."""
+    names = []
+    gate = asyncio.Event()
+
+    async def waits():
+        await gate.wait()
+
+    async def main():
+        tasks = [loop.create_task(waits(), name=f"waits {number}") for number in range(3)]
+        await asyncio.sleep(0)
+        thread = threading.Thread(
+            target=lambda: names.extend(task.get_name() for task in asyncio.all_tasks(loop))
+        )
+        thread.start()
+        thread.join()
+        gate.set()
+        await asyncio.gather(*tasks)
+
+    loop.run_until_complete(main())
+    assert {"waits 0", "waits 1", "waits 2"} <= set(names)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="asyncio has it from Python 3.14 on")
+def test_the_call_graph_of_a_task(loop):
+    gate = asyncio.Event()
+
+    async def inner():
+        await gate.wait()
+
+    async def outer():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(inner(), name="inner")
+
+    async def main():
+        task = loop.create_task(outer(), name="outer")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        (waiting,) = [one for one in asyncio.all_tasks() if one.get_name() == "inner"]
+        graph = asyncio.capture_call_graph(waiting)
+        assert graph.future is waiting
+        assert [call.frame.f_code.co_name for call in graph.call_stack] == ["wait", "inner"]
+        assert [caller.future for caller in graph.awaited_by] == [task]
+        text = asyncio.format_call_graph(waiting)
+        assert "inner" in text and "outer" in text
+        gate.set()
+        await task
+
+    loop.run_until_complete(main())
+
+
 def test_an_unclosed_loop_is_collected_and_warned_of():
     class Loop(iocpx.EventLoop):
         pass

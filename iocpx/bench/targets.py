@@ -98,26 +98,34 @@ def tls_adds(server, others, plain, secured):
     return measure
 
 
-def tls_targets(prefix, server, others):
+def tls_echo_targets(what, server, others, size):
+    plain, secured = f"echo-{size}", f"echo-tls-{size}"
     return (
         Target(
-            f"{prefix}TLS echo: msg/s by asyncio's, pinned",
+            f"{what}: msg/s by asyncio's, pinned",
             "≥",
             2,
-            ratio(server, [ASYNCIO], "rate", "echo-tls-64"),
+            ratio(server, [ASYNCIO], "rate", secured),
         ),
         Target(
-            f"{prefix}TLS echo: msg/s by the best other loop's, pinned",
+            f"{what}: msg/s by the best other loop's, pinned",
             "≥",
             1.25,
-            ratio(server, others, "rate", "echo-tls-64"),
+            ratio(server, others, "rate", secured),
         ),
         Target(
-            f"{prefix}TLS echo: CPU that TLS adds by what it adds on asyncio",
+            f"{what}: CPU that TLS adds by what it adds on asyncio",
             "≤",
             0.5,
-            tls_adds(server, [ASYNCIO], "echo-64", "echo-tls-64"),
+            tls_adds(server, [ASYNCIO], plain, secured),
         ),
+    )
+
+
+def tls_targets(prefix, server, others):
+    return (
+        *tls_echo_targets(f"{prefix}TLS echo", server, others, "64"),
+        *tls_echo_targets(f"{prefix}TLS echo of 1 KiB", server, others, "1k"),
         Target(
             f"{prefix}TLS handshakes/s by asyncio's, pinned",
             "≥",

@@ -91,6 +91,7 @@ FILES = {
 }
 WORKLOADS = {
     "echo-64": Workload(50, 64),
+    "echo-1k": Workload(50, 1024, once=True),
     "echo-4k": Workload(50, 4096, once=True),
     "echo-64k": Workload(50, 65536, once=True),
     "depth-16": Workload(50, 64, 16),
@@ -122,6 +123,7 @@ SCHEDULING = {
 LOOP_WORKLOADS = {
     **SCHEDULING,
     "echo-64": WORKLOADS["echo-64"],
+    "echo-1k": WORKLOADS["echo-1k"],
     "streams-64": Workload(50, 64, role="streams"),
     "echo-1m": Workload(8, LARGE_BYTES, once=True),
     "churn": WORKLOADS["churn"],
