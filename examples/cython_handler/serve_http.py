@@ -1,5 +1,7 @@
 """Serves with http_handler: python serve_http.py [PORT]"""
 
+from __future__ import annotations
+
 import contextlib
 import sys
 
@@ -8,10 +10,11 @@ import http_handler
 import iocpx
 
 
-def main(port="8000"):
+def main(port: str = "8000") -> None:
     handler = iocpx.native.Handler(http_handler.capsule)
     server = iocpx.Server(handler, "127.0.0.1", int(port))
     server.start()
+    assert server.address is not None
     print("serving on port", server.address[1], flush=True)
     server.serve_forever()  # until Ctrl+C, which stops it in order
 
