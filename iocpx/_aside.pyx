@@ -18,8 +18,8 @@ from time import perf_counter
 
 cdef enum:
     MAX_THREADS = 32        # that work; what is asked for beyond that waits for its turn
-    # … and more for what has no time limit.  A look for a name may hang on, long after whoever waits
-    # for it was told that its time is over, and a file's flush() would wait for 32 of these for ever.
+    # … and more, for what has no time limit and comes first.  A look for a name may hang on, long
+    # after whoever waits for it was told that its time is over: a flush() does not wait behind 32.
     MORE_THREADS = 8
 
 logger = logging.getLogger("iocpx")
@@ -27,7 +27,8 @@ logger = logging.getLogger("iocpx")
 # Nothing under it runs Python code, so that no signal handler runs under it.
 cdef object lock = allocate_lock()
 # Under it:
-cdef object waiting = deque()       # tasks that no thread has begun
+cdef object waiting = deque()       # tasks that no thread has begun…
+cdef object untimed = deque()       # … and those without a time limit, which come first
 cdef int threads = 0                # that work, or have been asked for…
 cdef int begun = 0                  # … of which so many are there
 cdef list pending = []              # a heap of (due_s, number, task)
@@ -46,6 +47,10 @@ cdef class Task:
     cdef bint over                  # work has returned, or late was called
 
 
+cdef inline object queue_of(Task task):
+    return waiting if task.timed else untimed
+
+
 cdef int aside(work, late, double due_s) except -1:
     global threads
     cdef Task task = Task.__new__(Task)
@@ -59,11 +64,9 @@ cdef int aside(work, late, double due_s) except -1:
         grow = threads < (MAX_THREADS if task.timed else MAX_THREADS + MORE_THREADS)
         threads += grow
         watch = task.timed and not watched
+        queue_of(task).append(task)
         if task.timed:
-            waiting.append(task)
             heapq.heappush(pending, entry)
-        else:
-            waiting.appendleft(task)
     if watch:
         try:
             start_new_thread(watch_all, ())
@@ -91,9 +94,9 @@ cdef bint withdraw(Task task) noexcept:
     """Nobody is to hear of it.  False: somebody does already."""
     cdef bint waits = False
     with lock:
-        waits = task in waiting
+        waits = task in queue_of(task)
         if waits:
-            waiting.remove(task)
+            queue_of(task).remove(task)
             task.over = True
     if waits:
         task.work = task.late = None
@@ -109,11 +112,11 @@ def work_all():
         begun += 1
     while True:
         with lock:
-            task = waiting[0] if waiting else None
-            if task is not None and task.timed and begun > MAX_THREADS:
-                task = None             # its turn comes with the others
-            elif task is not None:
-                waiting.popleft()
+            task = None
+            if untimed:
+                task = untimed.popleft()
+            elif waiting and begun <= MAX_THREADS:
+                task = waiting.popleft()
             threads -= task is None
             begun -= task is None
         if task is None:

@@ -260,7 +260,7 @@ cdef class Connection:
         if self._handshaking:
             self._end_handshake(exc or (
                 ConnectionResetError("the client has gone")
-                if lost.reason in (-1, ABORT_ERROR) and self._runtime.serving()
+                if lost.reason == ABORT_ERROR and self._runtime.serving()
                 else ConnectionAbortedError("it was ended here")))
         self._stop_tls_timer()
         # First the end of get_extra_info("socket"): what it has made by then is closed

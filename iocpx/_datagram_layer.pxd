@@ -6,7 +6,6 @@ from iocpx._types cimport ADDRESS_BYTES, conn_t, worker_t
 # derive from it.
 cdef class Datagrams:
     cdef conn_t *_conn              # one reference, until connection_lost; critical section
-    cdef worker_t *_worker          # of a loop, whose thread all calls come from; NULL: any does
     cdef Peers _peers
     cdef object _remote             # the one that it sends to; None: sendto() has to be told
     cdef bint _connected            # … which the kernel knows
@@ -30,6 +29,8 @@ cdef class Datagrams:
     cdef void _call(self, str name, tuple arguments) noexcept
 
     # For a subclass.
+    # Who asks the engine: the loop's worker, on its thread; NULL: a thread that is none.
+    cdef worker_t *_by(self) noexcept
     # A callback raised.
     cdef void _failed(self, str name, exc) noexcept
     # What a callback has returned, if not None.

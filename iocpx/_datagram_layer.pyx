@@ -82,6 +82,9 @@ cdef class Datagrams:
     cdef void _tell_marks(self, str name) noexcept:
         self._call(name, ())
 
+    cdef worker_t *_by(self) noexcept:
+        return NULL
+
     cdef void _failed(self, str name, exc) noexcept:
         pass
 
@@ -181,6 +184,7 @@ cdef class Datagrams:
         cdef char[ADDRESS_BYTES] where
         cdef const char *address = NULL
         cdef conn_t *conn
+        cdef worker_t *by
         cdef int result
         cdef bint pause = False
         if not PyObject_CheckBuffer(data):
@@ -202,11 +206,12 @@ cdef class Datagrams:
         if conn == NULL:
             PyBuffer_Release(&view)
             return
-        result = conn_sendto(self._worker, conn, address, <char *>view.buf, <size_t>view.len)
+        by = self._by()
+        result = conn_sendto(by, conn, address, <char *>view.buf, <size_t>view.len)
         PyBuffer_Release(&view)
         if result & WRITE_FLUSH or self._leaves_now():
             with nogil:
-                pause = conn_flush(self._worker, conn)
+                pause = conn_flush(by, conn)
             if pause:
                 self._tell_marks("pause_writing")
         conn_unref(conn)
@@ -218,10 +223,11 @@ cdef class Datagrams:
         """Receive nothing more, send what is queued, then connection_lost(None).
         asyncio.BaseTransport.close()."""
         cdef conn_t *conn = self._enter()
+        cdef worker_t *by = self._by()
         self._ending(False)
         if conn != NULL:
             with nogil:
-                conn_close(self._worker, conn)
+                conn_close(by, conn)
                 conn_unref(conn)
             self._asked()
 
@@ -229,10 +235,11 @@ cdef class Datagrams:
         """Close at once; what is queued is dropped.  connection_lost(None) follows.
         asyncio.DatagramTransport.abort()."""
         cdef conn_t *conn = self._enter()
+        cdef worker_t *by = self._by()
         self._ending(True)
         if conn != NULL:
             with nogil:
-                conn_abort(self._worker, conn, ABORT_APPLICATION)
+                conn_abort(by, conn, ABORT_APPLICATION)
                 conn_unref(conn)
             self._asked()
 
@@ -253,9 +260,10 @@ cdef class Datagrams:
         cdef size_t high_bytes = high
         cdef size_t low_bytes = low
         cdef conn_t *conn = self._enter()
+        cdef worker_t *by = self._by()
         if conn != NULL:
             with nogil:
-                conn_set_marks(self._worker, conn, high_bytes, low_bytes)
+                conn_set_marks(by, conn, high_bytes, low_bytes)
                 conn_unref(conn)
             self._asked()
 

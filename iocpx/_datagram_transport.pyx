@@ -1,11 +1,12 @@
 """DatagramTransport: a datagram endpoint of an asyncio loop, and how its protocol is told.
 
 All callbacks run on the loop's thread: what has come is taken in the loop's look at the port, and
-told in the same iteration.  Methods are the loop's thread's, as asyncio has it.
+told in the same iteration.  Methods are the loop's thread's, as asyncio has it; a call of another
+thread corrupts nothing.
 
 Called by `_socket_loop`, by `_transport_socket`, and by the engine's side through `_endpoint`;
-calls `_datagram_layer`, from whose class its own derives, `_engine_loop`, `_endpoint`,
-`_transport_socket`, and of the engine `_open`, `_datagrams`, `_delivery` and `_requests`.
+calls `_datagram_layer`, from whose class its own derives, `_engine_loop`, `_scheduling`,
+`_endpoint`, `_transport_socket`, and of the engine `_open`, `_datagrams`, `_delivery` and `_requests`.
 """
 
 cimport cython
@@ -23,6 +24,7 @@ from iocpx._engine_loop cimport EngineLoop
 from iocpx._open cimport conn_open
 from iocpx._requests cimport conn_borrow_handle, conn_lend_handle, conn_return_handle
 from iocpx._sched cimport conn_unref
+from iocpx._scheduling cimport on_loop
 from iocpx._state cimport buf_t, STATE_OPEN
 from iocpx._types cimport *
 
@@ -40,6 +42,7 @@ cdef class DatagramTransport(Datagrams):
     """asyncio.DatagramTransport, made by the loop's create_datagram_endpoint()."""
 
     cdef readonly EngineLoop _loop
+    cdef worker_t *_worker          # the loop's one; as long as _conn is
     cdef Endpoint _endpoint         # keeps the engine's memory while _conn may be used
     cdef object _context            # its callbacks'
     cdef object _given              # the socket that it was made of, closed with it
@@ -91,6 +94,9 @@ cdef class DatagramTransport(Datagrams):
         cdef bint first = self._looked != self._loop.looks
         self._looked = self._loop.looks
         return first
+
+    cdef worker_t *_by(self) noexcept:
+        return self._worker if on_loop(self._loop) else NULL
 
     cdef void _asked(self) noexcept:
         self._loop.wants_look()
@@ -203,8 +209,9 @@ cdef class DatagramTransport(Datagrams):
     def _return_handle(self, size_t lent):
         """After a _lend_handle() that was not None, once."""
         cdef conn_t *conn = <conn_t *>lent
+        cdef worker_t *by = self._by()
         with nogil:
-            conn_return_handle(self._worker, conn)
+            conn_return_handle(by, conn)
             conn_unref(conn)
 
 

@@ -25,7 +25,6 @@ from iocpx._worker cimport (
     engine_take_waiting, engine_tell,
 )
 
-import sys
 from asyncio import log
 
 cdef extern from *:
@@ -37,9 +36,6 @@ cdef enum:
     MAX_FREE_BUFFERS = 200
     BACKLOG = 100
     END_POLL_MS = 100
-
-# Without a GIL nothing else orders what another thread has set and what it sees of the wait.
-cdef bint free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 cdef class EngineLoop(LoopCore):
@@ -160,8 +156,6 @@ cdef class EngineLoop(LoopCore):
         # Inside the poll it is served anyway.
         if not self.polling:
             self.look_due = True
-        if self.waiting or free_threaded:
-            self.wake()                 # a call of another thread
 
     cdef int adopt(self, conn_t *conn) except -1:
         cdef int i

@@ -116,8 +116,9 @@ cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
     elif recv.nbytes > 0:
         trace(conn, "received", recv.nbytes)
         conn_active(conn)
-        if conn.state == STATE_DRAINING:
+        if conn.state == STATE_DRAINING or conn_flushes_filter(conn):
             conn.progress_ms = now_ms()
+        if conn.state == STATE_DRAINING:
             if conn.service.config.like_asyncio:
                 conn.state = conn_next_state(conn.state, EVENT_DEADLINE)
                 conn_cancel(conn)

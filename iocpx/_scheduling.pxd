@@ -5,6 +5,10 @@ from iocpx._handles cimport Handle, HandleOwner, TimerHandle
 from iocpx._winsock cimport DWORD
 
 
+cdef extern from *:
+    unsigned long this_thread "PyThread_get_thread_ident" ()
+
+
 cdef struct due_t:
     double when_s
     uint64_t number                     # of two that are due at the same time the older is first
@@ -77,6 +81,7 @@ cdef class Scheduler(HandleOwner):
     # Set by whoever knows that a packet is to be expected: the next iteration looks at the port.
     cdef bint look_due
     cdef bint runs                      # in _run_until_stopped
+    cdef unsigned long thread           # that it runs on, or has run on last; 0: on none yet
     cdef bint waiting                   # the loop's thread is at the port and may be waiting there
     cdef bint woken                     # and a wake packet is on its way to it
     cdef double looked_s                # when the port was looked at last
@@ -110,3 +115,8 @@ cdef class Scheduler(HandleOwner):
 
 # The loop's clock, in seconds: QueryPerformanceCounter.
 cdef double now() noexcept nogil
+
+
+# Is this thread the loop's?  Or may it be: one that has not run yet.
+cdef inline bint on_loop(Scheduler loop) noexcept:
+    return loop.thread == this_thread() or loop.thread == 0

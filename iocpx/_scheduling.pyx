@@ -520,7 +520,7 @@ cdef class Scheduler(HandleOwner):
             # In this order: another thread adds a handle, then looks whether the loop waits.
             with cython.critical_section(self):
                 self.waiting = True
-            if self.ready.count != 0 or self.look_due:
+            if self.ready.count != 0:
                 timeout_ms = 0
         return timeout_ms
 
@@ -701,6 +701,7 @@ cdef class Scheduler(HandleOwner):
     def _run_until_stopped(self):
         """What asyncio's run_forever() does between its preparations and its cleaning up."""
         self.look_due = True
+        self.thread = this_thread()
         self.runs = True
         try:
             while True:

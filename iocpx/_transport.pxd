@@ -47,8 +47,8 @@ cdef class Transport(FileUser):
     cdef void _end_of_stream(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
     cdef void _fail(self, exc, str message) noexcept
-    cdef int _after_write(self, conn_t *conn, int result) except -1
-    cdef bint _on_loop(self) except -1
+    cdef int _after_write(self, worker_t *by, conn_t *conn, int result) except -1
+    cdef worker_t *_by(self) noexcept
     cdef bint _may_write(self) except -1
     cdef void _gate(self) noexcept
     cdef _take_tls(self, Tls tls, double handshake_s, double shutdown_s)

@@ -1,11 +1,12 @@
 """Transport: a TCP connection of an asyncio loop.
 
 All callbacks run on the loop's thread, in the loop's look at the port.  Methods are the loop's
-thread's, as asyncio has it.  A call from another thread corrupts nothing, since each has a reference
-to the conn_t meanwhile (_enter); its pause_writing() and TLS's work are left to the loop's thread.
+thread's, as asyncio has it.  A call from another thread corrupts nothing: each has a reference to
+the conn_t meanwhile (_enter), is no worker's to the engine (_by), and leaves pause_writing(), TLS's
+work and abort() to the loop's thread.
 
 Called by `_transports`, `_tcp_loop`, `_socket_loop` and `_transport_socket`; calls `_file_layer`,
-from whose class its own derives, `_engine_loop`, `_tls`, `_buffers`, `_transport_socket`,
+from whose class its own derives, `_engine_loop`, `_scheduling`, `_tls`, `_buffers`, `_transport_socket`,
 `_runtime` (address_tuple), and of the engine `_requests`, `_filter` and `_delivery`.
 """
 
@@ -29,6 +30,7 @@ from iocpx._requests cimport (
 )
 from iocpx._runtime cimport address_tuple
 from iocpx._sched cimport conn_unref
+from iocpx._scheduling cimport on_loop
 from iocpx._sendfile cimport SENDFILE_CLOSED, SENDFILE_TAKEN, SENDFILE_UNFIT
 from iocpx._state cimport buf_t, queue_t
 from iocpx._tls cimport Tls
@@ -38,7 +40,6 @@ import asyncio
 import ssl
 import sys
 import warnings
-from _thread import get_ident
 from asyncio import constants, log, sslproto, transports
 
 from iocpx._addresses import address_text
@@ -162,9 +163,10 @@ cdef class Transport:
         """Deliver what comes, or do not."""
         cdef bint paused = self._paused or self._gated
         cdef conn_t *conn = self._enter()
+        cdef worker_t *by = self._by()
         if conn != NULL:
             with nogil:
-                conn_pause_reading(self._worker, conn, paused)
+                conn_pause_reading(by, conn, paused)
                 conn_unref(conn)
             self._loop.wants_look()
 
@@ -297,6 +299,9 @@ cdef class Transport:
         cdef conn_t *conn
         if self._told or self._lost_soon:
             return
+        if self._by() == NULL and not self._loop._closed:
+            self._loop.call_soon_threadsafe(self._force_close, exc)
+            return
         self._closing = True
         self._lost_soon = True
         self._dropped_writes += 1
@@ -304,7 +309,7 @@ cdef class Transport:
             self._exc = exc
         conn = self._enter()
         if conn != NULL:
-            if self._tls is not None and self._on_loop():
+            if self._tls is not None:
                 self._tls_pump(conn)
             with nogil:
                 # What was written leaves as far as the kernel takes it at once, as with asyncio,
@@ -312,10 +317,10 @@ cdef class Transport:
                 conn_flush(self._worker, conn)
                 conn_abort(self._worker, conn, ABORT_APPLICATION)
                 conn_unref(conn)
+            self._loop.wants_look()
         # A closed loop calls nobody any more, and a finaliser may come so late.
         if not self._loop._closed:
             self._loop.call_soon(self._call_connection_lost)
-        self._loop.wants_look()
 
     # -- asyncio.Transport ---------------------------------------------------------
 
@@ -338,16 +343,18 @@ cdef class Transport:
         write_eof().
         """
         cdef conn_t *conn
+        cdef worker_t *by
         if not PyObject_CheckBuffer(data):
             raise TypeError("data argument must be a bytes-like object, "
                             f"not {type(data).__name__}")
         if not self._may_write():
             return
         conn = self._enter()
+        by = self._by()
         if conn == NULL:
             return
         try:
-            self._after_write(conn, queue_data(self._worker, conn, NULL, data))
+            self._after_write(by, conn, queue_data(by, conn, NULL, data))
         finally:
             conn_unref(conn)
 
@@ -356,6 +363,7 @@ cdef class Transport:
         asyncio.WriteTransport.writelines()."""
         cdef queue_t parts
         cdef conn_t *conn
+        cdef worker_t *by = self._by()
         cdef int result = 0
         items = list(list_of_data)
         for data in items:
@@ -371,23 +379,23 @@ cdef class Transport:
         try:
             try:
                 for data in items:
-                    queue_data(self._worker, conn, &parts, data)
+                    queue_data(by, conn, &parts, data)
             finally:
                 # Also if one raised, as a released memoryview does: those before it go.
                 if parts.head != NULL:
-                    result = conn_write_parts(self._worker, conn, &parts)
-            self._after_write(conn, result)
+                    result = conn_write_parts(by, conn, &parts)
+            self._after_write(by, conn, result)
         finally:
             conn_unref(conn)
 
-    cdef int _after_write(self, conn_t *conn, int result) except -1:
+    cdef int _after_write(self, worker_t *by, conn_t *conn, int result) except -1:
         cdef bint pause
         self._loop.wants_look()
-        if result & WRITE_FLUSH and self._on_loop():
+        if result & WRITE_FLUSH and by != NULL:
             if self._tls is not None:
                 self._tls_pump(conn)
             with nogil:
-                pause = conn_flush(self._worker, conn)
+                pause = conn_flush(by, conn)
             if pause:
                 self._tell_marks("pause_writing")
         if result & (WRITE_FLUSH | WRITE_SPENT):
@@ -403,15 +411,17 @@ cdef class Transport:
         asyncio.WriteTransport.write_eof(), Microsoft's shutdown(SD_SEND).  NotImplementedError with
         TLS, whose end ends both directions."""
         cdef conn_t *conn
+        cdef worker_t *by
         if self._tls is not None:
             raise NotImplementedError("a TLS connection has no end in one direction only")
         if self._closing or self._eof_written:
             return
         self._eof_written = True
         conn = self._enter()
+        by = self._by()
         if conn != NULL:
             with nogil:
-                conn_write_eof(self._worker, conn)
+                conn_write_eof(by, conn)
                 conn_unref(conn)
             self._loop.wants_look()
 
@@ -422,8 +432,12 @@ cdef class Transport:
         A peer that takes nothing for 60 seconds gets a reset, and connection_lost a TimeoutError.
         """
         cdef conn_t *conn
+        cdef worker_t *by = self._by()
         cdef size_t queued
         if self._closing:
+            return
+        if by == NULL and self._tls is not None and not self._loop._closed:
+            self._loop.call_soon_threadsafe(self.close)
             return
         if self._tls is not None and not self._tls.opened:
             self._force_close(None)
@@ -437,7 +451,7 @@ cdef class Transport:
                 self._tls_timer = self._loop.call_later(self._tls_shutdown_s, self._give_up_tls)
         finally:
             with nogil:
-                conn_close(self._worker, conn)
+                conn_close(by, conn)
                 queued = conn_write_buffer_size(conn)
                 conn_unref(conn)
             if queued == 0:
@@ -492,13 +506,12 @@ cdef class Transport:
         cdef size_t high_bytes = <size_t>min(high, MAX_BYTES)
         cdef size_t low_bytes = <size_t>min(low, MAX_BYTES)
         cdef conn_t *conn = self._enter()
-        cdef bint pause = False
-        cdef bint on_loop = self._on_loop()
+        cdef worker_t *by = self._by()
+        cdef bint pause
         if conn != NULL:
             with nogil:
-                conn_set_marks(self._worker, conn, high_bytes, low_bytes)
-                if on_loop:
-                    pause = conn_flush(self._worker, conn)
+                conn_set_marks(by, conn, high_bytes, low_bytes)
+                pause = by != NULL and conn_flush(by, conn)
                 conn_unref(conn)
             if pause:
                 self._tell_marks("pause_writing")
@@ -658,8 +671,9 @@ cdef class Transport:
                 conn_ref(conn)          # dropped by the caller
         return conn
 
-    cdef bint _on_loop(self) except -1:
-        return self._loop._thread_id is None or self._loop._thread_id == get_ident()
+    cdef worker_t *_by(self) noexcept:
+        """Who asks the engine: the loop's thread, which is its worker, or another one, NULL."""
+        return self._worker if on_loop(self._loop) else NULL
 
     cdef void _wants_turn(self) noexcept:
         self._gate()
@@ -768,6 +782,7 @@ cdef class Transport:
     def _return_handle(self, size_t lent):
         """After a _lend_handle() that was not None, once."""
         cdef conn_t *conn = <conn_t *>lent
+        cdef worker_t *by = self._by()
         with nogil:
-            conn_return_handle(self._worker, conn)
+            conn_return_handle(by, conn)
             conn_unref(conn)

@@ -54,6 +54,9 @@ LANE_PACKAGES = [
 ]
 
 
+# Of what tests/frameworks has: there are no wheels of these for a Python without a GIL.
+ONLY_WITH_GIL = ("aioquic", "pylsqpack")
+
 # Programs of the host that its tests ask servers with, and their packages.
 CLIENTS = {
     "redis-benchmark": "redis-tools",
@@ -431,11 +434,17 @@ def install_for_suites(name, target):
 
 def frameworks(name):
     """The folder to import from what tests/frameworks has on the loop, for the lane."""
-    folder = LAB / "frameworks" / name
+    folder, lane = LAB / "frameworks" / name, LANES[name]
+    lines = FRAMEWORKS.read_text().splitlines()
+    packages = [
+        line
+        for line in lines
+        if "==" in line and not (lane.free_threaded and line.startswith(ONLY_WITH_GIL))
+    ]
     step(
         f"lane {name}: frameworks",
-        [FRAMEWORKS.read_text(), LANES[name].tag],
-        lambda: install_packages(LANES[name], folder, ["-r", FRAMEWORKS]),
+        [packages, lane.tag],
+        lambda: install_packages(lane, folder, packages),
         folder,
     )
     return folder

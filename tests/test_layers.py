@@ -183,7 +183,7 @@ ROOMS = {
     "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
     "_transport": Room(
         "iocpx/_transport.*",
-        "_engine_loop _endpoint _transport_socket _runtime _tls _file_layer native _filter"
+        "_engine_loop _scheduling _endpoint _transport_socket _runtime _tls _file_layer native _filter"
         " _sendfile _buffers _delivery _requests _sched _base _types _state _addresses _errors"
         " libc cpython stdlib",
     ),
@@ -199,7 +199,8 @@ ROOMS = {
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport _transports stdlib"),
     "_datagram_transport": Room(
         "iocpx/_datagram_transport.*",
-        "_datagram_layer _engine_loop _endpoint _transport_socket _open _delivery _datagrams"
+        "_datagram_layer _engine_loop _scheduling _endpoint _transport_socket _open _delivery"
+        " _datagrams"
         " _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
     "_socket_loop": Room(
