@@ -28,9 +28,14 @@ def test_what_another_thread_writes_leaves_though_the_loop_sleeps(run, call, siz
     async def main():
         server, client, echo = await pair(Echo)
         argument = data if call == "write" else [data[:7], data[7:]]
-        thread = threading.Thread(target=getattr(client.transport, call), args=(argument,))
+
+        def write():
+            # The loop is at the port by then: nothing tells when, and nothing else wakes it.
+            threading.Event().wait(0.05)
+            getattr(client.transport, call)(argument)
+
+        thread = threading.Thread(target=write)
         thread.start()
-        # Nothing else wakes the loop: neither a timer nor the end of the thread.
         await client.until(lambda peer: peer.received == data)
         thread.join(WAIT_S)
         assert client.told.count("pause") == client.told.count("resume")
