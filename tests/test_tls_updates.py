@@ -265,6 +265,16 @@ def test_what_was_written_in_a_handshake_anew_is_sent_after_close(serve_tls, wil
 # -- the loop --------------------------------------------------------------------------------------
 
 
+async def a_flight(hand):
+    """Read until there is an answer to send."""
+    while not hand.outgoing.pending:
+        hand.changed.clear()
+        with pytest.raises(ssl.SSLWantReadError):
+            hand.tls.read(1)
+        if not hand.outgoing.pending:
+            await hand.changed.wait()
+
+
 def test_key_updates_of_both_sides_while_writing_is_paused_on_the_loop(run):
     whole = b"".join(PARTS)
 
@@ -345,12 +355,7 @@ def test_a_handshake_anew_while_writing_is_paused_on_the_loop(run, willing):
             assert_same_bytes(await hand.receive(written * len(BIG)), BIG * written)
             await echo.until_told("resume")
             # The answer is read, and ours is kept back.
-            while not hand.outgoing.pending:
-                hand.changed.clear()
-                with pytest.raises(ssl.SSLWantReadError):
-                    hand.tls.read(1)
-                if not hand.outgoing.pending:
-                    await hand.changed.wait()
+            await a_flight(hand)
             ssl_object = echo.transport.get_extra_info("ssl_object")
             writes = ssl_object.writes
             echo.transport.write(BIG)
@@ -385,12 +390,7 @@ def test_what_was_written_in_a_handshake_anew_is_sent_after_close_on_the_loop(ru
             await peer.until_told("made")
             OpenSsl(hand.tls).begin_anew()
             hand.flush()
-            while not hand.outgoing.pending:
-                hand.changed.clear()
-                with pytest.raises(ssl.SSLWantReadError):
-                    hand.tls.read(1)
-                if not hand.outgoing.pending:
-                    await hand.changed.wait()
+            await a_flight(hand)
             if paused:
                 peer.transport.pause_reading()
             peer.transport.write(BIG)
