@@ -44,7 +44,6 @@ import asyncio
 import concurrent.futures
 import socket
 import ssl
-import sys
 import threading
 
 from iocpx._addresses import address_text

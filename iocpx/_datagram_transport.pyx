@@ -6,7 +6,8 @@ thread corrupts nothing.
 
 Called by `_socket_loop`, by `_transport_socket`, and by the engine's side through `_endpoint`;
 calls `_datagram_layer`, from whose class its own derives, `_engine_loop`, `_scheduling`,
-`_endpoint`, `_transport_socket`, and of the engine `_open`, `_datagrams`, `_delivery` and `_requests`.
+`_endpoint`, `_transport_socket`, and of the engine `_open`, `_datagrams`, `_delivery` and
+`_requests`.
 """
 
 cimport cython

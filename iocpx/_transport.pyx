@@ -6,8 +6,9 @@ the conn_t meanwhile (_enter), is no worker's to the engine (_by), and leaves pa
 work and abort() to the loop's thread.
 
 Called by `_transports`, `_tcp_loop`, `_socket_loop` and `_transport_socket`; calls `_file_layer`,
-from whose class its own derives, `_engine_loop`, `_scheduling`, `_tls`, `_buffers`, `_transport_socket`,
-`_runtime` (address_tuple), and of the engine `_requests`, `_filter` and `_delivery`.
+from whose class its own derives, `_engine_loop`, `_scheduling`, `_tls`, `_buffers`,
+`_transport_socket`, `_runtime` (address_tuple), and of the engine `_requests`, `_filter` and
+`_delivery`.
 """
 
 cimport cython

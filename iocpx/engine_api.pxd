@@ -55,8 +55,8 @@ ctypedef struct handler_api_t:
 # In a callback of the connection what is written leaves when that returns, all of it at once, or
 # earlier where it is much; `marks` may then be called within the write, but for one in `made`,
 # after which it is.
-# Precondition of all but `post`: the connection is held, as in its callbacks until `lost` returns it
-# is (api_conn_t); no lock of the handler's is held that one of its callbacks takes.
+# Precondition of all but `post`: the connection is held, as in its callbacks until `lost` returns
+# it is (api_conn_t); no lock of the handler's is held that one of its callbacks takes.
 ctypedef struct engine_api_t:
     uint32_t version            # API_VERSION; before anything else, in all versions
     # Copies the data.  Precondition: data has nbytes; 0 of them are taken without effect.
@@ -76,8 +76,8 @@ ctypedef struct engine_api_t:
     void (*abort)(api_conn_t conn) noexcept nogil
     # 1: close, abort or a failure has come, and `lost` will be called, or was.
     int (*is_closing)(api_conn_t conn) noexcept nogil
-    # 1: no data is told until 0, but for what is being told; what has come waits, and slows the peer
-    # down.  Not counted: one 0 ends any number of 1.
+    # 1: no data is told until 0, but for what is being told; what has come waits, and slows the
+    # peer down.  Not counted: one 0 ends any number of 1.
     void (*pause)(api_conn_t conn, int paused) noexcept nogil
     size_t (*queued)(api_conn_t conn) noexcept nogil        # bytes not sent yet
     # Precondition: low <= high.

@@ -184,8 +184,8 @@ ROOMS = {
     "_transport": Room(
         "iocpx/_transport.*",
         "_engine_loop _scheduling _endpoint _transport_socket _runtime _tls _file_layer native"
-        " _filter _sendfile _buffers _delivery _requests _sched _base _types _state _addresses _errors"
-        " libc cpython stdlib",
+        " _filter _sendfile _buffers _delivery _requests _sched _base _types _state _addresses"
+        " _errors libc cpython stdlib",
     ),
     "_transports": Room(
         "iocpx/_transports.*",
