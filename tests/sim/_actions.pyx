@@ -431,6 +431,9 @@ cdef void set_marks(int client, conn_t *conn) noexcept nogil:
     # While somebody writes in spite of a pause it shall not end by this.
     AcquireSRWLockExclusive(&protocols[client].lock)
     conn_set_marks(worker_of(conn), conn, sim_random(2000), 0)
+    # Where the mark is higher now it is paused no more.
+    protocols[client].over = 0
+    protocols[client].over_told = False
     ReleaseSRWLockExclusive(&protocols[client].lock)
     if worker_of(conn) != NULL:
         flush(client, conn)

@@ -53,6 +53,11 @@ ctypedef struct protocol_t:
     bint cancels            # … and it is cancelled: nothing is written before it is over; lock
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
+    # Bytes that its turns before this one have written in spite of a pause, since when `over_since`
+    # bytes had left; lock.
+    size_t over
+    size_t over_since
+    bint over_told          # it was told of the pause before this turn; lock
     wakes_t wakes
     bint watched            # who calls the client hears of the end, be it reached or not; atomic
     # Of a loop's connections, touched by its thread alone:

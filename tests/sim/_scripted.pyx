@@ -23,7 +23,7 @@ from iocpx._delivery cimport (
 )
 from iocpx._file_ops cimport engine_next_file_op
 from iocpx._filter cimport conn_filter_hold
-from iocpx._requests cimport conn_tell_sent, WRITE_FLUSH
+from iocpx._requests cimport conn_tell_sent, WRITE_CLOSED, WRITE_FLUSH, WRITE_NO_MEMORY
 from iocpx._sched cimport conn_unref, worker_delivered, worker_next
 from iocpx._state cimport buf_free, buf_t, STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
 from iocpx._types cimport *
@@ -35,16 +35,55 @@ cdef enum:
     LONGEST_WRITE = 23000
 
 
+cdef size_t over_now(int client) noexcept nogil:
+    """What its turns before this one have written in spite of a pause, if nothing has left since."""
+    cdef sim_client_t facts
+    cdef size_t over = 0
+    sim_client(client, &facts)
+    AcquireSRWLockExclusive(&protocols[client].lock)
+    if protocols[client].over_since == facts.given:
+        over = protocols[client].over
+    ReleaseSRWLockExclusive(&protocols[client].lock)
+    return over
+
+
 cdef void answer(int client, size_t nbytes) noexcept nogil:
     """One of the connection's own callbacks writes."""
     cdef protocol_t *protocol = &protocols[client]
     cdef conn_t *conn = protocol.conn
     if nbytes == 0:
         return
+    cdef size_t limit = conn.service.config.max_write_buffer
+    cdef int result
+    cdef bint over = limit != 0 and over_now(client) > limit
     protocol.turn_written += nbytes
     protocol.turn_most = max(protocol.turn_most, protocol.turn_written)
-    if write(client, conn, nbytes, True, sim_random(4) == 0) & WRITE_FLUSH:
+    result = write(client, conn, nbytes, True, sim_random(4) == 0)
+    if over and not result & (WRITE_CLOSED | WRITE_NO_MEMORY) and over_now(client) > limit:
+        sim_fail("client %d: its turns have written %zu bytes in spite of a pause, and may write on",
+                 client, over_now(client))
+    if result & WRITE_FLUSH:
         flush(client, conn)
+
+
+cdef void note_turn(int client, conn_t *conn) noexcept nogil:
+    """A turn begins: is what the last one has written in spite of a pause?"""
+    cdef protocol_t *protocol = &protocols[client]
+    cdef sim_client_t facts
+    cdef bint told
+    AcquireSRWLockExclusive(&conn.lock)
+    told = conn.turn_told and not conn.filtered
+    ReleaseSRWLockExclusive(&conn.lock)
+    sim_client(client, &facts)
+    AcquireSRWLockExclusive(&protocol.lock)
+    if told and protocol.over_told and protocol.over_since == facts.given:
+        protocol.over += protocol.turn_written
+    else:
+        protocol.over = 0
+        protocol.over_since = facts.given
+    protocol.over_told = told
+    ReleaseSRWLockExclusive(&protocol.lock)
+    protocol.turn_written = 0
 
 
 cdef bint takes_more(conn_t *conn) noexcept nogil:
@@ -174,7 +213,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     before = wakes_before(&protocol.wakes)
     conn_take_news(conn, &news)
     release(news.spent)
-    protocol.turn_written = 0
+    note_turn(client, conn)
     while news.traces != NULL:
         buf = news.traces
         news.traces = buf.next

@@ -21,7 +21,8 @@ MUTANTS = [
                 "    worker_go_on(worker)\n    worker_serve_work(worker)\n"
                 "    worker_receive(worker)\n",
                 "",
-            )
+            ),
+            ("        conn_send_all(&engine.workers[0], conn)\n", "        pass\n"),
         ],
     ),
     (
