@@ -36,7 +36,7 @@ cdef enum:
 
 
 cdef size_t over_now(int client) noexcept nogil:
-    """What its turns before this one have written in spite of a pause, if nothing has left since."""
+    """What its turns before this one have written in spite of a pause; 0 if something has left."""
     cdef sim_client_t facts
     cdef size_t over = 0
     sim_client(client, &facts)
@@ -60,7 +60,7 @@ cdef void answer(int client, size_t nbytes) noexcept nogil:
     protocol.turn_most = max(protocol.turn_most, protocol.turn_written)
     result = write(client, conn, nbytes, True, sim_random(4) == 0)
     if over and not result & (WRITE_CLOSED | WRITE_NO_MEMORY) and over_now(client) > limit:
-        sim_fail("client %d: its turns have written %zu bytes in spite of a pause, and may write on",
+        sim_fail("client %d: its turns have written %zu bytes in spite of a pause, and may go on",
                  client, over_now(client))
     if result & WRITE_FLUSH:
         flush(client, conn)
