@@ -229,6 +229,10 @@ cdef void check_idle_conn(conn_t *conn) noexcept nogil:
             and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
         sim_fail("client %d: what was written waits for its filter, which is not asked",
                  client_of(conn))
+    if (conn.filtered and conn.write_eof and conn.plain.head == NULL and not conn.filter_ended
+            and not conn.filter_waits and (conn.filter_opening or not conn_has_files(conn))
+            and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
+        sim_fail("client %d: its filter is not asked for its end", client_of(conn))
     if (conn.state == STATE_FLUSHING and conn.outbox.head == NULL and not conn.sending
             and not conn_has_files(conn) and (conn.filter_ended or not conn.filtered)
             and not (config.like_asyncio and conn.pause_told)):
