@@ -53,6 +53,7 @@ ctypedef struct protocol_t:
     bint cancels            # … and it is cancelled: nothing is written before it is over; lock
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
+    size_t turn_taken       # … of those of this turn, what was taken
     # Bytes that its turns before this one have written in spite of a pause, since when `over_since`
     # bytes had left; lock.
     size_t over

@@ -54,11 +54,15 @@ cdef void answer(int client, size_t nbytes) noexcept nogil:
     if nbytes == 0:
         return
     cdef size_t limit = conn.service.config.max_write_buffer
+    cdef bint in_parts = sim_random(4) == 0
     cdef int result
     cdef bint over = limit != 0 and over_now(client) > limit
     protocol.turn_written += nbytes
     protocol.turn_most = max(protocol.turn_most, protocol.turn_written)
-    result = write(client, conn, nbytes, True, sim_random(4) == 0)
+    result = write(client, conn, nbytes, True, in_parts)
+    # Of parts some may have been left out, for lack of memory.
+    if not result & (WRITE_CLOSED | WRITE_NO_MEMORY) and not (in_parts and disturbed()):
+        protocol.turn_taken += nbytes
     if over and not result & (WRITE_CLOSED | WRITE_NO_MEMORY) and over_now(client) > limit:
         sim_fail("client %d: its turns have written %zu bytes in spite of a pause, and may go on",
                  client, over_now(client))
@@ -77,13 +81,14 @@ cdef void note_turn(int client, conn_t *conn) noexcept nogil:
     sim_client(client, &facts)
     AcquireSRWLockExclusive(&protocol.lock)
     if told and protocol.over_told and protocol.over_since == facts.given:
-        protocol.over += protocol.turn_written
+        protocol.over += protocol.turn_taken
     else:
         protocol.over = 0
         protocol.over_since = facts.given
     protocol.over_told = told
     ReleaseSRWLockExclusive(&protocol.lock)
     protocol.turn_written = 0
+    protocol.turn_taken = 0
 
 
 cdef bint takes_more(conn_t *conn) noexcept nogil:
