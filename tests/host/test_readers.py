@@ -18,6 +18,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
+
+from sockets import free_port  # noqa: E402
 
 from lab import here, steps  # noqa: E402 - found only now
 
@@ -155,9 +158,7 @@ def database():
         data = folder / "data"
         initdb = [programs / "initdb", "-D", data, "-U", "test", "-A", "trust", "--no-sync"]
         subprocess.run([*unprivileged(), *initdb], check=True, capture_output=True, cwd=folder)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         words = ["-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "", "-F"]
         server = subprocess.Popen(
             [*unprivileged(), programs / "postgres", *words],
