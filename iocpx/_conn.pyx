@@ -23,7 +23,8 @@ from iocpx._state cimport (
 )
 from iocpx._types cimport *
 from iocpx._wants cimport (
-    conn_has_news, conn_has_work, conn_may_connect, conn_may_send, conn_wants_recv,
+    conn_bytes_in_memory, conn_has_news, conn_has_work, conn_may_connect, conn_may_send,
+    conn_wants_recv,
 )
 from iocpx._winsock cimport *
 
@@ -122,7 +123,8 @@ cdef void conn_served(worker_t *worker, conn_t *conn) noexcept nogil:
     if conn.turn_writes != 0:
         # From here on what the turn has written counts, unless it was what passed the mark.
         if conn.turn_told:
-            conn.over_bytes = min(conn.over_bytes + conn.turn_bytes, conn.outbox.nbytes)
+            conn.over_bytes = min(conn.over_bytes + conn.turn_bytes,
+                                  conn_bytes_in_memory(conn))
         conn.turn_bytes = 0
         conn.turn_writes = 0
     conn.deliver = conn_has_news(conn)

@@ -15,6 +15,7 @@ cdef class SentFile:
     cdef object future              # gets the outcome
     cdef readonly uint64_t begin    # offset in bytes
     cdef uint64_t count             # bytes at most
+    cdef size_t there               # that a real file has from there on; 0 for others
     cdef readonly uint64_t nbytes   # that have been sent
     cdef object exc                 # what reading it raised
     cdef file_t *file               # the connection's, as long as that has it

@@ -25,7 +25,8 @@ from iocpx._sendfile cimport (
 from iocpx._types cimport *
 from iocpx._winsock cimport (
     CloseHandle, DWORD, FILE_FLAG_OVERLAPPED, FILE_FLAG_SEQUENTIAL_SCAN, FILE_SHARE_DELETE,
-    FILE_SHARE_READ, FILE_SHARE_WRITE, GENERIC_READ, HANDLE, INVALID_HANDLE_VALUE, ReOpenFile,
+    FILE_SHARE_READ, FILE_SHARE_WRITE, GENERIC_READ, GetFileSizeEx, HANDLE, INVALID_HANDLE_VALUE,
+    LARGE_INTEGER, ReOpenFile,
 )
 
 import asyncio
@@ -64,6 +65,14 @@ cdef HANDLE reopen(file, DWORD flags) noexcept:
     return NULL if made == INVALID_HANDLE_VALUE else made
 
 
+cdef size_t bytes_from(HANDLE handle, uint64_t offset) noexcept nogil:
+    """What a file holds from there on; 0 for none."""
+    cdef LARGE_INTEGER size
+    if handle == NULL or not GetFileSizeEx(handle, &size) or <uint64_t>size.QuadPart < offset:
+        return 0
+    return <size_t>(<uint64_t>size.QuadPart - offset)
+
+
 cdef int check_file(file) except -1:
     if not callable(getattr(file, "read", None)):
         raise TypeError("file must be a file object that is open for reading in binary mode, "
@@ -94,6 +103,8 @@ cdef class SentFile:
         self.future = future
         self.source = file
         self.handle = reopen(file, FILE_FLAG_OVERLAPPED | FILE_FLAG_SEQUENTIAL_SCAN)
+        with nogil:
+            self.there = bytes_from(self.handle, self.begin)
 
     def __dealloc__(self):
         if self.handle != NULL:
@@ -227,7 +238,9 @@ cdef class FileSender:
         TLS, and where it is no real file (io.BytesIO, one that decompresses), it is read on a
         worker, part by part, as the peer takes it; an object that is no real file must be left
         alone until the future is done.  What cannot be read ends the connection, since its bytes
-        were promised.  The file counts neither for the marks nor for the limits of writing.
+        were promised.  What is left of a real file counts for the marks and in
+        get_write_buffer_size(), and not for max_write_buffer, since it takes no memory; of another
+        the part that has been read counts.
 
         Any thread.  Raises TypeError or ValueError for a wrong argument.
         """
@@ -257,7 +270,8 @@ cdef class FileSender:
 
 cdef sendfile_result queue_file(worker_t *worker, conn_t *conn, SentFile sent) except *:
     cdef sendfile_result result
-    sent.file = file_new(sent.handle, <PyObject *>sent, sent.begin, sent.count)
+    sent.file = file_new(sent.handle, <PyObject *>sent, sent.begin, sent.count,
+                         sent.there)
     if sent.file == NULL:
         raise MemoryError
     cdef file_t *file = sent.file

@@ -59,9 +59,16 @@ cdef void move_up(conn_t *conn, queue_t *onto) noexcept nogil:
         queue_push(onto, buf)
 
 
+cdef void file_count(conn_t *conn, file_t *file, size_t nbytes) noexcept nogil:
+    conn.outbox.nbytes += nbytes - file.counted
+    conn.files.nbytes += nbytes - file.counted
+    file.counted = nbytes
+
+
 cdef void file_end(conn_t *conn) noexcept nogil:
     """All of the front has been sent."""
     cdef file_t *file = conn.files.front
+    file_count(conn, file, 0)
     if conn.send_bytes == A_FILE_IS_NEXT:
         queue_pop(&conn.outbox)
         conn.send_bytes = SEND_BYTES
@@ -107,6 +114,7 @@ cdef bint file_post(worker_t *worker, conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     if error == 0:
         part = file_part(file, <uint64_t>size.QuadPart)
+        file_count(conn, file, <size_t>file.left)
     if part == 0:
         conn.sending = False
         conn.pending -= 1
@@ -156,6 +164,7 @@ cdef void file_done(worker_t *worker, conn_t *conn, int error, DWORD nbytes) noe
         count(conn.service, worker, N_BYTES_SENT, nbytes)
         file.offset += nbytes
         file.left -= nbytes
+        file_count(conn, file, <size_t>file.left)
         file.sent += nbytes
         if conn.after_send & SENT_TOLD:
             conn.sent_untold += nbytes

@@ -21,7 +21,7 @@ from iocpx._state cimport (
     STATE_ENDING, STATE_FLUSHING, STATE_OPEN,
 )
 from iocpx._types cimport *
-from iocpx._wants cimport conn_has_files
+from iocpx._wants cimport conn_bytes_in_memory, conn_has_files
 from iocpx._winsock cimport *
 
 
@@ -63,7 +63,7 @@ cdef void conn_fail(conn_t *conn, abort_reason reason, int error, bint sending) 
     trace(conn, "abort, error", error)
     if conn.state != STATE_DRAINING:
         conn.reason = reason
-        conn.unsent_bytes = conn.outbox.nbytes
+        conn.unsent_bytes = conn_bytes_in_memory(conn)
         conn.unsent_writes = conn.outbox.writes
         # When draining, all was sent and connection_lost(None) is on its way.
         count(conn.service, NULL, N_ABORTS + reason, 1)
@@ -166,6 +166,8 @@ cdef void conn_drop_files(conn_t *conn) noexcept nogil:
         else:
             queue_push(&written, buf)
         buf = queue_pop(&files.later)
+    conn.outbox.nbytes -= files.nbytes
+    files.nbytes = 0
     conn.outbox.nbytes -= min(written.nbytes, conn.outbox.nbytes)
     conn.outbox.writes -= min(written.writes, conn.outbox.writes)
     conn_drop_queue(conn, &written)

@@ -2,7 +2,8 @@
 
 What is next may be a file, which `_files` sends, or datagrams (`_datagrams`).
 
-Called by `_conn` and `_requests`; calls `_files`, `_datagrams`, `_life`, `_sched` and `_base`.
+Called by `_conn` and `_requests`; calls `_files`, `_datagrams`, `_life`, `_sched`, `_wants` and
+`_base`.
 """
 
 from libc.stdint cimport uint64_t
@@ -15,6 +16,7 @@ from iocpx._life cimport conn_fail, op_pended
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport buf_t, queue_consume, queue_t, STATE_FLUSHING
 from iocpx._types cimport *
+from iocpx._wants cimport conn_bytes_in_memory
 from iocpx._winsock cimport *
 
 
@@ -147,6 +149,7 @@ cdef void send_follow(conn_t *conn, DWORD nbytes) noexcept nogil:
     if conn.after_send & SENT_TOLD:
         conn.sent_untold += conn_sent_plain(conn) if conn.filtered else nbytes
     if conn.after_send & SENT_FILES:
+        conn.over_bytes = min(conn.over_bytes, conn_bytes_in_memory(conn))
         files_next(conn)
 
 

@@ -11,8 +11,10 @@ cdef enum sendfile_result:
 
 # The caller's to free by file_free, until conn_sendfile has taken it.  handle: of a file that is
 # open for overlapped reading, borrowed from owner, which is referenced until the file_t is taken
-# back.  left: bytes at most.  NULL: out of memory.
-cdef file_t *file_new(HANDLE handle, void *owner, uint64_t offset, uint64_t left) noexcept nogil
+# back.  left: bytes at most.  there: bytes that the file has from offset on, for the marks; 0:
+# nobody knows.  NULL: out of memory.
+cdef file_t *file_new(HANDLE handle, void *owner, uint64_t offset, uint64_t left,
+                      size_t there) noexcept nogil
 cdef void file_free(file_t *file) noexcept nogil
 # Queues it behind all that is written, as `_requests` does it.  Any thread.
 cdef sendfile_result conn_sendfile(worker_t *worker, conn_t *conn, file_t *file) noexcept nogil

@@ -11,7 +11,7 @@ from libc.string cimport memset
 
 from iocpx._base cimport count
 from iocpx._conn cimport conn_mark
-from iocpx._files cimport file_end, files_next
+from iocpx._files cimport file_count, file_end, files_next
 from iocpx._requests cimport conn_gather, conn_request_done, WRITE_NO_MEMORY
 from iocpx._sched cimport conn_leave
 from iocpx._state cimport buf_t, queue_push, queue_t, STATE_FLUSHING, STATE_OPEN
@@ -24,13 +24,15 @@ cdef enum:
     MOST_PART_BYTES = 262144
 
 
-cdef file_t *file_new(HANDLE handle, void *owner, uint64_t offset, uint64_t left) noexcept nogil:
+cdef file_t *file_new(HANDLE handle, void *owner, uint64_t offset, uint64_t left,
+                      size_t there) noexcept nogil:
     cdef file_t *file = <file_t *>calloc(1, sizeof(file_t))
     if file != NULL:
         file.buf.owner = owner
         file.handle = handle
         file.offset = offset
         file.left = left
+        file.counted = <size_t>min(left, <uint64_t>there)
     return file
 
 
@@ -51,6 +53,8 @@ cdef sendfile_result conn_sendfile(worker_t *worker, conn_t *conn, file_t *file)
             result = SENDFILE_NO_MEMORY
     if result == SENDFILE_TAKEN:
         count(conn.service, worker, N_FILES_OPENED, 1)
+        conn.outbox.nbytes += file.counted
+        conn.files.nbytes += file.counted
         queue_push(&conn.files.later, &file.buf)
         conn.after_send |= SENT_FILES
         files_next(conn)
@@ -102,7 +106,8 @@ cdef file_t *conn_file_to_read(conn_t *conn, size_t *nbytes) noexcept nogil:
             file_end(conn)
             file = NULL     # what comes next is news
     if file != NULL:
-        # Below the high mark, also encrypted: what is read shall not pause who writes.
+        # Below the high mark, also encrypted: of a file whose size nobody knows, what is read shall
+        # not pause who writes.
         nbytes[0] = min(max(conn.marks.high // 4 * 3, <size_t>LEAST_PART_BYTES),
                         <size_t>MOST_PART_BYTES)
         nbytes[0] = <size_t>min(<uint64_t>nbytes[0], file.left)
@@ -112,6 +117,7 @@ cdef file_t *conn_file_to_read(conn_t *conn, size_t *nbytes) noexcept nogil:
 
 cdef int conn_put_part(conn_t *conn, const char *data, size_t nbytes, void *owner) noexcept nogil:
     cdef queue_t *queue
+    cdef file_t *file
     cdef int result = 0
     AcquireSRWLockExclusive(&conn.lock)
     if (conn_has_files(conn) and conn.files.front != NULL
@@ -119,8 +125,11 @@ cdef int conn_put_part(conn_t *conn, const char *data, size_t nbytes, void *owne
         queue = &conn.plain if conn.filtered else &conn.outbox
         result = conn_gather(conn, queue, data, nbytes, owner)
         if not result & WRITE_NO_MEMORY:
-            conn.files.front.left -= nbytes
-            conn.files.front.sent += nbytes
+            file = conn.files.front
+            file.left -= nbytes
+            file.sent += nbytes
+            # From now on they count in their queue.
+            file_count(conn, file, file.counted - min(nbytes, file.counted))
             if conn.filtered:
                 conn.outbox.nbytes += nbytes
             conn_mark(NULL, conn)

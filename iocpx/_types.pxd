@@ -168,6 +168,7 @@ ctypedef struct file_t:
     uint64_t offset             # in the file, of what is sent next
     uint64_t left               # bytes, at most
     uint64_t sent               # bytes
+    size_t counted              # of those left, what the marks count: see files_t.nbytes
     size_t part                 # bytes of the next TransmitFile, at most
     bint looked                 # `left` is no more than there was when its turn came
     bint cancelled
@@ -178,6 +179,8 @@ ctypedef struct files_t:
     file_t *front               # owned, and in the outbox if it has a handle; NULL: bytes are next
     queue_t later               # what follows it in order: files, and what was written after them
     queue_t over                # those that are over, for conn_take_files
+    # Those left of the files before `over`, as far as they are known; outbox.nbytes has them, too.
+    size_t nbytes
 
 # In front of the bytes of each datagram, in the same buffer: of one that was received, and is in
 # the inbox, and of one that is to be sent, and is in the outbox.

@@ -3,8 +3,8 @@
 Inline, since each message asks several times; nothing in here changes anything.
 Precondition of all: conn.lock held.
 
-Called by `_sched`, `_life`, `_recv`, `_conn`, `_requests`, `_filter`, `_sendfile`, `_delivery`
-and `_native`; calls nothing.
+Called by `_sched`, `_life`, `_recv`, `_send`, `_conn`, `_requests`, `_filter`, `_sendfile`,
+`_delivery` and `_native`; calls nothing.
 """
 
 from iocpx._state cimport (
@@ -29,6 +29,11 @@ cdef inline bint conn_readable(conn_t *conn) noexcept nogil:
 cdef inline bint conn_has_files(conn_t *conn) noexcept nogil:
     """Is a file to be sent, or something that was written after one?"""
     return conn.files != NULL and (conn.files.front != NULL or conn.files.later.head != NULL)
+
+
+cdef inline size_t conn_bytes_in_memory(conn_t *conn) noexcept nogil:
+    """Of what is to be sent, what no file holds."""
+    return conn.outbox.nbytes - (conn.files.nbytes if conn.files != NULL else 0)
 
 
 cdef inline queue_t *conn_write_queue(conn_t *conn) noexcept nogil:
@@ -82,7 +87,7 @@ cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
         # slowly than requests come.  But a filter may have to receive before anything leaves.
         if conn.due & DUE_MADE or conn.inbox.head != NULL or (
                 conn.marks.above and not conn.service.config.like_asyncio
-                and not conn.filter_waits):
+                and not conn.filter_opening and not conn.filter_waits):
             return False
         # Where it has paused one stays posted, or it would not learn that the peer is gone.
         return conn.window.n < (1 if conn.idle or conn.read_paused else conn.window.size)

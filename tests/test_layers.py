@@ -52,7 +52,7 @@ ROOMS = {
     "_recv": Room("iocpx/_recv.*", f"{BELOW} _wants _base _sched _life"),
     "_files": Room("iocpx/_files.*", f"{BELOW} _base _sched _life"),
     "_datagrams": Room("iocpx/_datagrams.*", f"{BELOW} _base _sched _life"),
-    "_send": Room("iocpx/_send.*", f"{BELOW} _base _sched _life _files _datagrams"),
+    "_send": Room("iocpx/_send.*", f"{BELOW} _wants _base _sched _life _files _datagrams"),
     "_conn": Room(
         "iocpx/_conn.*",
         f"{BELOW} _wants _base _sched _life _connect _recv _files _datagrams _send",

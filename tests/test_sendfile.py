@@ -1,6 +1,7 @@
 """Connection.sendfile(): files among what is written, by TransmitFile or read part by part."""
 
 import concurrent.futures
+import contextlib
 import gzip
 import io
 import os
@@ -460,27 +461,67 @@ def test_a_file_is_sent_from_anywhere(serve, path, where):
         assert sender.sent.result(WAIT_S) == len(DATA)
 
 
-def test_a_file_counts_neither_for_the_marks_nor_as_what_is_queued(serve, large):
+@contextlib.contextmanager
+def held_worker(transport):
+    """Nothing is sent meanwhile, where there is one worker."""
+    begun, over = threading.Event(), threading.Event()
+    transport.call_soon(lambda: (begun.set(), over.wait(WAIT_S)))
+    wait_for_event(begun, "the callback")
+    yield
+    over.set()
+
+
+@pytest.mark.parametrize("kind", ["serve", "serve_tls"])
+def test_what_is_left_of_a_file_counts_for_the_marks(request, large, kind):
     path, data = large
-    client, protocol = serve(Recording).open()
+    client, protocol = request.getfixturevalue(kind)(Recording, workers=1).open()
     transport = protocol.transport
-    with path.open("rb") as file:
-        future = transport.sendfile(file)
-        assert transport.get_write_buffer_size() == 0
-        assert transport.wait_writable(0) is True
-        # What is written behind it does.
+    with path.open("rb") as file, held_worker(transport):
+        # All that there is, as much as is asked for, and as much as there is beyond an offset.
+        sizes = [len(data), 1000, 500]
+        futures = [
+            transport.sendfile(file),
+            transport.sendfile(file, 5, 1000),
+            transport.sendfile(file, len(data) - 500, 10_000),
+            transport.sendfile(file, len(data) + 1),
+        ]
+        assert transport.get_write_buffer_size() == sum(sizes)
         transport.write(bytes(1000))
-        assert transport.get_write_buffer_size() == 1000
-        transport.write(bytes(70_000))
-        protocol.wait_for("pause_writing")
-        assert not future.done()
-        assert_same_bytes(client.read_exactly(len(data)), data)
-        assert client.read_exactly(71_000) == bytes(71_000)
+        assert transport.get_write_buffer_size() == sum(sizes) + 1000
+    protocol.wait_for("pause_writing")
+    assert transport.wait_writable(0) is False
+    assert_same_bytes(client.read_exactly(len(data)), data)
+    assert_same_bytes(client.read_exactly(1500), data[5:1005] + data[-500:])
+    assert client.read_exactly(1000) == bytes(1000)
+    assert [future.result(WAIT_S) for future in futures] == [*sizes, 0]
     protocol.wait_for("resume_writing")
+    assert transport.wait_writable(WAIT_S) is True
+    assert transport.get_write_buffer_size() == 0
     assert protocol.events.count("pause_writing") == 1
 
 
-def test_a_file_that_is_read_does_not_pause_who_writes(opened, path):
+@pytest.mark.parametrize("become", ["shorter", "longer"])
+def test_a_file_counts_for_what_it_is_when_its_turn_has_come(serve, large, become):
+    path, data = large
+    client, protocol = serve(Recording, workers=1).open()
+    transport = protocol.transport
+    with path.open("r+b") as file, held_worker(transport):
+        future = transport.sendfile(file)
+        assert transport.get_write_buffer_size() == len(data)
+        if become == "shorter":
+            file.truncate(1000)
+        else:
+            file.seek(0, 2)
+            file.write(bytes(5000))
+            file.flush()
+    sent = data[:1000] if become == "shorter" else data + bytes(5000)
+    assert_same_bytes(client.read_exactly(len(sent)), sent)
+    assert future.result(WAIT_S) == len(sent)
+    assert transport.wait_writable(WAIT_S) is True
+    assert transport.get_write_buffer_size() == 0
+
+
+def test_a_file_whose_size_nobody_knows_does_not_pause_who_writes(opened, path):
     client, transport = opened
     future = transport.sendfile(io.BytesIO(DATA))
     assert_same_bytes(client.read_exactly(len(DATA)), DATA)
@@ -488,16 +529,18 @@ def test_a_file_that_is_read_does_not_pause_who_writes(opened, path):
     assert "pause_writing" not in transport.get_protocol().events
 
 
-def test_what_is_behind_a_file_meets_the_limit(serve, large):
+def test_what_is_behind_a_file_meets_the_limit_and_the_file_does_not(serve, large):
     path, data = large
     client, protocol = serve(Recording, max_write_buffer=100_000).open()
     transport = protocol.transport
     with path.open("rb") as file:
         future = transport.sendfile(file)
-        transport.write(bytes(70_000))
         protocol.wait_for("pause_writing")
         wait_for_a_turn(transport)
-        transport.write(bytes(100_001))
+        transport.write(bytes(70_000))
+        wait_for_a_turn(transport)
+        assert protocol.lost_with is None and not transport.is_closing()
+        transport.write(bytes(30_001))
         protocol.wait_for("connection_lost")
         assert protocol.lost_with.winerror == 10055
         assert future.exception(WAIT_S).winerror == 10055

@@ -154,6 +154,21 @@ def test_a_proxy_header_and_a_client_hello_in_one_packet(serve, version, cut):
     assert protocol.future.result(WAIT_S) is None
 
 
+def test_more_than_the_high_mark_may_be_written_before_the_handshake(serve):
+    data = pattern(2_000_000)
+
+    class Writes(Starts):
+        def start(self):
+            super().start()
+            self.transport.write(data)
+
+    client, protocol = serve(Writes).open()
+    secure = upgraded(client, client_context())
+    assert_same_bytes(secure.read_exactly(len(data)), data)
+    assert protocol.future.result(WAIT_S) is None
+    protocol.wait_for("resume_writing")
+
+
 def test_tls_from_connection_made(serve, version):
     class AtOnce(Starts):
         def on_made(self):

@@ -174,7 +174,10 @@ cdef void send_file(int client, conn_t *conn) noexcept nogil:
     sent.size = size
     sent.at = protocol.written
     sent.handle = sim_file(client, offset, sent.at, there)
-    file = file_new(sent.handle if sim_random(3) else NULL, sent, offset, count)
+    # How much there is of one that is read is known, or not.
+    cdef bint real = sim_random(3) != 0
+    file = file_new(sent.handle if real else NULL, sent, offset, count,
+                    there - offset if real or sim_random(2) else 0)
     if file != NULL:
         result = conn_sendfile(worker_of(conn), conn, file)
         if result == SENDFILE_UNFIT:
@@ -200,6 +203,13 @@ cdef void cancel_file(int client, conn_t *conn) noexcept nogil:
         protocol.cancels = True
         sim_note("cancel file", client, 0)
         conn_cancel_file(conn, protocol.last_file)
+        # What is with the kernel may still be sent, and no more.
+        AcquireSRWLockExclusive(&conn.lock)
+        protocol.cancel_most = <size_t>protocol.last_file.sent
+        if (conn.files.front == protocol.last_file and conn.sending
+                and conn.send_bytes == A_FILE_IS_NEXT):
+            protocol.cancel_most += conn.send_lent
+        ReleaseSRWLockExclusive(&conn.lock)
     ReleaseSRWLockExclusive(&protocol.lock)
 
 
@@ -226,6 +236,9 @@ cdef void serve_files(int client, conn_t *conn) noexcept nogil:
             protocol.last_file = NULL
             if protocol.cancels:
                 sent = <sent_file_t *>following.buf.owner
+                if following.handle != NULL and following.sent > protocol.cancel_most:
+                    sim_fail("client %d: %zu bytes of a cancelled file were sent, %zu might be",
+                             client, <size_t>following.sent, protocol.cancel_most)
                 protocol.written -= sent.size - <size_t>following.sent
                 sent.size = <size_t>following.sent
                 protocol.cancels = False

@@ -11,7 +11,8 @@ from iocpx._engine cimport engine_count, engine_pools, engine_wait_stopped, pool
 from iocpx._service cimport service_count, service_figures, service_figures_t
 from iocpx._sched cimport conn_unref
 from iocpx._state cimport (
-    STATE_ABORTING, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, link_t,
+    STATE_ABORTING, STATE_DRAINING, STATE_ENDING, STATE_FLUSHING, STATE_OPEN, buf_t, link_t,
+    queue_t,
 )
 from iocpx._types cimport *
 from iocpx._wants cimport conn_has_files, conn_may_send
@@ -55,10 +56,54 @@ cdef void check_bounds(conn_t *conn) noexcept nogil:
         most = <size_t>-1   # it lays aside what it answers later
     if conn.inbox.nbytes > window:
         sim_fail("%zu bytes wait for the handler", conn.inbox.nbytes)
+    if not conn.filtered and not config.datagrams:
+        check_counted(conn)
     if conn.outbox.nbytes > most:
         sim_fail("%zu bytes wait to be sent, more than %zu", conn.outbox.nbytes, most)
     if conn.window.n > conn.window.size:
         sim_fail("%d receives are posted", conn.window.n)
+
+
+cdef void check_counted(conn_t *conn) noexcept nogil:
+    """What the marks count is what waits: in memory, and in files."""
+    cdef size_t nbytes = bytes_of(&conn.outbox)
+    cdef size_t in_files = 0
+    cdef file_t *file = NULL
+    if conn.files != NULL:
+        nbytes += bytes_of(&conn.files.later)
+        file = conn.files.front
+        in_files = counted_of(&conn.files.later)
+    if file != NULL:
+        in_files += file.counted
+        if file.looked and file.counted != file.left:
+            sim_fail("client %d: of a file %zu bytes are left, and %zu count", client_of(conn),
+                     <size_t>file.left, file.counted)
+    if conn.outbox.nbytes != nbytes + in_files:
+        sim_fail("client %d: %zu bytes wait in memory and %zu in files, and %zu are counted",
+                 client_of(conn), nbytes, in_files, conn.outbox.nbytes)
+    if in_files != (conn.files.nbytes if conn.files != NULL else 0):
+        sim_fail("client %d: %zu bytes wait in files, and %zu are counted", client_of(conn),
+                 in_files, conn.files.nbytes)
+
+
+cdef size_t bytes_of(queue_t *queue) noexcept nogil:
+    cdef size_t nbytes = 0
+    cdef buf_t *buf = queue.head
+    while buf != NULL:
+        nbytes += buf.size
+        buf = buf.next
+    return nbytes
+
+
+cdef size_t counted_of(queue_t *later) noexcept nogil:
+    """Of the files in it."""
+    cdef size_t nbytes = 0
+    cdef buf_t *buf = later.head
+    while buf != NULL:
+        if buf.data == NULL:
+            nbytes += (<file_t *>buf).counted
+        buf = buf.next
+    return nbytes
 
 
 cdef void check_lost(int client, int error, bint paused) noexcept nogil:
@@ -229,6 +274,10 @@ cdef void check_idle_conn(conn_t *conn) noexcept nogil:
             and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
         sim_fail("client %d: what was written waits for its filter, which is not asked",
                  client_of(conn))
+    if (conn.filtered and (conn.filter_opening or conn.filter_waits) and conn.window.n == 0
+            and conn.inbox.head == NULL and not conn.eof_seen
+            and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):
+        sim_fail("client %d: its filter waits for bytes, and nobody receives any", client_of(conn))
     if (conn.filtered and conn.write_eof and conn.plain.head == NULL and not conn.filter_ended
             and not conn.filter_waits and (conn.filter_opening or not conn_has_files(conn))
             and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING)):

@@ -51,6 +51,7 @@ ctypedef struct protocol_t:
     file_t *last_file       # the last of them; lock
     size_t last_end         # where that one ends in the stream; lock
     bint cancels            # … and it is cancelled: nothing is written before it is over; lock
+    size_t cancel_most      # … and so much of it may be sent; lock
     size_t turn_written     # bytes, by its own callbacks in the turn under way…
     size_t turn_most        # … and in any
     size_t turn_taken       # … of those of this turn, what was taken

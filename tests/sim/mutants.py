@@ -710,6 +710,11 @@ MUTANTS = [
         "iocpx/_requests.pyx",
         [("        conn.over_bytes += nbytes\n", "        pass\n")],
     ),
+    (
+        "nothing is received in a handshake before which much was written",
+        "iocpx/_wants.pxd",
+        [("not conn.filter_opening and not conn.filter_waits):", "not conn.filter_waits):")],
+    ),
     # -- files
     (
         "what is written after a file overtakes it",
@@ -760,6 +765,21 @@ MUTANTS = [
                 "",
             )
         ],
+    ),
+    (
+        "a file that is over counts on",
+        "iocpx/_files.pyx",
+        [("    file_count(conn, file, 0)\n", "")],
+    ),
+    (
+        "what is read of a file counts in it, too",
+        "iocpx/_sendfile.pyx",
+        [("            file_count(conn, file, file.counted - min(nbytes, file.counted))\n", "")],
+    ),
+    (
+        "files that are dropped count on",
+        "iocpx/_life.pyx",
+        [("    conn.outbox.nbytes -= files.nbytes\n    files.nbytes = 0\n", "")],
     ),
     # -- files that are read and written
     (
