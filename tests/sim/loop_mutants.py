@@ -245,7 +245,7 @@ MUTANTS = [
     (
         "a loop that stops forgets whom it has not served",
         "iocpx/_worker.pyx",
-        [("    ready_move(&worker.work, waiting)\n", "")],
+        [("    ready_move(&worker.news, waiting)\n", "")],
     ),
     (
         "what a filter gives back to a closed connection is kept",
