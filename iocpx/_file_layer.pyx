@@ -68,9 +68,11 @@ cdef HANDLE reopen(file, DWORD flags) noexcept:
 cdef size_t bytes_from(HANDLE handle, uint64_t offset) noexcept nogil:
     """What a file holds from there on; 0 for none."""
     cdef LARGE_INTEGER size
-    if handle == NULL or not GetFileSizeEx(handle, &size) or <uint64_t>size.QuadPart < offset:
+    if handle == NULL:
         return 0
-    return <size_t>(<uint64_t>size.QuadPart - offset)
+    if not GetFileSizeEx(handle, &size):
+        return 0
+    return <size_t>(max(<uint64_t>size.QuadPart, offset) - offset)
 
 
 cdef int check_file(file) except -1:
