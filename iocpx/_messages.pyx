@@ -175,10 +175,11 @@ cdef class MessageUser(TlsUser):
                     # What came before it is told first, and may have set another framer, or begun
                     # TLS: then this is none of ours.
                     self._tell_whole(conn)
-                    if (self._framed is framed and self._tls is tls
-                            and not conn_is_closing(conn)):
+                    if self._framed is framed and self._tls is tls:
+                        # In any case: what nobody takes would be given to nobody again and again.
                         source.size = 0
-                        self._refuse(conn, framed.framer, result)
+                        if not conn_is_closing(conn):
+                            self._refuse(conn, framed.framer, result)
                     break
                 message = PyBytes_FromStringAndSize(found.start, <Py_ssize_t>found.size)
                 frames_done(&framed.frames)

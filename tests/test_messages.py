@@ -7,6 +7,7 @@ import threading
 import pytest
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import EchoingBuffered, Recording, RecordingBuffered
+from test_exit import assert_quiet_end
 from tls_peers import TlsClient, server_context
 from waiting import WAIT_S, wait_for_event, wait_for_figure
 
@@ -416,6 +417,58 @@ def test_a_message_that_is_too_long_over_tls(serve_tls):
     client.read_until_gone()
     assert protocol.lost_with.winerror == 10040
     assert protocol.messages == [b"first"]
+
+
+LOST_IN_A_CALLBACK = """
+import asyncio, socket, struct, sys, threading
+import iocpx
+
+over = threading.Event()
+
+class Lost(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.set_framer(iocpx.native.LineFramer(10))
+
+    def data_received(self, message):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("HH", 1, 0))
+        client.close()
+        for _ in range(20):
+            self.transport.write(bytes(1_000_000))
+
+    def connection_lost(self, exc):
+        print(type(exc).__name__, flush=True)
+        over.set()
+
+if "lists" in sys.argv:
+    Lost.messages_received = Lost.data_received
+
+async def main():
+    global client
+    server = await asyncio.get_running_loop().create_server(Lost, "127.0.0.1", 0)
+    client = socket.create_connection(server.sockets[0].getsockname())
+    client.sendall(b"first\\n" + b"too long" * 100)
+    while not over.is_set():
+        await asyncio.sleep(0.01)
+
+if "loop" in sys.argv:
+    iocpx.run(main())
+else:
+    with iocpx.Server(Lost, "127.0.0.1") as server:
+        client = socket.create_connection(server.address)
+        client.sendall(b"first\\n" + b"too long" * 100)
+        over.wait(30)
+"""
+
+
+@pytest.mark.parametrize("door", ["server", "loop"])
+@pytest.mark.parametrize("how", ["lists", "one by one"])
+def test_what_is_no_message_of_a_connection_that_is_lost_keeps_nobody(start_script, door, how):
+    """The error of a send ends it in the callback of the message before that.  A program of its
+    own: what would go round for ever holds the GIL, and no test would go on."""
+    script = start_script(LOST_IN_A_CALLBACK, door, how)
+    assert script.read_line() in ("ConnectionResetError", "ConnectionAbortedError")
+    assert_quiet_end(script)
 
 
 @both
