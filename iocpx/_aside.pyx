@@ -18,8 +18,8 @@ from time import perf_counter
 
 cdef enum:
     MAX_THREADS = 32        # that work; what is asked for beyond that waits for its turn
-    # … and more, for what has no time limit and comes first.  A look for a name may hang on, long
-    # after whoever waits for it was told that its time is over: a flush() does not wait behind 32.
+    # … and more, for what comes first.  A look for a name may hang on, long after whoever waits for
+    # it was told that its time is over: a flush() does not wait behind 32.
     MORE_THREADS = 8
 
 logger = logging.getLogger("iocpx")
@@ -28,7 +28,7 @@ logger = logging.getLogger("iocpx")
 cdef object lock = allocate_lock()
 # Under it:
 cdef object waiting = deque()       # tasks that no thread has begun…
-cdef object untimed = deque()       # … and those without a time limit, which come first
+cdef object urgent = deque()        # … and those that come first
 cdef int threads = 0                # that work, or have been asked for…
 cdef int begun = 0                  # … of which so many are there
 cdef list pending = []              # a heap of (due_s, number, task)
@@ -44,14 +44,15 @@ cdef class Task:
     cdef object work
     cdef object late
     cdef bint timed                 # there is a late, and the task is in `pending`
+    cdef bint first                 # constant: it comes first
     cdef bint over                  # work has returned, or late was called
 
 
 cdef inline object queue_of(Task task):
-    return waiting if task.timed else untimed
+    return urgent if task.first else waiting
 
 
-cdef int aside(work, late, double due_s) except -1:
+cdef int aside(work, late, double due_s, bint first) except -1:
     global threads
     cdef Task task = Task.__new__(Task)
     cdef bint grow
@@ -59,9 +60,10 @@ cdef int aside(work, late, double due_s) except -1:
     task.work = work
     task.late = late
     task.timed = late is not None
+    task.first = first
     entry = (due_s, next(numbers), task)
     with lock:
-        grow = threads < (MAX_THREADS if task.timed else MAX_THREADS + MORE_THREADS)
+        grow = threads < (MAX_THREADS + MORE_THREADS if first else MAX_THREADS)
         threads += grow
         watch = task.timed and not watched
         queue_of(task).append(task)
@@ -113,8 +115,8 @@ def work_all():
     while True:
         with lock:
             task = None
-            if untimed:
-                task = untimed.popleft()
+            if urgent:
+                task = urgent.popleft()
             elif waiting and begun <= MAX_THREADS:
                 task = waiting.popleft()
             threads -= task is None

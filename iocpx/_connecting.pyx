@@ -162,13 +162,19 @@ cdef class Dial:
         cdef int family = address[0]
         cdef const char *remote = PyBytes_AS_STRING(address[1])
         cdef const char *local = NULL if address[2] is None else PyBytes_AS_STRING(address[2])
-        cdef Connection connection = connection_new(runtime, self, self.context, remote)
-        cdef void *user = <void *><PyObject *>connection
+        cdef Connection connection
+        cdef void *user
         cdef conn_t *conn = NULL
         cdef int error
         cdef bint more
         cdef bint wanted
         cdef uint64_t now
+        with cython.critical_section(self):
+            context = self.context
+        if context is None:
+            return given_up()
+        connection = connection_new(runtime, self, context, remote)
+        user = <void *><PyObject *>connection
         runtime.stay()                  # until it is told its end
         with cython.critical_section(self):
             self.attempts.add(connection)
@@ -233,12 +239,13 @@ cdef class Dial:
             may = not self.over
             self.claimed = may
             future = self.future
+            make = self.protocol_factory
         if may and not future.set_running_or_notify_cancel():
             self.settle(False, False)
             may = False
         if not may:
             raise CancelledError()
-        return self.protocol_factory()
+        return make()
 
     def made(self, connection):
         future = self.settle(False, True)
@@ -271,7 +278,7 @@ cdef class Dial:
         """The future, for whoever ends it, once; everybody else gets None."""
         cdef Runtime runtime = None
         cdef bint mine
-        future = None
+        future = factory = context = None
         timers = []
         with cython.critical_section(self):
             mine = not self.over and not (unless_claimed and self.claimed)
@@ -283,11 +290,11 @@ cdef class Dial:
                 self.timers = []
                 self.addresses = []
                 runtime = self.runtime
+                # The future, which somebody may keep, refers to self.
+                factory, self.protocol_factory = self.protocol_factory, None
+                context, self.context = self.context, None
         if not mine:
             return None
-        # The future, which somebody may keep, refers to self.
-        self.protocol_factory = None
-        self.context = None
         for timer in timers:
             timer.cancel()
         if runtime is not None:
@@ -483,7 +490,8 @@ def connect(protocol_factory, host, port, *, timeout_s=60.0, local_addr=None, ss
         dial.begin(addresses)
     else:
         try:
-            aside(work, dial.time_is_up, dial.due_s)
+            # Where there is no name to look for it but makes the engine run.
+            aside(work, dial.time_is_up, dial.due_s, addresses is not None)
         except BaseException:
             dial.settle(False, False)
             raise

@@ -29,7 +29,8 @@ cdef class Connection(FileSender):
     cdef object __weakref__
     # Critical section: set_protocol changes them.
     cdef object _protocol
-    cdef bint _buffered             # … takes its data as a BufferedProtocol
+    cdef bint _buffered             # … takes its data as a BufferedProtocol…
+    cdef bint _tells_sent           # … and wants to be told what was sent
 
     cdef void _attach(self, Runtime runtime, conn_t *conn, context) noexcept
     cdef void _detach(self) noexcept

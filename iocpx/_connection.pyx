@@ -35,7 +35,7 @@ from iocpx._runtime cimport Runtime, address_tuple
 from iocpx._sched cimport conn_unref
 from iocpx._sendfile cimport conn_sends_files
 from iocpx._state cimport buf_t, queue_t
-from iocpx._tls cimport Tls
+from iocpx._tls cimport check_side, Tls
 from iocpx._timers cimport check_callback, microseconds, TimerHandle, Timers
 from iocpx._types cimport *
 from iocpx._winsock cimport DWORD
@@ -108,13 +108,15 @@ cdef class Connection:
 
     cdef _bind(self, protocol):
         cdef bint buffered = is_buffered(protocol)
-        cdef bint tell_sent = defines_data_sent(protocol)
+        cdef bint tells_sent = defines_data_sent(protocol)
+        cdef conn_t *conn = self._enter()
         with cython.critical_section(self):
             self._protocol = protocol
             self._buffered = buffered
-        cdef conn_t *conn = self._enter()
+            self._tells_sent = tells_sent
+            if conn != NULL:
+                conn_tell_sent(conn, tells_sent)
         if conn != NULL:
-            conn_tell_sent(conn, tell_sent)
             conn_unref(conn)
 
     cdef void _failed(self, str name, exc) noexcept:
@@ -390,12 +392,18 @@ cdef class Connection:
             self._made()
 
     cdef bint _take_protocol_of_factory(self, conn_t *conn) noexcept:
+        cdef bint bound                 # by attach(), and perhaps set_protocol() since
+        with cython.critical_section(self):
+            bound = self._protocol is not None
+            if bound:
+                conn_tell_sent(conn, self._tells_sent)
         fault = "raised"
         try:
             protocol = (self._runtime if self._maker is None else self._maker).factory()
             fault = "returned no protocol"
             refuse_coroutine("protocol_factory", protocol)
-            self._bind(protocol)
+            if not bound:
+                self._bind(protocol)
             self._runtime.connections.add(self)
         except BaseException as exc:
             if self._maker is not None:
@@ -878,16 +886,6 @@ cdef str limit_text(lost_t *lost, service_config_t *config):
     if lost.reason == ABORT_STOP:
         return f"the server stops, and its time for that is over: {unsent}"
     return None
-
-
-cdef int check_side(context, bint server_side) except -1:
-    # Tls would raise an ssl.SSLError, as if something had failed.
-    if not isinstance(context, ssl.SSLContext):
-        raise TypeError(f"context must be an ssl.SSLContext, got {context!r}")
-    if context.protocol == (ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER):
-        raise ValueError(f"context must be for {'servers' if server_side else 'clients'}, "
-                         f"got one of {context.protocol.name}")
-    return 0
 
 
 cdef int check_data(data) except -1:

@@ -17,7 +17,8 @@ from iocpx.engine_api cimport (
     API_NO_MEMORY, api_result, API_TAKEN, API_VERSION, engine_api_t, handler_api_t,
 )
 
-import threading
+# Not threading's: what these do no signal handler interrupts, so none finds the thread half begun.
+from _thread import allocate_lock, start_new_thread
 
 from iocpx._errors import os_error
 
@@ -35,7 +36,7 @@ cdef posted_t *first = NULL         # owned; posted_lock
 cdef posted_t *last = NULL          # borrowed; posted_lock
 cdef HANDLE posted_event = NULL     # auto-reset: there is something; never closed
 cdef bint posting = False           # the thread is there
-starting = threading.Lock()
+starting = allocate_lock()
 
 
 cdef api_result api_post(void (*call)(void *argument) noexcept, void *argument) noexcept nogil:
@@ -86,7 +87,7 @@ cdef int start_posting() except -1:
             if posted_event == NULL:
                 raise os_error(<int>GetLastError(), "event")
         if not posting:
-            threading.Thread(target=call_posted, name="iocpx-posted", daemon=True).start()
+            start_new_thread(call_posted, ())
             posting = True
     return 0
 

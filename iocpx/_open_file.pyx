@@ -251,7 +251,8 @@ cdef class Operation:
             if self.viewed:
                 self.viewed = False
                 PyBuffer_Release(&self.view)
-            if error == ERROR_HANDLE_EOF and self.reading:
+            # Of a pipe, whose other side has closed, Windows says that it is broken.
+            if self.reading and (error == ERROR_HANDLE_EOF or error == ERROR_BROKEN_PIPE):
                 error = 0
                 nbytes = 0
             elif error == 0 and not self.reading and nbytes < self.nbytes:
@@ -341,7 +342,7 @@ cdef object call_aside(Opened opened, file, long long nbytes):
     if call.handle == NULL:
         raise closed_file()
     try:
-        aside(call.work, None, 0)
+        aside(call.work, None, 0, True)
     except BaseException:
         with nogil:
             file_return(opened.file)

@@ -82,3 +82,7 @@ cdef class Tls:
     cdef Py_ssize_t fill(self, char *memory, size_t room, size_t enough) except -1
     cdef int none_came(self) except -1
     cdef void drained(self) noexcept
+
+
+# TypeError, ValueError: no context for that side.
+cdef int check_side(context, bint server_side) except -1

@@ -372,3 +372,13 @@ cdef class Tls:
         """read_into()"""
         return self.read_into(PyByteArray_AS_STRING(memory),
                               <size_t>PyByteArray_GET_SIZE(memory))
+
+
+cdef int check_side(context, bint server_side) except -1:
+    # Tls would raise an ssl.SSLError, as if something had failed.
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"context must be an ssl.SSLContext, got {context!r}")
+    if context.protocol == (ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER):
+        raise ValueError(f"context must be for {'servers' if server_side else 'clients'}, "
+                         f"got one of {context.protocol.name}")
+    return 0

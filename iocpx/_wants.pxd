@@ -84,9 +84,11 @@ cdef inline bint conn_wants_recv(conn_t *conn) noexcept nogil:
         return False
     if conn.state == STATE_OPEN:
         # Not while the handler is behind: what it was given waits, or its replies leave more
-        # slowly than requests come.  But a filter may have to receive before anything leaves.
+        # slowly than requests come.  But a filter may have to receive before anything leaves, and
+        # if neither of two ends that both write received, they would wait for ever: who has called
+        # the other receives.
         if conn.due & DUE_MADE or conn.inbox.head != NULL or (
-                conn.marks.above and not conn.service.config.like_asyncio
+                conn.marks.above and not conn.service.config.like_asyncio and not conn.outgoing
                 and not conn.filter_opening and not conn.filter_waits):
             return False
         # Where it has paused one stays posted, or it would not learn that the peer is gone.

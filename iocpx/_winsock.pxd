@@ -256,6 +256,7 @@ cdef extern from * nogil:
     int ERROR_INVALID_PARAMETER
     int ERROR_INVALID_HANDLE
     int ERROR_HANDLE_EOF
+    int ERROR_BROKEN_PIPE
     int ERROR_NOT_ENOUGH_MEMORY
     int ERROR_DISK_FULL
 

@@ -76,6 +76,38 @@ def test_a_socket_is_served(engine, pair, kind, timeout):
     assert client.read_to_end() == b""
 
 
+def test_a_protocol_that_is_set_at_once_is_the_one(pair):
+    engine = iocpx.Engine(workers=1)
+    held, release = threading.Event(), threading.Event()
+
+    class Holds(Recording):
+        def on_made(self):
+            held.set()
+            release.wait(WAIT_S)
+
+    class Counts(Recording):
+        sent = 0
+
+        def data_sent(self, nbytes):
+            self.sent += nbytes
+
+    others = engine.attach(pair()[0], Holds())
+    wait_for_event(held, "the first connection's begin")
+    first, second = Recording(), Counts()
+    sock, client = pair()
+    connection = engine.attach(sock, first)
+    connection.set_protocol(second)
+    release.set()
+    second.wait_for("connection_made")
+    assert connection.get_protocol() is second
+    assert_echo(connection, client)
+    wait_until(lambda: second.sent == 1000, "what data_sent() is told")
+    assert first.events == []
+    for one in (connection, others):
+        one.abort()
+    assert_clients_gone(engine)
+
+
 def test_in_a_callback(serve, pair):
     """As a server does that hands over what it has accepted itself."""
     attached = queue.Queue()

@@ -11,7 +11,7 @@ import threading
 import pytest
 from clients import Client
 from dialling import Names, assert_clients_gone, error_of, refusing_address, silent_address
-from payload import assert_same_bytes, pattern
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import Plain, Recording
 from sockets import free_port, has_ipv6
 from test_exit import assert_quiet_end
@@ -339,6 +339,52 @@ def test_a_file_is_flushed_while_all_threads_hang_in_looks_for_names(engine, nam
             assert future.cancel()
     finally:
         release.set()
+
+
+def test_an_address_is_connected_to_while_all_threads_hang_in_looks_for_names(engine, names, echo):
+    """There is no engine yet, so it is begun aside."""
+    release = threading.Event()
+    looking = queue.Queue()
+
+    def hang():
+        looking.put(None)
+        release.wait(WAIT_S)
+
+    names.add("hangs", before=hang)
+    try:
+        futures = [iocpx.connect(Recording, "hangs", 1, engine=engine) for _ in range(40)]
+        for _ in range(32):
+            take(looking, "a look for a name")
+        connection = iocpx.connect(Recording, *echo, engine=engine).result(WAIT_S)
+        assert_echo(connection)
+        closed(connection)
+        assert looking.empty()
+        for future in futures:
+            assert future.cancel()
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("what", ["bytes", "a file"])
+def test_two_ends_that_both_write_more_than_the_system_takes(serve, engine, tmp_path, what):
+    data = pattern(1 << 20) * (MORE_THAN_THE_KERNEL_TAKES >> 20)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+
+    class Writes(Recording):
+        def on_made(self):
+            if what == "bytes":
+                self.transport.write(data)
+            else:
+                with path.open("rb") as file:
+                    self.transport.sendfile(file)
+
+    served = serve(Writes)
+    connection = iocpx.connect(Writes, *served.server.address, engine=engine).result(WAIT_S)
+    for protocol in (connection.get_protocol(), served.server.connections[0].get_protocol()):
+        protocol.wait_for_data(len(data))
+        assert_same_bytes(bytes(protocol.received), data)
+    closed(connection)
 
 
 REFUSED = """

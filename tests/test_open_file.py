@@ -356,6 +356,19 @@ def test_an_engine_that_nobody_has_made(path):
         assert file.read(10, 0).result(WAIT_S) == DATA[:10]
 
 
+def test_the_end_of_a_pipe_is_the_end(piped, pipe):
+    pipe.write(b"all")
+    assert piped.read(10, 0).result(WAIT_S) == b"all"
+    waiting = piped.read(10, 0)
+    pipe.close()
+    assert waiting.result(WAIT_S) == b""
+    assert piped.read(10, 0).result(WAIT_S) == b""
+    assert piped.readinto(bytearray(10), 0).result(WAIT_S) == 0
+    error = piped.write(b"nobody reads", 0).exception(WAIT_S)
+    assert isinstance(error, OSError)
+    assert error.winerror in (109, 232) and error.filename == piped.name
+
+
 # -- cancelling ------------------------------------------------------------------------------------
 
 
@@ -518,14 +531,6 @@ def test_what_is_under_way_keeps_the_file(engine, pipe):
     pipe.write(b"whole")
     assert future.result(WAIT_S) == b"whole"
     wait_until(pipe.is_broken, "its end")
-
-
-def test_the_pipes_other_end_goes(piped, pipe):
-    future = piped.read(10, 0)
-    pipe.close()
-    error = future.exception(WAIT_S)
-    assert isinstance(error, BrokenPipeError)
-    assert error.winerror == 109 and error.filename == piped.name
 
 
 PENDING = """
