@@ -10,6 +10,9 @@ from iocpx._types cimport conn_t, worker_t
 # has not been given by then is the filter's.  It has a turn soon.  resume: reading was paused until
 # now, and afterwards it would be too late: the handler may pause it again by then.
 cdef bint conn_filter_begin(worker_t *worker, conn_t *conn, bint resume) noexcept nogil
+# It has the turn that it is promised by conn_filter_begin, before it looks at anything: without it
+# it would have another one, and one more.
+cdef void conn_filter_begun(conn_t *conn) noexcept nogil
 cdef void conn_filter_open(conn_t *conn) noexcept nogil
 # Whether the handler left something with the filter when it paused reading.
 cdef void conn_filter_hold(conn_t *conn, bint holds) noexcept nogil

@@ -36,6 +36,12 @@ cdef bint conn_filter_begin(worker_t *worker, conn_t *conn, bint resume) noexcep
     return begun
 
 
+cdef void conn_filter_begun(conn_t *conn) noexcept nogil:
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.filter_begun = False
+    ReleaseSRWLockExclusive(&conn.lock)
+
+
 cdef void conn_filter_open(conn_t *conn) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
     conn.filter_opening = False
@@ -57,7 +63,6 @@ cdef bint conn_may_filter(conn_t *conn) noexcept nogil:
 
 cdef bint conn_take_plain(conn_t *conn, queue_t *plain) noexcept nogil:
     AcquireSRWLockExclusive(&conn.lock)
-    conn.filter_begun = False
     conn.filter_waits = False
     if not conn.filter_opening:
         queue_move(&conn.plain, plain)

@@ -20,8 +20,8 @@ from iocpx._delivery cimport (
     conn_discards, conn_give_buffer, conn_is_reading_on, conn_take_data,
 )
 from iocpx._filter cimport (
-    conn_filter_end, conn_filter_hold, conn_filter_open, conn_free_plain, conn_put_filtered,
-    conn_return_plain, conn_take_plain,
+    conn_filter_begun, conn_filter_end, conn_filter_hold, conn_filter_open, conn_free_plain,
+    conn_put_filtered, conn_return_plain, conn_take_plain,
 )
 from iocpx._requests cimport conn_abort, WRITE_KEPT, WRITE_NO_MEMORY
 from iocpx._state cimport buf_t, queue_consume, queue_t
@@ -37,6 +37,8 @@ cdef class TlsUser:
     cdef void _tls_deliver(self, conn_t *conn) noexcept:
         cdef size_t wanted
         cdef buf_t *buf = NULL
+        if not self._tls.opened:
+            conn_filter_begun(conn)
         try:
             self._tls_read(conn)        # what was left when reading was paused
             buf = conn_take_data(conn, &wanted)

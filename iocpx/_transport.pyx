@@ -190,8 +190,9 @@ cdef class Transport:
         cdef size_t part
         message = "Fatal error: protocol.get_buffer() call failed."
         try:
-            # After set_framer() the rest is for that one.
-            while buf.size > 0 and conn_is_reading_on(conn) and self._framed is None:
+            # After set_framer(), or start_tls() of a task that began at once, the rest is theirs.
+            while (buf.size > 0 and conn_is_reading_on(conn) and self._framed is None
+                   and self._tls is None):
                 if not self._buffered:
                     # set_protocol() in between: the rest is for the new one.
                     self._feed(conn, buf)
@@ -214,6 +215,8 @@ cdef class Transport:
 
     cdef void _tell_marks(self, str name) noexcept:
         """pause_writing or resume_writing."""
+        if self._told:
+            return      # what was with the kernel when it was aborted has left since
         self._protocol_paused = name == "pause_writing"
         try:
             getattr(self._protocol, name)()
@@ -392,8 +395,9 @@ cdef class Transport:
     cdef int _after_write(self, worker_t *by, conn_t *conn, int result) except -1:
         cdef bint pause
         self._loop.wants_look()
-        if result & WRITE_FLUSH and by != NULL:
-            if self._tls is not None:
+        if result & WRITE_FLUSH:
+            # Another thread's has its turn on the loop, which is woken for it.
+            if self._tls is not None and by != NULL:
                 self._tls_pump(conn)
             with nogil:
                 pause = conn_flush(by, conn)

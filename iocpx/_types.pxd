@@ -260,8 +260,8 @@ ctypedef struct conn_t:
     size_t send_bytes           # of the next one, at most; or A_FILE_IS_NEXT
     uint64_t send_ms            # when it was posted, if it pends
     # Not yet sent, bytes or one file; its front is lent to the kernel while sending.  Its figures
-    # count what waits for a filter or behind a file as well, and no file: marks and limits are
-    # those of all bytes that are queued.
+    # count what waits for a filter or behind a file as well, its bytes also what is left of files
+    # (files_t.nbytes): the marks are those of all that is queued, the limits of what is in memory.
     queue_t outbox
     files_t *files              # owned; NULL: there was none yet
     queue_t spent               # sent or dropped, with owners that the handler releases
@@ -277,7 +277,7 @@ ctypedef struct conn_t:
     # A filter, a TLS layer that is, stands between the handler and the stream; it works in the
     # connection's turns, and what is received is for it.
     bint filtered
-    bint filter_begun           # … and has not had a turn yet
+    bint filter_begun           # … and has not had its first turn yet
     bint filter_opening         # … which passes nothing yet: what is written waits
     bint filter_waits           # it could not take what is written before it has received more
     queue_t plain               # written, not yet filtered

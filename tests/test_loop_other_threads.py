@@ -6,6 +6,7 @@ import threading
 import loop_peers
 import pytest
 import tls_loops
+from iocpx._engines import stats_of
 from loop_peers import Echo, Peer, pair
 from payload import pattern
 from waiting import WAIT_S, run_together
@@ -39,6 +40,25 @@ def test_what_another_thread_writes_leaves_though_the_loop_sleeps(run, call, siz
         await client.until(lambda peer: peer.received == data)
         thread.join(WAIT_S)
         assert client.told.count("pause") == client.told.count("resume")
+        client.transport.close()
+        await client.lost
+        await echo.lost
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+@pytest.mark.parametrize("call", ["write", "writelines"])
+def test_what_another_thread_writes_leaves_on_a_connection_that_is_idle(run, call):
+    async def main():
+        server, client, echo = await pair(Echo)
+        # Until its buffers are taken back for want of data: nothing more of it is due then.
+        while stats_of(asyncio.get_running_loop()._engine)["buffers_out"] != 0:
+            await asyncio.sleep(0.02)
+        argument = b"hello" if call == "write" else [b"hel", b"lo"]
+        await on_a_thread(lambda: getattr(client.transport, call)(argument))
+        await client.until(lambda peer: peer.received == b"hello")
         client.transport.close()
         await client.lost
         await echo.lost

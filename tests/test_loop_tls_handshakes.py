@@ -15,6 +15,7 @@ from payload import assert_same_bytes
 from tls_loops import (
     BIG,
     CERTIFICATE,
+    BufferedPeer,
     ByHand,
     Echo,
     Peer,
@@ -538,6 +539,43 @@ def test_start_tls_with_the_clients_first_message_behind_its_last_words(run):
 
     if hasattr(asyncio.StreamWriter, "start_tls"):  # from Python 3.11 on
         run(main)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks from 3.12 on")
+@pytest.mark.parametrize("kind", [Peer, BufferedPeer])
+def test_start_tls_of_a_task_that_begins_at_once(run, kind):
+    """Within the callback: we speak first, so nothing that comes begins the handshake."""
+
+    class Calls(kind):
+        task = None
+
+        def data_received(self, data):
+            super().data_received(data)
+            if self.task is None:
+                starting = loop.start_tls(
+                    self.transport, self, client_context, server_hostname="localhost"
+                )
+                self.task = asyncio.Task(starting, loop=loop, eager_start=True)
+
+    async def main():
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        async with serving(lambda: ByHand(server_context, server_side=True)) as served:
+            client = await connect(Calls, served.address)
+            hand = await served.protocol()
+            hand.transport.write(b"go")
+            await client.until(lambda: client.task is not None)
+            await hand.handshake()
+            client.transport = await client.task
+            await hand.send(b"hello")
+            await client.until(lambda: client.received.endswith(b"hello"))
+            client.transport.close()
+            hand.transport.abort()
+            await client.lost()
+
+    loop = None
+    server_context, client_context = contexts()
+    run(main)
 
 
 def test_start_tls_that_fails_raises_and_closes(run):

@@ -1,5 +1,6 @@
 """Connection.start_tls(): TLS in the midst of a connection."""
 
+import io
 import ssl
 from typing import ClassVar
 
@@ -183,6 +184,40 @@ def test_tls_from_a_timer(serve):
     client, protocol = serve(Starts).open()
     protocol.transport.call_soon(protocol.start)
     secure = TlsClient(None, sock=client.sock)
+    assert secure.exchange([b"hello"]) == b"hello"
+    assert protocol.future.result(WAIT_S) is None
+
+
+@pytest.mark.parametrize("where", ["a timer", "a callback of a file's future"])
+def test_tls_as_the_client_from(serve, where):
+    """It speaks first: nothing that comes begins the handshake."""
+
+    class Calls(Starts):
+        parameters: ClassVar[dict] = {"server_side": False, "server_hostname": "localhost"}
+
+        def __init__(self):
+            super().__init__()
+            self.context = client_context()
+
+    client, protocol = serve(Calls).open()
+    if where == "a timer":
+        protocol.transport.call_soon(protocol.start)
+    else:
+        sent = protocol.transport.sendfile(io.BytesIO(b"file"))
+        sent.add_done_callback(lambda _: protocol.start())
+        assert client.read_exactly(4) == b"file"
+    peer = TlsPeer(client.sock, server_context())
+    assert peer.exchange([b"hello"]) == b"hello"
+    assert protocol.future.result(WAIT_S) is None
+
+
+def test_what_was_received_early_from_a_timer(serve):
+    client, protocol = serve(Starts).open()
+    secure = TlsClient(None, client_context(), sock=client.sock, shake=False)
+    hello = secure.hello()
+    protocol.transport.call_soon(lambda: protocol.start(received=hello))
+    secure.receive()
+    secure.handshake()
     assert secure.exchange([b"hello"]) == b"hello"
     assert protocol.future.result(WAIT_S) is None
 

@@ -337,7 +337,16 @@ cdef bint filter_open(int client, conn_t *conn) noexcept nogil:
         filter_fail(client, conn)
     elif protocol.filter_opening and protocol.hello == 0 and sim_random(3) != 0:
         filter_opened(client, conn)
+    elif protocol.filter_opening and protocol.hello == 0:
+        filter_asks(conn)
     return not protocol.filter_opening
+
+
+cdef void filter_asks(conn_t *conn) noexcept nogil:
+    """For one more turn, as if what it waits for had come by then."""
+    AcquireSRWLockExclusive(&conn.lock)
+    conn.filter_begun = True
+    conn_leave(worker_of(conn), conn)
 
 
 cdef void filter_opened(int client, conn_t *conn) noexcept nogil:
@@ -406,11 +415,8 @@ cdef void filter_pump(int client, conn_t *conn) noexcept nogil:
             # As another thread does just now: what is given back stands before it.
             write(client, conn, 1 + sim_random(MEDDLED_WRITE), False, False)
         conn_return_plain(conn, &plain, &done)
-    if left or (protocols[client].filter_opening and protocols[client].hello == 0):
-        # As if what it waits for had come.
-        AcquireSRWLockExclusive(&conn.lock)
-        conn.filter_begun = True
-        conn_leave(worker_of(conn), conn)
+    if left:
+        filter_asks(conn)
     release(conn_free_plain(conn, &done))
 
 

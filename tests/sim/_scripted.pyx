@@ -22,7 +22,7 @@ from iocpx._delivery cimport (
     conn_take_news, lost_t, news_t,
 )
 from iocpx._file_ops cimport engine_next_file_op
-from iocpx._filter cimport conn_filter_hold
+from iocpx._filter cimport conn_filter_begun, conn_filter_hold
 from iocpx._requests cimport conn_tell_sent, WRITE_CLOSED, WRITE_FLUSH, WRITE_NO_MEMORY
 from iocpx._sched cimport conn_unref, worker_delivered, worker_next
 from iocpx._state cimport buf_free, buf_t, STATE_DRAINING, STATE_FLUSHING, STATE_OPEN
@@ -280,6 +280,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             go_on(client)
     protocol.sent += news.sent
     sim_point()
+    if served_of(client).filtered:
+        conn_filter_begun(conn)
     open = not served_of(client).filtered or filter_open(client, conn)
     # As the TLS layer has it: what was decrypted when reading was paused comes first.
     if open and protocol.held > 0 and conn_is_reading_on(conn):
