@@ -324,9 +324,11 @@ cdef void filter_begin(int client, conn_t *conn) noexcept nogil:
 
 cdef void filter_fail(int client, conn_t *conn) noexcept nogil:
     sim_note("filter fails", client, 0)
+    # First: of one that is closing already the end would be sent in between, and the client take
+    # what it has got for all.
+    close_conn(client, conn, True)
     conn_filter_end(conn)
     conn_filter_hold(conn, False)
-    close_conn(client, conn, True)
 
 
 cdef bint filter_open(int client, conn_t *conn) noexcept nogil:

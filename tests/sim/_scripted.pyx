@@ -203,6 +203,7 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
     cdef bint paused
     cdef bint open
     cdef uint64_t before
+    cdef bint late = False      # its filter begins too late for this turn
     if protocol.inside:
         sim_fail("client %d: two callbacks at once", client)
     if server.flushing:
@@ -248,6 +249,8 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
         sim_atomic(False)
         if served_of(client).filtered:
             filter_begin(client, conn)
+            # As in a callback that comes last in its turn.
+            late = sim_random(4) == 0
         if sim_random(3) == 0:
             react(client)
     if protocol.lost and (news.resume or news.pause or news.sent > 0 or news.timers):
@@ -282,13 +285,15 @@ cdef void deliver(worker_t *worker, conn_t *conn) noexcept nogil:
             go_on(client)
     protocol.sent += news.sent
     sim_point()
-    if served_of(client).filtered:
+    if served_of(client).filtered and not late:
         conn_filter_begun(conn)
-    open = not served_of(client).filtered or filter_open(client, conn)
+    open = not served_of(client).filtered or not late and filter_open(client, conn)
     # As the TLS layer has it: what was decrypted when reading was paused comes first.
     if open and protocol.held > 0 and conn_is_reading_on(conn):
         give_held(client)
-    buf = conn_take_data(conn, &wanted) if open or protocol.hello > 0 else NULL
+    buf = NULL
+    if open or protocol.hello > 0 and not late:
+        buf = conn_take_data(conn, &wanted)
     while buf != NULL:
         if not open:
             open = filter_take(client, conn, buf)

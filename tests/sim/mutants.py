@@ -735,7 +735,10 @@ MUTANTS = [
     (
         "TransmitFile is told to send more than is left of the file",
         "iocpx/_files.pyx",
-        [("min(min(file.left, there), ", "min(file.left, ")],
+        [
+            ("min(min(file.left, there), ", "min(file.left, "),
+            ("        file.left = min(file.left, there)\n", "        pass\n"),
+        ],
     ),
     (
         "what a short TransmitFile has left is taken for sent",
