@@ -161,8 +161,8 @@ def watch_all():
                 wait_s = pending[0][0] - now
             elif not late:
                 watched = False
-        for told in late:
-            tell(told)
+        if late:
+            tell(late)
         if wait_s > 0:
             try:
                 changed.get(True, wait_s)
@@ -173,11 +173,17 @@ def watch_all():
 
 
 cdef void tell(late) noexcept:
-    """On a thread of its own: it may take its time, and others are due."""
+    """On a thread of its own, one for all that are due at a time: they may take their time, and
+    others are due soon."""
     try:
+        start_new_thread(tell_all, (late,))
+    except BaseException:
+        tell_all(late)
+
+
+def tell_all(late):
+    for told in late:
         try:
-            start_new_thread(late, ())
-        except (RuntimeError, MemoryError):
-            late()
-    except BaseException as exc:
-        logger.error("who waits cannot be told that it is too late", exc_info=exc)
+            told()
+        except BaseException as exc:
+            logger.error("who waits cannot be told that it is too late", exc_info=exc)

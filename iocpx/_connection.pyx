@@ -301,7 +301,7 @@ cdef class Connection:
     # -- TLS -----------------------------------------------------------------------
 
     cdef void _begin_tls(self, conn_t *conn) noexcept:
-        """The handshake of a client, before anybody is told of him.  Any thread."""
+        """The handshake of a client, before anybody is told of him.  In the connection's turn."""
         try:
             runtime = self._runtime
             self._take_tls(conn, Tls.__new__(Tls, runtime.sslcontext, True, None),
@@ -339,7 +339,14 @@ cdef class Connection:
         return 0
 
     def _begin_waiting(self):
-        """For the runtime: this one's turn has come.  Any thread."""
+        """For the runtime: his handshake may begin.  Any thread, so it begins in a turn of its own:
+        another worker may just tell of the connection's end, and look at its TLS."""
+        try:
+            self._set_timer(self._begin_in_turn, (), 0)
+        except BaseException:
+            self.abort()
+
+    def _begin_in_turn(self):
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             self._begin_tls(conn)
@@ -352,7 +359,8 @@ cdef class Connection:
             self._runtime.handshake_over(self, exc)
 
     cdef void _stop_tls_timer(self) noexcept:
-        timer, self._tls_timer = self._tls_timer, None
+        with cython.critical_section(self):
+            timer, self._tls_timer = self._tls_timer, None
         if timer is not None:
             timer.cancel()
 

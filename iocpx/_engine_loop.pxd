@@ -19,8 +19,10 @@ cdef class EngineLoop(LoopCore):
     cdef bint is_over               # close() was called: no callback any more
     cdef bint polling               # in the engine, and what it calls
     cdef bint completed             # packets of adopted connections have come
+    cdef int unlooked               # iterations that told somebody since the last look at the port
     cdef bint one_has_ended         # connection_lost was told since the last wait at the port
     cdef object raised              # SystemExit or KeyboardInterrupt of a callback
+    cdef int raise_raised(self) except -1
 
     # Whoever asked something of a connection: the next iteration does what follows from it.
     cdef void wants_look(self) noexcept

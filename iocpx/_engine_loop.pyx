@@ -10,6 +10,7 @@ derives, `_endpoint`, `_engines`, and of the engine `_engine` and `_worker`.
 """
 
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 
 from iocpx._base cimport conn_ref
 from iocpx._endpoint cimport Endpoint
@@ -25,6 +26,7 @@ from iocpx._worker cimport (
     engine_take_waiting, engine_tell,
 )
 
+import sys
 from asyncio import log
 
 cdef extern from *:
@@ -36,6 +38,7 @@ cdef enum:
     MAX_FREE_BUFFERS = 200
     BACKLOG = 100
     END_POLL_MS = 100
+    UNLOOKED = 8                # iterations in a row that tell protocols and look at no port
 
 
 cdef class EngineLoop(LoopCore):
@@ -76,9 +79,7 @@ cdef class EngineLoop(LoopCore):
         self.look_due = self.look_due or engine_has_more(engine)
         if self.ended:
             self.drop_ended()
-        if self.raised is not None:
-            raised, self.raised = self.raised, None
-            raise raised
+        self.raise_raised()
         return found + <int>(engine_count(engine, E_PACKETS) - before)
 
     cdef int wait_at_port(self, DWORD timeout_ms) except -1:
@@ -97,14 +98,16 @@ cdef class EngineLoop(LoopCore):
         with nogil:
             told = engine_serve(engine)
         self.polling = False
-        if told and self.one_has_ended:
-            timeout_ms = 0
+        if told and (self.one_has_ended or self.unlooked == UNLOOKED):
+            timeout_ms = 0      # nor does one that writes in each iteration keep the others waiting
         elif told:
+            self.unlooked += 1
             self.next_entry = 0
             self.n_entries = 0
             self.look_due = True
             return 0
         self.one_has_ended = False
+        self.unlooked = 0
         timeout_ms = self.begin_wait(timeout_ms)
         self.polling = True
         with nogil:
@@ -119,6 +122,8 @@ cdef class EngineLoop(LoopCore):
     def _run_until_stopped(self):
         try:
             LoopCore._run_until_stopped(self)
+            # Of a callback of the last iteration.
+            self.raise_raised()
         finally:
             # What the last callbacks wrote does not wait for a loop that may not run again.
             if self._engine is not None:
@@ -179,6 +184,12 @@ cdef class EngineLoop(LoopCore):
                 del self.adopted[address]
                 conn_unref(conn)
 
+    cdef int raise_raised(self) except -1:
+        if self.raised is not None:
+            raised, self.raised = self.raised, None
+            raise raised
+        return 0
+
     cdef void drop_ended(self) noexcept:
         while self.ended:
             self.endpoints.discard(self.ended.pop())
@@ -236,19 +247,28 @@ cdef class EngineLoop(LoopCore):
         cdef engine_t *engine
         cdef Endpoint endpoint
         cdef int n = 0
-        if self._engine is not None:
+        if self._engine is not None and not self.is_over:
             self.flush()
-        self.is_over = True
+        if self._engine is not None and sys.is_finalizing():
+            # A loop that nobody has closed, at the end of the interpreter: its engine's own thread
+            # can be told nothing by Python any more, nor join it.  The system closes all there is.
+            self.is_over = True
+            kept = self._engine, self.clients, self.datagrams, list(self.endpoints)
+            Py_INCREF(kept)             # for ever
+            self._engine = None
+        # Once, although an interrupt may have left the first close() in its midst.
+        begun, self.is_over = self.is_over, True
         if self._engine is None:
             return
         engine = self._engine.engine
         with nogil:
             engine_serve(engine)
-        for endpoint in list(self.endpoints):
-            endpoint.abort()
-        for file in self.files.copy():
-            file.close()
-        self._engine.release()
+        if not begun:
+            for endpoint in list(self.endpoints):
+                endpoint.abort()
+            for file in self.files.copy():
+                file.close()
+            self._engine.release()
         while n >= 0:
             try:
                 # First, since the end of these connections wakes nobody.

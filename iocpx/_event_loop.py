@@ -127,8 +127,10 @@ class EventLoop(SocketLoop):
             super().close()
             return
         wakeup_fd = _swap_wakeup_fd(-1)
-        super().close()
-        _swap_wakeup_fd(wakeup_fd)
+        try:
+            super().close()
+        finally:
+            _swap_wakeup_fd(wakeup_fd)
 
     # What no ProactorEventLoop has.
 

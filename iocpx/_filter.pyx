@@ -9,7 +9,7 @@ Called by the rooms above that have the filter, TLS (`_tls_layer`, `_messages`, 
 
 from iocpx._base cimport conn_drop_queue, give_buffer
 from iocpx._conn cimport conn_mark
-from iocpx._life cimport conn_drop_files
+from iocpx._life cimport conn_drop_files, conn_fail
 from iocpx._requests cimport conn_gather, conn_in_callback, WRITE_NO_MEMORY
 from iocpx._sched cimport conn_leave
 from iocpx._state cimport (
@@ -18,6 +18,11 @@ from iocpx._state cimport (
 from iocpx._types cimport *
 from iocpx._wants cimport conn_has_files
 from iocpx._winsock cimport *
+
+cdef enum:
+    # Of a filter's own, unread: what new keys take is 26 bytes, and no peer asks for 40,000 of
+    # them while one stream is sent.
+    MOST_OWN_BYTES = 1048576
 
 
 cdef bint conn_filter_begin(worker_t *worker, conn_t *conn, bint resume) noexcept nogil:
@@ -108,6 +113,11 @@ cdef int conn_put_filtered(conn_t *conn, const char *data, size_t nbytes, void *
     AcquireSRWLockExclusive(&conn.lock)
     conn.outbox.nbytes -= min(plain_bytes, conn.outbox.nbytes)
     conn.outbox.writes -= min(writes, conn.outbox.writes)
+    if plain_bytes == 0:
+        # A peer may ask for answers of the filter's own, as new keys, and never read them.
+        conn.filter_own = nbytes if conn.outbox.head == NULL else conn.filter_own + nbytes
+        if conn.filter_own > MOST_OWN_BYTES:
+            conn_fail(conn, ABORT_WRITE_LIMIT, WSAENOBUFS, True)
     if nbytes > 0 and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING):
         result = conn_gather(conn, &conn.outbox, data, nbytes, owner)
         if not result & WRITE_NO_MEMORY:

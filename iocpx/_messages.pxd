@@ -15,6 +15,7 @@ cdef class Framed:
     cdef bytes held_in                  # what it lies in
 
     cdef void hold(self, bytes data) noexcept
+    cdef Framed passed_to(self, framer)
     cdef bytes take(self)
 
 

@@ -52,6 +52,15 @@ cdef class Framed:
         self.held.data = PyBytes_AS_STRING(data)
         self.held.size = <size_t>PyBytes_GET_SIZE(data)
 
+    cdef Framed passed_to(self, framer):
+        """What another framer begins with: what is held.  Precondition: no message is under way."""
+        cdef Framed framed = framed_by(framer, self)
+        framed.held_in = self.held_in
+        framed.held = self.held
+        self.held.size = 0
+        self.held_in = None
+        return framed
+
     cdef bytes take(self):
         """The message under way and what is held, as it came; neither is there any more."""
         cdef size_t begun = frames_size(&self.frames)
@@ -66,6 +75,17 @@ cdef class Framed:
         self.held.size = 0
         self.held_in = None
         return data
+
+
+cdef Framed framed_by(framer, Framed before):
+    """What was cut before is told first."""
+    cdef Framed framed = Framed.__new__(Framed)
+    framed.framer = framer
+    if framer is not None:
+        framed.frames.framing = &(<Framer>framer).framing
+    if before is not None:
+        framed.whole = before.whole
+    return framed
 
 
 cdef class MessageUser(TlsUser):
@@ -277,14 +297,16 @@ cdef class MessageUser(TlsUser):
         try:
             self._may_frame(conn)
             before = self._framed
+            if before is not None and before.held.size > 0 and frames_size(&before.frames) == 0:
+                # As it is: a protocol that sets one for each message would copy the rest each time.
+                framed = before.passed_to(framer)
+                self._set_framed(framed)
+                conn_filter_hold(conn, True)
+                self._wants_turn()
+                return
             rest = self._take_undelivered(conn)
             if framer is not None or rest:
-                framed = Framed.__new__(Framed)
-                framed.framer = framer
-                if framer is not None:
-                    framed.frames.framing = &(<Framer>framer).framing
-                if before is not None:
-                    framed.whole = before.whole
+                framed = framed_by(framer, before)
                 framed.hold(rest)
             self._set_framed(framed)
             if rest:

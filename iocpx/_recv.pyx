@@ -116,7 +116,7 @@ cdef void recv_absorb(conn_t *conn, recv_t *recv) noexcept nogil:
     elif recv.nbytes > 0:
         trace(conn, "received", recv.nbytes)
         conn_active(conn)
-        if conn.state == STATE_DRAINING or conn_flushes_filter(conn):
+        if conn.state == STATE_DRAINING or (conn_flushes_filter(conn) and conn.filter_waits):
             conn.progress_ms = now_ms()
         if conn.state == STATE_DRAINING:
             if conn.service.config.like_asyncio:

@@ -105,10 +105,17 @@ cdef class SocketPolls:
     cdef int post_due(self) except -1:
         cdef list due = self.due
         cdef Poll poll
+        cdef Py_ssize_t n = 0
         self.due = []
-        for poll in due:
-            if poll.handle is not None:
-                self.post(poll)
+        try:
+            for poll in due:
+                n += 1
+                if poll.handle is not None:
+                    self.post(poll)
+        except BaseException:
+            # What ends the program, of the exception handler: the rest waits for the next run.
+            self.due = due[n:] + self.due
+            raise
         return 0
 
     cdef int post(self, Poll poll) except -1:

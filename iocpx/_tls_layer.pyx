@@ -40,7 +40,10 @@ cdef class TlsUser:
         if not self._tls.opened:
             conn_filter_begun(conn)
         try:
-            self._tls_read(conn)        # what was left when reading was paused
+            # First what was left when reading was paused: of messages, and of records.
+            if self._tls.opened:
+                self._tls_holds(conn)
+            self._tls_read(conn)
             buf = conn_take_data(conn, &wanted)
             while buf != NULL:
                 self._tls.feed(buf.data, buf.size)

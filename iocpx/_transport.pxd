@@ -49,7 +49,8 @@ cdef class Transport(FileUser):
     cdef void _fail(self, exc, str message) noexcept
     cdef int _after_write(self, worker_t *by, conn_t *conn, int result) except -1
     cdef worker_t *_by(self) noexcept
-    cdef bint _may_write(self) except -1
+    # data: None: it is not empty.
+    cdef bint _may_write(self, data) except -1
     cdef void _gate(self) noexcept
     cdef _take_tls(self, Tls tls, double handshake_s, double shutdown_s)
     cdef void _stop_tls_timer(self) noexcept

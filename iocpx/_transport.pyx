@@ -280,7 +280,11 @@ cdef class Transport:
                 waiter.set_exception(exc or ConnectionAbortedError("connection lost"))
 
     cdef void _fail(self, exc, str message) noexcept:
-        """A callback raised: its connection is reset, and no other."""
+        """A callback raised: its connection is reset, and no other.  What ends the program leaves
+        the connection as it is, as with asyncio: tasks that clean up go on with it."""
+        if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+            self._loop.callback_raised(exc, message, self._protocol, self)
+            return
         try:
             self._fatal_error(exc, message)
         except BaseException as raised:
@@ -328,11 +332,13 @@ cdef class Transport:
 
     # -- asyncio.Transport ---------------------------------------------------------
 
-    cdef bint _may_write(self) except -1:
+    cdef bint _may_write(self, data) except -1:
         if self._eof_written:
             raise RuntimeError("write_eof() already called")
         if self._conn != NULL and self._dropped_writes == 0:
             return True
+        if data is not None and memoryview(data).nbytes == 0:
+            return False
         if self._dropped_writes >= LOST_WRITES:
             logger.warning("socket.send() raised exception.")
         self._dropped_writes += 1
@@ -351,7 +357,7 @@ cdef class Transport:
         if not PyObject_CheckBuffer(data):
             raise TypeError("data argument must be a bytes-like object, "
                             f"not {type(data).__name__}")
-        if not self._may_write():
+        if not self._may_write(data):
             return
         conn = self._enter()
         by = self._by()
@@ -374,7 +380,7 @@ cdef class Transport:
             if not PyObject_CheckBuffer(data):
                 raise TypeError("data argument must be a bytes-like object, "
                                 f"not {type(data).__name__}")
-        if not self._may_write():
+        if not self._may_write(None):
             return
         conn = self._enter()
         if conn == NULL:

@@ -49,7 +49,7 @@ cdef void drop_news(conn_t *conn) noexcept:
     cdef buf_t *buf
     if conn.filtered:
         conn_filter_end(conn)
-        conn_filter_hold(conn, False)
+    conn_filter_hold(conn, False)       # also without TLS: a framer holds, too
     drop_files(conn)
     buf = conn_take_data(conn, &wanted)
     while buf != NULL:

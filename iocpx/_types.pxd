@@ -279,6 +279,7 @@ ctypedef struct conn_t:
     bint filtered
     bint filter_begun           # … and has not had its first turn yet
     bint filter_opening         # … which passes nothing yet: what is written waits
+    size_t filter_own           # bytes that it has put of its own, while the outbox was not empty
     bint filter_waits           # it could not take what is written before it has received more
     queue_t plain               # written, not yet filtered
     bint filter_holds           # it has what the handler did not take, having paused reading

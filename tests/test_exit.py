@@ -294,3 +294,43 @@ gc.collect()
     code, _out, err = script.finish()
     assert code == 0
     assert "ResourceWarning" in err
+
+
+@pytest.mark.parametrize("left", ["nothing", "a listener", "a connection", "datagrams"])
+def test_exit_with_a_loop_that_nobody_has_closed(start_script, left):
+    """It is collected when Python can run on no other thread any more."""
+    script = start_script(
+        """
+import asyncio, gc, sys, iocpx
+gc.disable()
+
+async def serve(reader, writer):
+    writer.write(await reader.readline())
+    writer.close()
+    await writer.wait_closed()
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"hello\\n")
+    assert await reader.read() == b"hello\\n"
+    if "connection" not in sys.argv[1]:
+        writer.close()
+        await writer.wait_closed()
+    if "listener" not in sys.argv[1]:
+        server.close()
+        await server.wait_closed()
+    if "datagrams" in sys.argv[1]:
+        await asyncio.get_running_loop().create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+
+def run():
+    loop = iocpx.new_event_loop()
+    loop.run_until_complete(main())
+
+run()
+print("end of the program")
+""",
+        left,
+    )
+    assert_quiet_end(script, "end of the program")

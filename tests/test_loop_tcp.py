@@ -373,14 +373,17 @@ def test_system_exit_of_a_callback_leaves_the_loop():
     servers = []
 
     async def main():
-        server, client, _other = await pair(Exits)
-        servers.append(server)
+        server, client, exits = await pair(Exits)
+        servers.extend((server, exits))
         client.transport.write(b"x")
         await loop.create_future()
 
     with pytest.raises(SystemExit) as raised:
         loop.run_until_complete(main())
     assert raised.value.code == 7
+    # The connection is none the worse for it: who cleans up may go on with it.
+    assert servers[1].told == ["made"]
+    assert not servers[1].transport.is_closing()
     for task in asyncio.all_tasks(loop):
         task.cancel()
     servers[0].close()
@@ -389,6 +392,53 @@ def test_system_exit_of_a_callback_leaves_the_loop():
         warnings.simplefilter("ignore", ResourceWarning)
         loop.close()
         gc.collect()
+
+
+def test_what_pause_writing_exits_with_leaves_the_run_in_which_it_was():
+    class ExitsAtPause(Peer):
+        def pause_writing(self):
+            raise SystemExit(7)
+
+    async def main():
+        server, client, other = await pair(Peer, ExitsAtPause)
+        client.transport.set_write_buffer_limits(0)
+        other.transport.pause_reading()
+        return server, client, other
+
+    async def end():
+        client.transport.abort()
+        other.transport.abort()
+        await client.lost
+        await other.lost
+        server.close()
+        await server.wait_closed()
+
+    def last():
+        client.transport.write(BIG * 40)
+        loop.stop()
+
+    loop = iocpx.new_event_loop()
+    server, client, other = loop.run_until_complete(main())
+    loop.call_soon(last)
+    with pytest.raises(SystemExit):
+        loop.run_forever()
+    loop.run_until_complete(end())
+    loop.close()
+
+
+def test_an_empty_write_after_the_end_is_no_lost_write(run, caplog):
+    async def main():
+        server, client, echo = await pair(Echo)
+        client.transport.abort()
+        await client.lost
+        await echo.lost
+        for _ in range(10):
+            client.transport.write(b"")
+        assert caplog.records == []
+        server.close()
+        await server.wait_closed()
+
+    run(main)
 
 
 def test_a_socket_that_asyncio_has_connected_becomes_a_transport(run):

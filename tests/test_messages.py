@@ -471,6 +471,50 @@ def test_what_is_no_message_of_a_connection_that_is_lost_keeps_nobody(start_scri
     assert_quiet_end(script)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_pause_for_each_message_holds_up_the_peer(serve, serve_tls, tls):
+    """Of what has come no more is kept than a few receives bring."""
+    line = pattern(3999).replace(b"\n", b" ") + b"\n"
+    most = []
+
+    class Pauses(Gets):
+        framer = LineFramer(4000)
+
+        def check_data(self, data):
+            assert data == line[:-1]
+            self.messages.append(None)
+            self.transport.pause_reading()
+            self.transport.call_soon(self.transport.resume_reading)
+            most.append(served.stats()["bytes_received"] - len(self.messages) * len(line))
+
+    served = (serve_tls if tls else serve)(Pauses)
+    client, protocol = served.open()
+    sender = threading.Thread(target=client.send, args=(line * 1000,))
+    sender.start()
+    protocol.wait_until(lambda: len(protocol.messages) == 1000, "all of them")
+    sender.join()
+    assert max(most) < 1_500_000
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_framer_for_each_message(serve, serve_tls, tls):
+    """A line with a size, then so many bytes, as a message of their own."""
+    bodies = [pattern(n % 50 + 1, seed=n) for n in range(3000)]
+
+    class Turns(Gets):
+        body = False
+
+        def check_data(self, data):
+            if self.body:
+                self.messages.append(data)
+            self.body = not self.body
+            self.transport.set_framer(SHORTS if self.body else LINES)
+
+    client, protocol = (serve_tls if tls else serve)(Turns).open()
+    client.send(b"".join(b"%d\n" % len(b) + len(b).to_bytes(2, "big") + b for b in bodies))
+    wait_for_messages(protocol, bodies)
+
+
 @both
 def test_start_tls_between_two_messages(serve, protocol_class):
     class Starts(protocol_class):

@@ -20,7 +20,7 @@ from tls_peers import (
     server_context,
     shake_all,
 )
-from waiting import clock, run_together, wait_for_figure, wait_until
+from waiting import clock, run_together, wait_for_figure, wait_until, wait_until_gone
 
 import iocpx
 
@@ -408,6 +408,19 @@ def test_one_that_waits_and_goes_takes_no_turn(serve_tls):
     stays[0].close()
     wait_for_figure(served.server, "active_handshakes", 0)
     assert served.stats()["handshakes_waiting"] == 0
+
+
+def test_clients_that_wait_for_their_handshakes_and_all_reset(serve_tls):
+    """One's end lets the next begin, whose own end is just told."""
+    served = serve_tls(Echoing, max_handshakes=2)
+    for _ in range(3):
+        clients = [TlsClient(served.server.address, shake=False) for _ in range(100)]
+        wait_until(lambda: begun(served) == 100, "100 handshakes")
+        run_together(*[lambda few=clients[n::4]: [c.reset() for c in few] for n in range(4)])
+        wait_until_gone(served)
+        wait_until(lambda: begun(served) == 0, "the end of all")
+    with TlsClient(served.server.address, client_context()) as client:
+        assert client.exchange([b"hello"]) == b"hello"
 
 
 @pytest.mark.parametrize("limit", [8, 256])
