@@ -374,7 +374,7 @@ def test_system_exit_of_a_callback_leaves_the_loop():
 
     async def main():
         server, client, exits = await pair(Exits)
-        servers.extend((server, exits))
+        servers.extend((server, exits, client))
         client.transport.write(b"x")
         await loop.create_future()
 
@@ -387,7 +387,8 @@ def test_system_exit_of_a_callback_leaves_the_loop():
     for task in asyncio.all_tasks(loop):
         task.cancel()
     servers[0].close()
-    loop.run_until_complete(asyncio.sleep(0))
+    servers[2].transport.abort()
+    loop.run_until_complete(servers[1].lost)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         loop.close()
