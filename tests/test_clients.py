@@ -381,6 +381,7 @@ def test_two_ends_that_both_write_more_than_the_system_takes(serve, engine, tmp_
 
     served = serve(Writes)
     connection = iocpx.connect(Writes, *served.server.address, engine=engine).result(WAIT_S)
+    wait_until(lambda: served.server.connections, "the server's protocol")
     for protocol in (connection.get_protocol(), served.server.connections[0].get_protocol()):
         protocol.wait_for_data(len(data))
         assert_same_bytes(bytes(protocol.received), data)

@@ -85,7 +85,7 @@ MUTANTS = [
         "iocpx/_wants.pxd",
         [
             (
-                "conn.marks.above and not conn.service.config.like_asyncio\n",
+                "conn.marks.above and not conn.service.config.like_asyncio and not conn.outgoing\n",
                 "conn.marks.above\n",
             )
         ],
@@ -202,8 +202,8 @@ MUTANTS = [
         [
             (
                 "    conn.outbox.nbytes -= min(plain_bytes, conn.outbox.nbytes)\n"
-                "    conn.outbox.writes -= min(writes, conn.outbox.writes)\n    if nbytes > 0",
-                "    if nbytes > 0",
+                "    conn.outbox.writes -= min(writes, conn.outbox.writes)\n    if plain_bytes == 0",
+                "    if plain_bytes == 0",
             )
         ],
     ),
