@@ -202,7 +202,8 @@ MUTANTS = [
         [
             (
                 "    conn.outbox.nbytes -= min(plain_bytes, conn.outbox.nbytes)\n"
-                "    conn.outbox.writes -= min(writes, conn.outbox.writes)\n    if plain_bytes == 0",
+                "    conn.outbox.writes -= min(writes, conn.outbox.writes)\n"
+                "    if plain_bytes == 0",
                 "    if plain_bytes == 0",
             )
         ],
