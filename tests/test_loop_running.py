@@ -257,12 +257,15 @@ def interrupt():
 chain = functools.partial(loop.call_soon)
 chain.__setstate__((loop.call_soon, (chain,), {}, {}))
 loop.call_soon(chain)
-threading.Thread(target=interrupt, daemon=True).start()
+thread = threading.Thread(target=interrupt, daemon=True)
+thread.start()
 try:
     print("runs", flush=True)
     loop.run_forever()
 except KeyboardInterrupt:
     print("interrupted")
+# It tells the loop's socket of the signal after the signal is known here.
+thread.join()
 loop.close()
 """
     )
