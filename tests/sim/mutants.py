@@ -715,17 +715,6 @@ MUTANTS = [
         "iocpx/_wants.pxd",
         [("not conn.filter_opening and not conn.filter_waits):", "not conn.filter_waits):")],
     ),
-    (
-        "a filter that has begun loses its first turn to what is written",
-        "iocpx/_filter.pyx",
-        [
-            (
-                "    conn.filter_waits = False\n    if not conn.filter_opening:",
-                "    conn.filter_waits = False\n    conn.filter_begun = False\n"
-                "    if not conn.filter_opening:",
-            )
-        ],
-    ),
     # -- files
     (
         "what is written after a file overtakes it",
