@@ -189,10 +189,11 @@ cdef class Transport:
         cdef Py_buffer view
         cdef size_t part
         message = "Fatal error: protocol.get_buffer() call failed."
+        tls = self._tls
         try:
             # After set_framer(), or start_tls() of a task that began at once, the rest is theirs.
             while (buf.size > 0 and conn_is_reading_on(conn) and self._framed is None
-                   and self._tls is None):
+                   and self._tls is tls):
                 if not self._buffered:
                     # set_protocol() in between: the rest is for the new one.
                     self._feed(conn, buf)
