@@ -158,7 +158,8 @@ def test_a_pause_between_two_messages(run):
     run(main)
 
 
-def test_a_buffered_protocol(run):
+@secured
+def test_a_buffered_protocol(run, secure):
     class TakesLines(BufferedPeer):
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -175,7 +176,7 @@ def test_a_buffered_protocol(run):
                 self.transport.set_framer(LINES)
 
     async def main():
-        protocol, client = await connected(lambda: TakesLines(3))
+        protocol, client = await connected(lambda: TakesLines(3), secure)
         client.transport.write(b"one\nraw\nabcdef")
         await protocol.until(lambda: protocol.received == b"one|raw|abcdef")
         client.transport.write(b"gh!ij\nk\n")
