@@ -24,7 +24,10 @@ THREADS_CHUNK = 25
 LONGEST_S = 600
 PROFILES = ("windows", "wine")  # in the order of tests/sim/objects.c
 CORPUS = ROOT / "tests" / "sim" / "corpus.txt"
-MUTANTS = [ROOT / "tests" / "sim" / name for name in ("mutants.py", "loop_mutants.py")]
+MUTANTS = [
+    ROOT / "tests" / "sim" / name
+    for name in ("mutants.py", "embedding_mutants.py", "loop_mutants.py")
+]
 SCALE = (1_000, 10_000, 100_000, 1_000_000)
 # The figures of docs/SCALING.md count these.
 ENGINE = re.compile(r"^\s*([\d,]+) \(.*?\)\s+\S*iocpx/_\w+\.c:", re.MULTILINE)
