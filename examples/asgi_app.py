@@ -3,7 +3,7 @@
 GET says which loop and which process answers, POST sends the body back, and so does a WebSocket.
 With uvicorn:
 
-    uvicorn --loop iocpx:new_event_loop [--workers 2] asgi_app:app
+    uvicorn --loop iocpx:new_event_loop [--workers 2] [--ssl-certfile FILE.pem] asgi_app:app
 """
 
 import asyncio

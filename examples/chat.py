@@ -14,9 +14,10 @@ import threading
 
 import iocpx
 
-# Of what is said; the line that goes out has a name before it, and may be longer in UTF-8.
+# Of what is said.  The line that goes out has a name before it, and what is no UTF-8 has become
+# three bytes for each.
 MAX_TEXT_BYTES = 1000
-LINES = iocpx.native.LineFramer(5 * MAX_TEXT_BYTES)
+LINES = iocpx.native.LineFramer(7 * MAX_TEXT_BYTES)
 
 members: set[Member] = set()
 lock = threading.Lock()  # the callbacks of different connections run on several threads

@@ -27,13 +27,29 @@ class Hello(asyncio.Protocol):
         if len(self.unread) > MAX_HEAD_BYTES:
             self.transport.abort()
             return
+        answers = []
+        last = False
+        for head in heads:
+            # Behind anything else there may be a body, which is not read.
+            last = not keeps_alive(head)
+            answers.append(answer(head, last))
+            if last:
+                break
         # In one write, so in one record where there is TLS.
-        self.transport.writelines([answer(head) for head in heads])
-        if any(b"\r\nconnection: close" in head.lower() for head in heads):
+        self.transport.writelines(answers)
+        if last:
             self.transport.close()
 
 
-def answer(head: bytes) -> bytes:
+def keeps_alive(head: bytes) -> bool:
+    return (
+        head.startswith(b"GET ")
+        and head.split(b"\r\n", 1)[0].endswith(b" HTTP/1.1")
+        and b"\r\nconnection: close" not in head.lower()
+    )
+
+
+def answer(head: bytes, last: bool) -> bytes:
     method, path, *_ = [*head.split(b"\r\n", 1)[0].split(b" "), b"", b""]
     if method != b"GET":
         status, text = b"405 Method Not Allowed", b"GET alone is understood here.\n"
@@ -41,9 +57,10 @@ def answer(head: bytes) -> bytes:
         status, text = b"404 Not Found", b"There is nothing here.\n"
     else:
         status, text = b"200 OK", b"Hello from iocpx %s.\n" % iocpx.__version__.encode()
-    return b"HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (
+    return b"HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n%s" % (
         status,
         len(text),
+        b"Connection: close\r\n" if last else b"",
         text,
     )
 

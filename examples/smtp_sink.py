@@ -12,6 +12,7 @@ import iocpx
 
 LINES = iocpx.native.LineFramer(65536, b"\r\n")
 MAX_BYTES = 10 << 20  # of one mail
+MAX_RECIPIENTS = 100
 
 
 class Smtp(asyncio.Protocol):
@@ -42,7 +43,8 @@ class Smtp(asyncio.Protocol):
                 self.lines.append(line.removeprefix(b"."))
                 self.size += len(self.lines[-1]) + 2
                 if self.size > MAX_BYTES:
-                    self.transport.abort()
+                    self.say(552, "too long")
+                    self.transport.close()
 
     def command(self, line: bytes) -> None:
         word, _, rest = line.decode("ascii", "replace").partition(" ")
@@ -53,7 +55,9 @@ class Smtp(asyncio.Protocol):
         elif word == "MAIL":
             self.sender = rest.partition(":")[2].strip().split(" ")[0]
             self.say(250, "OK")
-        elif word == "RCPT":
+        elif word == "RCPT" and len(self.recipients) == MAX_RECIPIENTS:
+            self.say(452, "too many")
+        elif word == "RCPT" and self.sender is not None:
             self.recipients.append(rest.partition(":")[2].strip().split(" ")[0])
             self.say(250, "OK")
         elif word == "DATA" and self.sender is not None and self.recipients:
@@ -67,7 +71,8 @@ class Smtp(asyncio.Protocol):
             self.say(221, "bye")
             self.transport.close()
         else:
-            self.say(503 if word == "DATA" else 502, "not now" if word == "DATA" else "what?")
+            known = word in ("RCPT", "DATA")
+            self.say(503 if known else 502, "not now" if known else "what?")
 
     def deliver(self) -> None:
         recipients = ", ".join(self.recipients)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import iocpx
@@ -26,7 +27,7 @@ class World(asyncio.DatagramProtocol):
         # By address: when it was last heard of, and what it has said.
         self.players: dict[Any, tuple[float, bytes]] = {}
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: iocpx.DatagramTransport) -> None:
         self.transport = transport
         self.tick()
 
@@ -45,8 +46,22 @@ class World(asyncio.DatagramProtocol):
                 del self.players[addr]
         for addr in self.players:
             others = [line for other, (_, line) in self.players.items() if other != addr]
-            if others:
-                self.transport.sendto(b"\n".join(others)[:MOST_BYTES], addr)
+            for packet in packets(others):
+                self.transport.sendto(packet, addr)
+
+
+def packets(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Of whole lines, as many in each as may be."""
+    packet: list[bytes] = []
+    size = 0
+    for line in lines:
+        if packet and size + len(line) > MOST_BYTES:
+            yield b"\n".join(packet)
+            packet, size = [], 0
+        packet.append(line)
+        size += len(line) + 1
+    if packet:
+        yield b"\n".join(packet)
 
 
 def main(port: str = "8000") -> None:

@@ -45,7 +45,12 @@ cdef const char *HELLO_LAST = (
     b"Connection: close\r\n\r\nHello, world!")
 cdef const char *HELLO_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\n")
+cdef const char *HELLO_HEAD_LAST = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n"
+    b"Connection: close\r\n\r\n")
 cdef const char *NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+cdef const char *NOT_FOUND_LAST = (
+    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 # These end the connection.
 cdef const char *BAD = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 cdef const char *TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"
@@ -204,6 +209,7 @@ cdef void answer(api_conn_t conn, client_t *client, const char *data,
                  const char *end) noexcept nogil:
     cdef request_t request
     cdef const char *wrong
+    cdef bint goes_on
     request.has_host = False
     request.body = 0
     wrong = read_head(&request, data, end)
@@ -211,14 +217,15 @@ cdef void answer(api_conn_t conn, client_t *client, const char *data,
         end_with(conn, wrong)
         return
     client.body = request.body
-    if not request.is_root:
-        say(conn, NOT_FOUND)
-    elif request.is_head:
-        say(conn, HELLO_HEAD)
-    else:
-        say(conn, HELLO if request.keeps_alive and request.minor else HELLO_LAST)
     # HTTP/1.0 asks for more than one by a header, which has to be answered by one.
-    if not request.keeps_alive or not request.minor:
+    goes_on = request.keeps_alive and request.minor
+    if not request.is_root:
+        say(conn, NOT_FOUND if goes_on else NOT_FOUND_LAST)
+    elif request.is_head:
+        say(conn, HELLO_HEAD if goes_on else HELLO_HEAD_LAST)
+    else:
+        say(conn, HELLO if goes_on else HELLO_LAST)
+    if not goes_on:
         api.close(conn)
 
 

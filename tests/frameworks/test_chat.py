@@ -39,6 +39,13 @@ def test_all_hear_what_is_said(start, tls, certificate):
             assert hears.readline() == f"Anna: {1000 * chr(0xFFFD)}\n"
         anna.sendall(b"x" * 1001 + b"\n")
         assert anna_hears.readline() == "That is too long.\n"
-        anna.sendall(b"x" * 5001 + b"\n")  # this ends her connection, and no other
+        # The longest line: a name and a text of what is no UTF-8.
+        nobody, _ = come("")
+        nobody.sendall(b"\xff" * 1000 + b"\n" + b"\xff" * 1000 + b"\n")
+        strange = 1000 * chr(0xFFFD)
+        for hears in (anna_hears, bela_hears):
+            assert hears.readline() == f"{strange} has come\n"
+            assert hears.readline() == f"{strange}: {strange}\n"
+        anna.sendall(b"x" * 7001 + b"\n")  # this ends her connection, and no other
         assert bela_hears.readline() == "Anna has gone\n"
     program.interrupt()

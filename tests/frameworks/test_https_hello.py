@@ -22,7 +22,12 @@ def test_pages_come(start, tls, certificate):
                 status, text = ask(connection)
                 assert status == 200 and text.startswith(b"Hello from iocpx ")
             assert ask(connection, path="/elsewhere")[0] == 404
-            assert ask(connection, method="DELETE")[0] == 405
+            # These end the connection, and the client makes another.
+            for method in ("DELETE", "HEAD", "POST"):
+                connection.request(method, "/", body=b"GET / HTTP/1.1\r\n\r\n")
+                answer = connection.getresponse()
+                assert answer.status == 405 and answer.will_close
+                answer.read()
             assert ask(connection, headers={"Connection": "close"})[0] == 200
 
     run_together(*[one] * 4)
@@ -44,6 +49,19 @@ def test_several_requests_at_once_in_pieces_are_answered_in_order(start, tls, ce
         client.close()
     statuses = [part[:3] for part in text.split(b"HTTP/1.1 ")]
     assert statuses == [b"", b"200", b"404", b"200"]
+    program.interrupt()
+
+
+def test_an_old_client_gets_one_answer_and_the_end(start, tls, certificate):
+    program = start("https_hello.py", 0, *certificate)
+    with socket.create_connection(("127.0.0.1", program.read_port()), timeout=WAIT_S) as client:
+        if tls:
+            client = tls.wrap_socket(client, server_hostname="127.0.0.1")
+        client.sendall(b"GET / HTTP/1.0\r\n\r\nGET / HTTP/1.0\r\n\r\n")
+        with client.makefile("rb") as answers:
+            text = answers.read()
+        client.close()
+    assert text.count(b"HTTP/1.1 200 OK\r\n") == 1
     program.interrupt()
 
 

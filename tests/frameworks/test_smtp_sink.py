@@ -17,5 +17,17 @@ def test_mail_is_taken(start):
                 f"{len(mail)} bytes"
             )
         assert client.docmd("DATA")[0] == 503
+        assert client.rcpt("b@example.org")[0] == 503
+        assert client.mail("a@example.org")[0] == 250
+        assert [client.rcpt("b@example.org")[0] for _ in range(101)] == [250] * 100 + [452]
         assert client.docmd("WHAT")[0] == 502
+        client.rset()
+        try:
+            client.sendmail("a@example.org", "b@example.org", f"{'x' * 70}\r\n" * 150_000)
+        except smtplib.SMTPDataError as refused:
+            assert refused.smtp_code == 552
+        except smtplib.SMTPServerDisconnected:
+            pass  # what it had still sent met a closed connection: a reset may overtake the answer
+        else:
+            raise AssertionError("10.8 MB were taken")
     program.interrupt()

@@ -18,8 +18,10 @@ def test_players_hear_where_the_others_are(start):
             return sock
 
         def hears(sock, expected):
-            while set(sock.recv(2000).split(b"\n")) != expected:
-                pass
+            """Until all of them were heard, in whole lines."""
+            expected = set(expected)
+            while expected:
+                expected -= set(sock.recv(1200).split(b"\n"))
 
         anna, bela = player(b"Anna 1"), player(b"Bela 1")
         hears(anna, {b"Bela 1"})
@@ -29,4 +31,9 @@ def test_players_hear_where_the_others_are(start):
         anna.sendto(b"x" * 2000, address)  # too long: lost, and no harm done
         hears(bela, {b"Anna 2", b"Cili 1"})
         hears(cili, {b"Anna 2", b"Bela 1"})
+        # More than one packet holds.
+        crowd = {b"Player %d " % i + b"x" * 80 for i in range(30)}
+        for position in crowd:
+            player(position)
+        hears(anna, {*crowd, b"Bela 1", b"Cili 1"})
     program.interrupt()

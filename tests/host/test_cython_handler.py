@@ -8,12 +8,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from lanes import EVERY_LANE
-from programs import PORT
+from programs import PORT, START
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -133,8 +134,33 @@ def test_requests_at_once_and_in_pieces(port, pieces):
     assert text.count(b"Hello, world!") == 41
 
 
-def test_an_old_client_gets_one_answer(port):
-    assert ask(port, b"GET / HTTP/1.0\r\n\r\n")[0] == [200]
+@pytest.mark.parametrize("request_line", ["GET / HTTP/1.0", "HEAD / HTTP/1.0", "GET /a HTTP/1.0"])
+def test_an_old_client_gets_one_answer(port, request_line):
+    statuses, text = ask(port, request_line.encode() + b"\r\n\r\n")
+    assert statuses == [404 if "/a" in request_line else 200]
+    assert b"\r\nConnection: close\r\n" in text
+
+
+def test_the_last_answer_says_that_it_is(port):
+    for method, path in ((b"GET", b"/"), (b"HEAD", b"/"), (b"GET", b"/a")):
+        statuses, text = ask(port, LAST.replace(b"GET /", method + b" " + path))
+        assert statuses == [404 if path == b"/a" else 200]
+        assert b"\r\nConnection: close\r\n" in text
+
+
+def test_a_head_that_stops_is_given_up_but_not_early(port):
+    begun = time.monotonic()
+    assert ask(port, ROOT_REQUEST + b"GET / HTTP/1.1\r\nHo")[0] == [200, 408]
+    assert time.monotonic() - begun >= 10
+
+
+def test_the_program_that_serves_with_it(installed, start):
+    shutil.copy(EXAMPLE / "serve_http.py", installed)
+    program = start("-c", START, ".", "file", "serve_http.py", "0")
+    port = int(PORT.search(program.stdout.readline())[1])
+    assert ask(port, ROOT_REQUEST + LAST)[0] == [200, 200]
+    output, _ = program.communicate("\n", timeout=WAIT_S)  # Ctrl+C
+    assert (program.returncode, output) == (0, "")
 
 
 WRONG = {
