@@ -182,8 +182,8 @@ def build(lane):
         *(lane, "wheel", "--verbose", "--no-build-isolation", *offline),
         *("--wheel-dir", wine.windows_path(home / "wheel"), wine.windows_path(source)),
     )
-    for warning in own_warnings(output, source):
-        say(warning)
+    if warnings := own_warnings(output, source):
+        raise Failure("Microsoft's compiler warns of our own code:\n" + "\n".join(warnings))
     stage = wine.windows_path(home / "stage")
     made = wine.windows_path(the_wheel(lane))
     run_pip(lane, "install", "--no-compile", *offline, "--target", stage, made)
