@@ -21,6 +21,7 @@ cdef enum:
     # … and more, for what comes first.  A look for a name may hang on, long after whoever waits for
     # it was told that its time is over: a flush() does not wait behind 32.
     MORE_THREADS = 8
+    MAX_TELLERS = 8         # threads that tell those whose time is over together
 
 logger = logging.getLogger("iocpx")
 
@@ -173,16 +174,22 @@ def watch_all():
 
 
 cdef void tell(late) noexcept:
-    """On a thread of its own, one for all that are due at a time: they may take their time, and
-    others are due soon."""
-    try:
-        start_new_thread(tell_all, (late,))
-    except BaseException:
-        tell_all(late)
+    """On threads of their own, a few for all that are due at a time: one may wait for another, and
+    further ones are due soon."""
+    queue = deque(late)
+    for _ in range(min(len(late), MAX_TELLERS)):
+        try:
+            start_new_thread(tell_all, (queue,))
+        except BaseException:
+            tell_all(queue)
 
 
-def tell_all(late):
-    for told in late:
+def tell_all(queue):
+    while True:
+        try:
+            told = queue.popleft()
+        except IndexError:
+            return
         try:
             told()
         except BaseException as exc:

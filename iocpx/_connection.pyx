@@ -31,7 +31,7 @@ from iocpx._requests cimport (
 )
 from iocpx._engines cimport WAIT_SLICE_MS
 from iocpx._protocols cimport defines_data_sent, is_buffered, refuse_coroutine
-from iocpx._runtime cimport Runtime, address_tuple
+from iocpx._runtime cimport address_tuple, limit_text, Runtime
 from iocpx._sched cimport conn_unref
 from iocpx._sendfile cimport conn_sends_files
 from iocpx._state cimport buf_t, queue_t
@@ -428,6 +428,9 @@ cdef class Connection:
         self._end_handshake(exc)
         if self._raised is None:
             self._raised = exc
+        if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+            # Of a signal, where the program's own thread steps the engine.
+            self._runtime.report("TLS was interrupted", exc, self.get_protocol(), self)
         if isinstance(exc, TimeoutError):
             conn_abort(NULL, conn, ABORT_APPLICATION)
         else:
@@ -466,6 +469,7 @@ cdef class Connection:
     cdef int _tls_fill(self, conn_t *conn) except -1:
         cdef Py_buffer view
         cdef Py_ssize_t got = 0
+        cdef bint reads = False
         if not self._tls.has_more():
             return 0
         name = "get_buffer"
@@ -479,7 +483,9 @@ cdef class Connection:
             try:
                 if view.len == 0:
                     raise RuntimeError("get_buffer() returned an empty buffer")
+                reads = True
                 got = self._tls.read_into(<char *>view.buf, view.len)
+                reads = False
             finally:
                 PyBuffer_Release(&view)
             if got > 0:
@@ -487,9 +493,9 @@ cdef class Connection:
                 result = protocol.buffer_updated(got)
                 if result is not None:
                     refuse_coroutine(name, result)
-        except ssl.SSLError:
-            raise
         except BaseException as exc:
+            if reads:
+                raise       # of TLS
             self._failed(name, exc)
             return 0
         return got > 0
@@ -877,23 +883,6 @@ cdef class Connection:
             with nogil:
                 conn_return_handle(NULL, conn)
                 conn_unref(conn)
-
-
-cdef str limit_text(lost_t *lost, service_config_t *config):
-    """What a limit of ours says that has ended a connection; None: it was none."""
-    unsent = f"{lost.unsent_bytes:,} bytes of {lost.unsent_writes:,} writes were not sent"
-    if lost.reason == ABORT_WRITE_LIMIT:
-        return (f"the peer does not take what is written: {unsent}, and the limit is "
-                f"max_write_buffer={config.max_write_buffer or None}, "
-                f"max_sends={config.max_sends or None}")
-    if lost.reason == ABORT_IDLE:
-        return f"nothing came or left for idle_timeout_s={config.idle_timeout_ms / 1000.0:g}"
-    if lost.reason == ABORT_CLOSE_TIMEOUT:
-        return (f"closing, the peer took nothing for close_timeout_s="
-                f"{config.close_timeout_ms / 1000.0:g}: {unsent}")
-    if lost.reason == ABORT_STOP:
-        return f"the server stops, and its time for that is over: {unsent}"
-    return None
 
 
 cdef int check_data(data) except -1:

@@ -135,7 +135,11 @@ cdef class DatagramTransport(Datagrams):
         # First: whoever hears of it may bind the port.
         given, self._given = self._given, None
         if given is not None:
-            given.close()
+            try:
+                given.close()
+            except BaseException as raised:
+                self._loop.callback_raised(raised, "the endpoint's socket cannot be closed",
+                                           self.get_protocol(), self)
         if self._come is None:
             self._call("connection_lost", (exc,))
         else:

@@ -211,6 +211,9 @@ cdef void conn_close(worker_t *worker, conn_t *conn) noexcept nogil:
             conn.deaf = True
             # Decided here: one that opens later would miss what is dropped now.
             conn.filter_flushes = conn.filtered and not conn.filter_opening
+            if conn.filter_holds:
+                # What the filter waits for may be in what it holds, which is read from now on.
+                conn.filter_waits = False
             if not conn_flushes_filter(conn):
                 conn_drop_queue(conn, &conn.inbox)
         conn.progress_ms = now_ms()

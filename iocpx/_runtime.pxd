@@ -1,3 +1,4 @@
+from iocpx._delivery cimport lost_t
 from iocpx._engines cimport EngineRun
 from iocpx._types cimport conn_t, service_config_t, service_t, tell_fn
 from iocpx._winsock cimport HANDLE, LONG64
@@ -68,5 +69,7 @@ cdef class Runtime:
 cdef void set_tell(tell_fn tell) noexcept
 # The interpreter is at its end: what runs is being stopped, and nothing may begin.
 cdef bint is_exiting() noexcept
+# What a limit of ours says that has ended a connection; None: it was none.
+cdef str limit_text(lost_t *lost, service_config_t *config)
 # A sockaddr as the socket module shows it.
 cdef object address_tuple(const unsigned char *addr)

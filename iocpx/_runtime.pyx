@@ -594,6 +594,23 @@ cdef class Runtime:
             self.close(self.config.close_timeout_ms)
 
 
+cdef str limit_text(lost_t *lost, service_config_t *config):
+    """What a limit of ours says that has ended a connection; None: it was none."""
+    unsent = f"{lost.unsent_bytes:,} bytes of {lost.unsent_writes:,} writes were not sent"
+    if lost.reason == ABORT_WRITE_LIMIT:
+        return (f"the peer does not take what is written: {unsent}, and the limit is "
+                f"max_write_buffer={config.max_write_buffer or None}, "
+                f"max_sends={config.max_sends or None}")
+    if lost.reason == ABORT_IDLE:
+        return f"nothing came or left for idle_timeout_s={config.idle_timeout_ms / 1000.0:g}"
+    if lost.reason == ABORT_CLOSE_TIMEOUT:
+        return (f"closing, the peer took nothing for close_timeout_s="
+                f"{config.close_timeout_ms / 1000.0:g}: {unsent}")
+    if lost.reason == ABORT_STOP:
+        return f"the server stops, and its time for that is over: {unsent}"
+    return None
+
+
 @atexit.register
 def _stop_all():
     """Interpreter exit with running servers: stop them while Python is whole."""

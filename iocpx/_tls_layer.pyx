@@ -23,7 +23,7 @@ from iocpx._filter cimport (
     conn_filter_begun, conn_filter_end, conn_filter_hold, conn_filter_open, conn_free_plain,
     conn_put_filtered, conn_return_plain, conn_take_plain,
 )
-from iocpx._requests cimport conn_abort, WRITE_KEPT, WRITE_NO_MEMORY
+from iocpx._requests cimport conn_abort, conn_is_closing, WRITE_KEPT, WRITE_NO_MEMORY
 from iocpx._state cimport buf_t, queue_consume, queue_t
 from iocpx._tls cimport Tls
 from iocpx._types cimport *
@@ -106,7 +106,9 @@ cdef class TlsUser:
         conn_filter_hold(conn, holds or (not tls.ended and tls.has_more()))
         if tls.ended and not holds and not self._tls_told_end:
             self._tls_told_end = True
-            self._tls_eof(conn)
+            # As without TLS: who has closed is not told.
+            if not conn_is_closing(conn):
+                self._tls_eof(conn)
         return 0
 
     cdef void _tls_end_of_stream(self, conn_t *conn) noexcept:

@@ -47,6 +47,7 @@ cdef class Transport(FileUser):
     cdef void _end_of_stream(self, conn_t *conn) noexcept
     cdef void _lost(self, conn_t *conn, lost_t *lost) noexcept
     cdef void _fail(self, exc, str message) noexcept
+    cdef void _fail_for_good(self, exc, str message) noexcept
     cdef int _after_write(self, worker_t *by, conn_t *conn, int result) except -1
     cdef worker_t *_by(self) noexcept
     # data: None: it is not empty.

@@ -187,7 +187,7 @@ cdef class Transport:
     cdef void _feed_buffers(self, conn_t *conn, buf_t *buf) noexcept:
         """… to a BufferedProtocol, in as many parts as it likes."""
         cdef Py_buffer view
-        cdef size_t part
+        cdef size_t part = 0
         message = "Fatal error: protocol.get_buffer() call failed."
         tls = self._tls
         try:
@@ -199,6 +199,7 @@ cdef class Transport:
                     self._feed(conn, buf)
                     return
                 message = "Fatal error: protocol.get_buffer() call failed."
+                part = 0
                 lent = self._protocol.get_buffer(<Py_ssize_t>buf.size)
                 PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
                 lent = None             # a memoryview would keep the protocol's buffer locked
@@ -212,7 +213,11 @@ cdef class Transport:
                 message = "Fatal error: protocol.buffer_updated() call failed."
                 self._protocol.buffer_updated(<Py_ssize_t>part)
         except BaseException as exc:
-            self._fail(exc, message)
+            if part == 0:
+                # Without a buffer nothing is taken, and it would be asked for again at once.
+                self._fail_for_good(exc, message)
+            else:
+                self._fail(exc, message)
 
     cdef void _tell_marks(self, str name) noexcept:
         """pause_writing or resume_writing."""
@@ -288,6 +293,14 @@ cdef class Transport:
             return
         try:
             self._fatal_error(exc, message)
+        except BaseException as raised:
+            self._loop.callback_raised(raised, message, self._protocol, self)
+
+    cdef void _fail_for_good(self, exc, str message) noexcept:
+        """The same where nobody could go on with it, so that it is reset by whatever was raised."""
+        self._fail(exc, message)
+        try:
+            self._force_close(exc)
         except BaseException as raised:
             self._loop.callback_raised(raised, message, self._protocol, self)
 
@@ -661,7 +674,9 @@ cdef class Transport:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(exc)
-        self._fail(exc, message)
+        # What was raised may have come from a signal within a call of OpenSSL's, whose outcome is
+        # lost with it.
+        self._fail_for_good(exc, message)
 
     cdef void _tell_data(self, conn_t *conn, bytes data) noexcept:
         try:
@@ -706,6 +721,7 @@ cdef class Transport:
     cdef int _tls_fill(self, conn_t *conn) except -1:
         cdef Py_buffer view
         cdef Py_ssize_t got = 0
+        cdef bint reads = False
         if not self._tls.has_more():
             return 0
         message = "Fatal error: protocol.get_buffer() call failed."
@@ -716,16 +732,21 @@ cdef class Transport:
             try:
                 if view.len == 0:
                     raise RuntimeError("get_buffer() returned an empty buffer")
+                reads = True
                 got = self._tls.read_into(<char *>view.buf, view.len)
+                reads = False
             finally:
                 PyBuffer_Release(&view)
             if got > 0:
                 message = "Fatal error: protocol.buffer_updated() call failed."
                 self._protocol.buffer_updated(got)
         except BaseException as exc:
-            if isinstance(exc, ssl.SSLError):
-                raise
-            self._fail(exc, message)
+            if reads:
+                raise       # of TLS
+            if got == 0:
+                self._fail_for_good(exc, message)
+            else:
+                self._fail(exc, message)
             return 0
         return got > 0
 

@@ -133,7 +133,11 @@ cdef void tell_watched(Transport transport, conn_t *conn, news_t *news) noexcept
     """… and warn of what took long, as asyncio does in debug mode."""
     cdef double started_s = now()
     cdef double took_s
-    text = repr(transport)
+    text = None
+    try:
+        text = repr(transport)
+    except BaseException as exc:
+        transport._loop.callback_raised(exc, "a connection cannot be named", None, None)
     tell_transport(transport, conn, news)
     took_s = now() - started_s
     if took_s >= transport._loop.slow_callback_duration:

@@ -127,6 +127,8 @@ def assert_balanced(server):
     assert stats["ops_posted"] == stats["ops_completed"], stats
     assert stats["sockets_opened"] == stats["sockets_closed"], stats
     assert stats["files_opened"] == stats["files_closed"], stats
+    assert stats["file_ops_begun"] == stats["file_ops_done"], stats
+    assert stats["file_handles_opened"] == stats["file_handles_closed"], stats
     assert stats["connections_made"] == stats["connections_retired"], stats
     assert stats["connects"] == stats["connects_made"] + stats["connects_failed"], stats
     assert stats["connections_now"] == stats["connections_outgoing"] == 0, stats

@@ -316,6 +316,24 @@ def test_names_are_looked_up_on_threads_of_their_own(engine, echo, names):
         release.set()
 
 
+def test_those_whose_time_is_over_together_do_not_wait_for_each_other(engine, names):
+    release = threading.Event()
+    names.add("hangs", before=lambda: release.wait(WAIT_S))
+    waited = queue.Queue()
+    try:
+        futures = [
+            iocpx.connect(Recording, "hangs", 1, engine=engine, timeout_s=0.3) for _ in range(5)
+        ]
+        futures[0].add_done_callback(
+            lambda _: waited.put(concurrent.futures.wait(futures[1:], WAIT_S).not_done)
+        )
+        for future in futures:
+            assert isinstance(error_of(future), TimeoutError)
+        assert waited.get(timeout=WAIT_S) == set()
+    finally:
+        release.set()
+
+
 def test_a_file_is_flushed_while_all_threads_hang_in_looks_for_names(engine, names, tmp_path):
     release = threading.Event()
     looking = queue.Queue()

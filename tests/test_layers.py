@@ -112,8 +112,8 @@ ROOMS = {
     ),
     "_runtime": Room(
         "iocpx/_runtime.*",
-        "_engines _engine_api _c_handler _native _service _accept _open _requests _base _types"
-        " _winsock"
+        "_engines _engine_api _c_handler _native _service _accept _open _delivery _requests _base"
+        " _types _winsock"
         " _addresses _errors _threads native libc cpython stdlib",
     ),
     "_timers": Room(

@@ -87,6 +87,26 @@ def test_what_has_come_is_told_behind_what_was_to_be_called_already():
     run(main())
 
 
+def test_a_socket_that_cannot_be_closed_does_not_keep_the_end_from_being_told():
+    class Stubborn(socket.socket):
+        def close(self):
+            raise RuntimeError("not now")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        complaints = []
+        loop.set_exception_handler(lambda _, context: complaints.append(context["exception"]))
+        sock = Stubborn(type=socket.SOCK_DGRAM)
+        sock.bind((HOST, 0))
+        near, keeps = await loop.create_datagram_endpoint(Keeps, sock=sock)
+        near.close()
+        assert await keeps.lost is None
+        assert [str(exc) for exc in complaints] == ["not now"]
+        socket.socket.close(sock)
+
+    run(main())
+
+
 class Ends(Keeps):
     """Ends its endpoint in its first callback."""
 

@@ -79,6 +79,52 @@ def test_memory_that_is_written_may_change_at_once(run):
     run(main)
 
 
+class Pieces(Peer):
+    """Keeps how many bytes each call had."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def data_received(self, data):
+        self.sizes.append(len(data))
+        super().data_received(data)
+
+
+def test_records_that_came_together_are_told_in_one_call(run, version):
+    async def main():
+        server_context, client_context = contexts(version)
+        async with serving(Pieces, ssl=server_context) as served:
+            hand = await connect(
+                lambda: ByHand(client_context, server_hostname="localhost"), served.address
+            )
+            await hand.handshake()
+            peer = await served.protocol()
+            await peer.until_told("made")
+            for size in (1, 700, 30):
+                hand.tls.write(pattern(size))
+            hand.flush()
+            await peer.until(lambda: len(peer.received) == 731)
+            assert peer.sizes == [731]
+            hand.transport.abort()
+            await hand.lost()
+            await peer.lost()
+
+    run(main)
+
+
+def test_no_call_has_more_than_a_bounded_part_of_a_burst(run, version):
+    async def main():
+        async with pair(Pieces, version=version) as (peer, client):
+            client.transport.write(4 * BIG)
+            await peer.until(lambda: len(peer.received) == 4 * len(BIG))
+            # The record in which the bound of 256 KiB is reached is told whole.
+            assert max(peer.sizes) <= (256 + 16) * KIB
+            assert_same_bytes(peer.received, 4 * BIG)
+
+    run(main)
+
+
 def test_streams_of_many_clients_at_once(run, version):
     async def main():
         async def echo(reader, writer):

@@ -221,6 +221,110 @@ def test_what_is_written_in_eof_received_is_sent(run, version):
     run(main)
 
 
+class Interrupted(ssl.SSLObject):
+    """A signal handler raises when OpenSSL's call has done its work."""
+
+    due = None
+
+
+def interrupted(name):
+    method = getattr(ssl.SSLObject, name)
+
+    def call(self, *args):
+        result = method(self, *args)
+        if Interrupted.due == name:
+            Interrupted.due = None
+            raise KeyboardInterrupt
+        return result
+
+    return call
+
+
+for name in ("do_handshake", "read", "write"):
+    setattr(Interrupted, name, interrupted(name))
+
+
+def run_twice(told, main, error):
+    """The first run ends with `error`, the second one with main()."""
+    loop = iocpx.new_event_loop()
+    loop.set_exception_handler(told.complaint)
+    task = loop.create_task(main())
+    with pytest.raises(error):
+        loop.run_until_complete(task)
+    loop.run_until_complete(asyncio.wait_for(task, WAIT_S))
+    loop.close()
+
+
+@pytest.mark.parametrize("factory", [Peer, BufferedPeer])
+@pytest.mark.parametrize("name", ["do_handshake", "read", "write"])
+def test_an_interrupt_within_openssl_ends_the_run_and_the_connection(told, name, factory):
+    async def main():
+        server_context, client_context = contexts()
+        server_context.sslobject_class = Interrupted
+        async with serving(factory, ssl=server_context) as served:
+            Interrupted.due = name if name == "do_handshake" else None
+            client = await connect(Peer, served.address, client_context)
+            peer = await served.protocol()
+            if name != "do_handshake":
+                await peer.until_told("made")
+                Interrupted.due = name
+                if name == "read":
+                    client.transport.write(b"lost")
+                else:
+                    peer.transport.write(BIG)
+                assert type(await peer.lost()) is KeyboardInterrupt
+            await client.lost()
+            served.server.close()
+            await served.server.wait_closed()
+            assert peer.told == ([] if name == "do_handshake" else ["made", *peer.told[1:]])
+
+    run_twice(told, main, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_protocol_that_exits_instead_of_lending_memory_is_not_asked_again(told, tls):
+    class Exits(BufferedPeer):
+        def get_buffer(self, sizehint):
+            raise SystemExit(7)
+
+    async def main():
+        server_context, client_context = contexts() if tls else (None, None)
+        async with serving(Exits, ssl=server_context) as served:
+            client = await connect(Peer, served.address, client_context)
+            client.transport.write(b"for nobody")
+            peer = await served.protocol()
+            assert type(await peer.lost()) is SystemExit
+            await client.lost()
+
+    run_twice(told, main, SystemExit)
+
+
+def test_who_closes_at_the_data_before_it_is_not_told_of_the_end(run, version):
+    class Closes(Peer):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.close()
+
+    async def main():
+        server_context, client_context = contexts(version)
+        async with serving(Closes, ssl=server_context) as served:
+            hand = await connect(
+                lambda: ByHand(client_context, server_hostname="localhost"), served.address
+            )
+            await hand.handshake()
+            hand.tls.write(b"hello")
+            with contextlib.suppress(ssl.SSLWantReadError):
+                hand.tls.unwrap()
+            hand.flush()
+            peer = await served.protocol()
+            assert await peer.lost() is None
+            assert peer.received == b"hello" and peer.told == ["made", "lost"]
+            hand.transport.close()
+            await hand.lost()
+
+    run(main)
+
+
 @pytest.mark.parametrize("end", ["close", "abort"])
 def test_a_connection_that_has_paused_reading_ends(run, end):
     """With something that is decrypted and not delivered."""

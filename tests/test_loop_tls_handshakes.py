@@ -252,6 +252,40 @@ def test_a_client_that_resets_in_its_handshake_costs_itself_only(run, version, f
     run(main)
 
 
+def test_five_hundred_handshakes_of_which_half_vanish(run):
+    async def main():
+        server_context, client_context = contexts()
+        async with serving(Echo, ssl=server_context) as served:
+            hands = [
+                await connect(
+                    lambda: ByHand(client_context, server_hostname="localhost"), served.address
+                )
+                for _ in range(500)
+            ]
+            for number, hand in enumerate(hands[1::2]):
+                # Before the first byte, in the middle of the first flight, and after it.
+                with pytest.raises(ssl.SSLWantReadError):
+                    hand.tls.do_handshake()
+                hand.transport.write(hand.outgoing.read()[: number % 3 * 300])
+                (hand.transport.close, hand.transport.abort)[number % 2]()
+
+            async def stays(hand):
+                await hand.handshake()
+                await hand.send(b"hello")
+                assert await hand.receive(5) == b"hello"
+                hand.transport.abort()
+
+            await asyncio.gather(*map(stays, hands[::2]))
+            await asyncio.gather(*(hand.lost() for hand in hands))
+            await assert_serving(served, client_context)
+            assert sum("made" in peer.told for peer in served.protocols) == 251
+            for peer in served.protocols:
+                if peer.told:
+                    await peer.lost()
+
+    run(main)
+
+
 @pytest.mark.parametrize("size", [0, 1, 200, 9999])
 def test_a_server_that_resets_in_its_flight(run, size):
     class Resets(StopsInItsFlight):

@@ -8,6 +8,7 @@ import ssl
 import sys
 import sysconfig
 import threading
+import typing
 
 import pytest
 import tls_loops
@@ -82,10 +83,38 @@ def test_two_connections_are_in_their_tls_at_once(serve_tls, meeting, method):
     run_together(lambda: exchange(1), lambda: exchange(2))
 
 
+class OneAtATime(ssl.SSLObject):
+    """Keeps in `broken` where a thread came in while another one was inside."""
+
+    broken: typing.ClassVar[list] = []
+
+
+def alone(name):
+    method = getattr(ssl.SSLObject, name)
+
+    def call(self, *args):
+        inside = self.__dict__.setdefault("inside", threading.Lock())
+        if not inside.acquire(blocking=False):
+            self.broken.append(name)
+            return method(self, *args)
+        try:
+            return method(self, *args)
+        finally:
+            inside.release()
+
+    return call
+
+
+for name in ("do_handshake", "read", "write", "unwrap"):
+    setattr(OneAtATime, name, alone(name))
+
+
 def test_many_threads_write_to_one_connection_while_it_echoes(serve_tls):
     """Each thread's writes come in its order, each whole, among those of the others."""
     threads, writes, size = 4, 60, 2000
-    served = serve_tls(Recording, client=client_context("1.3"), workers=2)
+    context = server_context()
+    context.sslobject_class = OneAtATime
+    served = serve_tls(Recording, context=context, client=client_context("1.3"), workers=2)
     client, protocol = served.open()
     start = threading.Barrier(threads + 1, timeout=WAIT_S)
     up = pattern(500_000)
@@ -118,6 +147,8 @@ def test_many_threads_write_to_one_connection_while_it_echoes(serve_tls):
         assert [data for data in came if data[0] == thread] == wanted
     protocol.wait_for_data(len(up))
     assert_same_bytes(bytes(protocol.received), up)
+    assert isinstance(protocol.transport.get_extra_info("ssl_object"), OneAtATime)
+    assert OneAtATime.broken == []
 
 
 def run_each(*mains):

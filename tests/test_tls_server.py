@@ -1,5 +1,6 @@
 """The threaded server's TLS: data, marks, both sides' ends, and what can be asked."""
 
+import contextlib
 import ssl
 import threading
 
@@ -67,6 +68,33 @@ def test_records_that_come_a_byte_at_a_time_are_taken(serve_tls, version):
         client.send_raw(cipher[place : place + 1])
     assert client.read_exactly(11) == b"firstsecond"
     assert protocol.received == b"firstsecond"
+
+
+class Pieces(Recording):
+    """Keeps how many bytes each call had."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def on_data(self, data):
+        self.sizes.append(len(data))
+
+
+def test_records_that_came_together_are_told_in_one_call(serve_tls, version):
+    client, protocol = serve_tls(Pieces, client=client_context(version)).open()
+    client.send_raw(b"".join(client.encrypt(pattern(size)) for size in (1, 700, 30)))
+    protocol.wait_for_data(731)
+    assert protocol.sizes == [731]
+
+
+def test_no_call_has_more_than_a_bounded_part_of_a_burst(serve_tls, version):
+    client, protocol = serve_tls(Pieces, client=client_context(version)).open()
+    client.send_raw(client.encrypt(pattern(4 * MB)))
+    protocol.wait_for_data(4 * MB)
+    # The record in which the bound of 256 KiB is reached is told whole.
+    assert max(protocol.sizes) <= (256 + 16) * 1024
+    assert_same_bytes(bytes(protocol.received), pattern(4 * MB))
 
 
 def test_many_connections_at_once(serve_tls):
@@ -363,6 +391,7 @@ def test_a_name_that_the_callback_refuses_costs_that_client(serve_tls, version):
     with pytest.raises(ssl.SSLError) as refused:
         TlsClient(served.server.address, client_context(version, OTHER), "other.test")
     assert "UNRECOGNIZED_NAME" in refused.value.reason
+    wait_for_figure(served.server, "handshake_failures", {"CALLBACK_FAILED": 1})
     served.assert_serving()
 
 
@@ -702,6 +731,21 @@ def test_data_and_end_in_one_packet(serve_tls, version):
     protocol.wait_for("connection_lost")
     assert protocol.lost_with is None
     assert protocol.events[-2:] == ["eof_received", "connection_lost"]
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_who_ends_it_at_the_data_before_is_not_told_of_the_end(serve_tls, version, how):
+    class Ends(Recording):
+        def on_data(self, data):
+            getattr(self.transport, how)()
+
+    client, protocol = serve_tls(Ends, client=client_context(version)).open()
+    data = client.encrypt(b"hello")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.tls.unwrap()
+    client.send_raw(data + client.outgoing.read())
+    protocol.wait_for("connection_lost")
+    assert protocol.events == ["connection_made", "data_received", "connection_lost"]
 
 
 def test_an_end_without_close_notify_is_an_end(serve_tls, version):

@@ -444,6 +444,37 @@ def test_a_handshake_anew_of_the_server_while_writing_is_paused_on_the_loop(run)
     run(main)
 
 
+class PausesAtData(Peer):
+    def data_received(self, data):
+        self.transport.pause_reading()
+        super().data_received(data)
+
+
+def test_what_the_handshake_anew_waits_for_is_read_after_close_behind_data_nobody_takes(run):
+    async def main():
+        async with tls_loops.client_and_hand(PausesAtData, ssl.TLSVersion.TLSv1_2) as (
+            client,
+            hand,
+        ):
+            assert OpenSsl(hand.tls).begin_anew() == 1
+            hand.flush()
+            await hand.until(lambda: hand.incoming.pending)
+            hand.tls.write(b"data")
+            # … and behind it the answer to what the client begins with, in one packet.
+            with pytest.raises(ssl.SSLWantReadError):
+                hand.tls.read(1)
+            hand.flush()
+            await client.until(lambda: client.received == b"data")
+            client.transport.write(BIG)
+            client.transport.close()
+            assert_same_bytes(await hand.receive(len(BIG)), BIG)
+            await hand.receive_the_end()
+            hand.transport.close()
+            assert await client.lost() is None
+
+    run(main)
+
+
 def test_what_is_written_in_the_midst_of_a_message_waits_for_its_end(run):
     """A session ticket in two records, of which one has come: OpenSSL has to read first."""
 
