@@ -43,7 +43,6 @@ from iocpx._winsock cimport DWORD
 import asyncio
 import concurrent.futures
 import socket
-import ssl
 import threading
 
 from iocpx._addresses import address_text
@@ -53,9 +52,10 @@ from iocpx._errors import os_error
 
 @cython.final
 cdef class Connection:
-    """One connection of a server, with the interface of asyncio.Transport.
+    """One connection of a server, of iocpx.connect() or of Engine.attach(), with the interface of
+    asyncio.Transport.
 
-    Made by the server and given to the protocol's connection_made().  Every
+    Made by the engine and given to the protocol's connection_made().  Every
     method may be called from any thread, at any time.  Once the connection
     closes they have no effect, and raise nothing but a TypeError or ValueError
     for a wrong argument.
@@ -510,7 +510,8 @@ cdef class Connection:
         connection of a server.  Returns a concurrent.futures.Future: its result is None once the
         handshake is done, its exception what has ended it.
 
-        context: ssl.SSLContext.  server_side: bool; False: we are the client, of server_hostname.
+        context: ssl.SSLContext.  server_side: bool; False: we are the client, of server_hostname,
+        a str, or None where the context does not check it.
         received: bytes of the TLS stream that data_received() has got already, behind the last
         words without TLS.  What comes from now on is TLS's, and is delivered decrypted; what was
         written before leaves as it is, and what is written now waits for the handshake.
@@ -669,7 +670,8 @@ cdef class Connection:
         connection_lost(None).  asyncio.BaseTransport.close().  Any thread.
 
         A peer that takes nothing for the server's close_timeout_s (see there) gets a reset,
-        and connection_lost a TimeoutError.
+        and connection_lost a TimeoutError.  With TLS the last that is sent is close_notify, and
+        all that may take ssl_shutdown_timeout_s.
         """
         cdef conn_t *conn = self._enter()
         if conn != NULL:

@@ -254,7 +254,8 @@ cdef class Datagrams:
 
     def set_write_buffer_limits(self, high=None, low=None):
         """Set the marks (bytes) for pause_writing() and resume_writing(), with asyncio's defaults:
-        high 64 KiB or four times low, low a quarter of high.
+        high 64 KiB or four times low, low a quarter of high.  TypeError or ValueError where they
+        are no numbers, or not high >= low >= 0.
         asyncio.WriteTransport.set_write_buffer_limits()."""
         high, low = write_marks(high, low, <int>HIGH_WATER_BYTES)
         cdef size_t high_bytes = high

@@ -392,7 +392,8 @@ cdef class DatagramRuntime(Runtime):
 
 
 class DatagramServer(Serving):
-    """A UDP server whose callbacks run on the engine's worker threads.
+    """A UDP server whose callbacks run on the engine's worker threads; what
+    asyncio.loop.create_datagram_endpoint() is to a loop.  Microsoft's WSARecvFrom and WSASendTo.
 
     protocol_factory: callable without arguments that returns a protocol: an
         asyncio.DatagramProtocol, or what else has its methods (see below).  It is called once for
@@ -414,7 +415,8 @@ class DatagramServer(Serving):
         for as many as come in a row.
     close_timeout_s: seconds that the end of an endpoint may take which has something to send, and
         that the stop may take, 0 to 86400.
-    exception_handler, trace: as iocpx.Server's.
+    exception_handler, trace: as iocpx.Server's.  A wrong argument is a TypeError or a ValueError
+        that names it.
 
     A protocol is an object with datagram_received(data, addr), or with datagrams_received(list),
     which is not asyncio's: it gets all the datagrams that have come by the endpoint's turn, as a

@@ -270,6 +270,7 @@ cdef class EngineRun:
 
 class Engine:
     """A completion port with its worker threads and its buffers, for one server or for several.
+    Microsoft's CreateIoCompletionPort and GetQueuedCompletionStatus.
 
     `Server(…, engine=engine)` puts a server on it; without that each makes one of its own.
     Servers on one engine share the threads and the memory, and nothing else: each has its own
@@ -293,6 +294,9 @@ class Engine:
         latter, and the end of the interpreter does not wait longer for it.  Neither may wait for
         this engine, as start() of a server on it, attach() and the future of connect() do.  Not
         with completion_port.
+
+    A wrong argument is a TypeError or a ValueError that names it.  Any thread may make an engine
+    and call its methods.
     """
 
     def __init__(self, *, workers=None, buffer_size=262144, max_free_buffers=200,

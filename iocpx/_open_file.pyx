@@ -463,6 +463,11 @@ class File:
     on a loop of iocpx's an asyncio.Future of that loop, whose methods are then those of the loop's
     thread.  Both can be awaited.
 
+    Called wrongly an operation raises at once: ValueError on a closed file and for a number outside
+    of its range, TypeError for what is no number or no buffer, io.UnsupportedOperation (an OSError
+    and a ValueError) for what the mode does not allow or a pipe cannot do.  On the threaded side
+    any thread may call any of them.
+
     A future's exception is an OSError with .winerror and .filename.  cancel() of it asks Windows to
     give the operation up (CancelIoEx).  It is cancelled when Windows has done so; if the operation
     was faster, its result stands, so that nothing that was done is lost sight of.  A task that

@@ -17,11 +17,12 @@ from iocpx.native import is_handler
 
 
 class Server(Serving):
-    """A TCP server whose callbacks run on the engine's worker threads.
+    """A TCP server whose callbacks run on the engine's worker threads; what
+    asyncio.loop.create_server() is to a loop.  Microsoft's AcceptEx, WSARecv and WSASend.
 
     protocol_factory: callable without arguments that returns a protocol: an
         asyncio.Protocol or BufferedProtocol, or what else has their methods (see
-        below).  Or iocpx.native.Echo, or Discard.
+        below).  Or iocpx.native.Echo, Discard, or a Handler.
     host: str, sequence of str, or None for all interfaces.
     port: int, 0 to 65535; 0 takes a free one, see `address`.
     sock: a bound TCP socket.socket, or a sequence of them, instead of host and port:
@@ -65,6 +66,8 @@ class Server(Serving):
     trace: callable with a str, called on a worker for every step of every
         connection; slow.  None: off.
 
+    A wrong argument is a TypeError or a ValueError that names it.
+
     A protocol is an object with data_received(), or with get_buffer() and
     buffer_updated(): these two are used if it is an asyncio.BufferedProtocol (by
     isinstance(), as in asyncio), or if it has no data_received().  What else it
@@ -72,8 +75,8 @@ class Server(Serving):
     its own.  data_sent(nbytes) is not asyncio's: it tells how many bytes the system
     has taken from the connection since the last time, and is called only where the
     protocol's class has a method of that name.  Of what callbacks return only
-    eof_received()'s matters: if it is true, our direction stays open.  None may be
-    an async def: that counts as a TypeError that it raised.
+    eof_received()'s matters: if it is true, our direction stays open, but with TLS.  None
+    may be an async def: that counts as a TypeError that it raised.
 
     The callbacks of a connection, from the factory's call on, run in a
     contextvars.Context of its own, a copy of the one that start() was called in, and

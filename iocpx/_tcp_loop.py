@@ -154,6 +154,12 @@ class TcpLoop(EngineLoop, proactor_events.BaseProactorEventLoop):
     ) -> Any:
         """Go on with TLS; the transport to use from now on.  asyncio.AbstractEventLoop.start_tls().
 
+        transport: of this loop, TCP or a pipe; a TLS one gets TLS in TLS.  protocol: the one that
+        it has.  sslcontext: ssl.SSLContext.  server_hostname: str, for a client.
+        ssl_handshake_timeout, ssl_shutdown_timeout: seconds, more than 0; None: 60 and 30.  The
+        loop's thread.  Raises TypeError or ValueError for a wrong argument, ssl.SSLError or another
+        OSError if the handshake fails; the transport is closed then.
+
         What a server's StreamReader has received and nobody has read goes to the TLS layer: a
         client may send its first TLS message together with its last words before.
         """

@@ -30,7 +30,8 @@ class NativeHandler:
         return self._name
 
 
-# Sends back what comes.
+# As a protocol_factory of iocpx.Server they are in the place of a protocol, and Python is never
+# called.  Sends back what comes.
 Echo = NativeHandler("Echo")
 # Throws away what comes, and sends nothing.
 Discard = NativeHandler("Discard")
@@ -39,10 +40,12 @@ HANDLERS = {"Echo": Echo, "Discard": Discard}
 
 
 class Handler(NativeHandler):
-    """A handler of another extension module, written in C or Cython with iocpx/engine_api.pxd.
+    """A handler of another extension module, written in C or Cython with iocpx/engine_api.pxd; it
+    serves in the place of a protocol_factory, and its functions are called on the workers.
 
     capsule: a PyCapsule named "iocpx.handler" with its handler_api_t; kept as long as this.
-    TypeError, or ValueError for one that was built with another version of the interface.
+    TypeError, or ValueError for one that was built with another version of the interface.  A server
+    with ssl= or trace= takes none: ValueError.
     """
 
     def __init__(self, capsule: object) -> None:

@@ -31,7 +31,8 @@ SUITES = {
             "winloop-0.8.2.tar.gz",
             "41d0ae9fd4fdd86268efbfb12813f96d3141705ba96a6b413ce86972b6750d82",
         ),
-        # About libuv, fork(), or what is not there.
+        # About libuv, fork(), or libraries that this Python has not; aiohttp is tested in
+        # tests/frameworks.
         (
             *("test_cython", "test_fs_event", "test_libuv_api", "test_regr1", "test_unix"),
             *("test_aiodns", "test_aiohttp", "test_aiomultiprocess", "test_playwright"),

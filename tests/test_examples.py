@@ -1,11 +1,16 @@
-"""The programs in docs/PROTOCOLS.md run as they stand and print what the page says."""
+"""The programs in docs/PROTOCOLS.md run as they stand and print what the page says; README's two
+doors serve.
+"""
 
 import re
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 from script import run
+from sockets import free_port
+from waiting import WAIT_S, wait_until
 
 pytestmark = [
     pytest.mark.once("the programs of a page"),
@@ -51,6 +56,31 @@ def test_a_program_prints_what_the_page_says(tmp_path, program, printed):
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
     done = run([sys.executable, "-X", "dev", "-W", "error", str(tmp_path / "program.py")])
     assert (done.stdout, done.stderr, done.returncode) == (printed, "", 0)
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOORS = [program for kind, program in FENCED.findall(README) if "7000" in program]
+
+
+@pytest.mark.parametrize("program", DOORS, ids=["threads", "loop"])
+def test_a_door_of_readme_is_short_and_serves(start_script, program):
+    assert len(list(filter(None, program.splitlines()))) <= 15
+    address = ("127.0.0.1", free_port())
+    start_script(program.replace("7000", str(address[1])))
+    clients = []
+
+    def serves():
+        try:
+            clients.append(socket.create_connection(address, timeout=WAIT_S))
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    wait_until(serves, "that it serves")
+    with clients[0] as client, client.makefile("rwb") as stream:
+        stream.write(b"hello\n")
+        stream.flush()
+        assert stream.readline() == b"hello\n"
 
 
 def test_every_link_of_the_page_leads_somewhere():

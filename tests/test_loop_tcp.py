@@ -539,6 +539,11 @@ def test_a_transport_is_asyncios_and_can_be_referenced_weakly(run):
         transport = client.transport
         assert isinstance(transport, asyncio.Transport)
         assert transport._loop is asyncio.get_running_loop()
+        # What asyncio's own internals ask for, and aiohttp's.
+        assert transport._start_tls_compatible is True
+        assert transport._sendfile_compatible is asyncio.constants._SendfileMode.TRY_NATIVE
+        assert callable(transport._force_close) and isinstance(transport._extra, dict)
+        assert transport.get_extra_info("socket").proto == socket.IPPROTO_TCP
         assert repr(transport).endswith("open>")
         weak = weakref.ref(transport)
         transport.close()

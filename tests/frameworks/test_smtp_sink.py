@@ -2,6 +2,7 @@
 
 import smtplib
 
+import pytest
 from waiting import WAIT_S
 
 
@@ -22,12 +23,8 @@ def test_mail_is_taken(start):
         assert [client.rcpt("b@example.org")[0] for _ in range(101)] == [250] * 100 + [452]
         assert client.docmd("WHAT")[0] == 502
         client.rset()
-        try:
+        # What it has still to send meets a closed connection, whose reset may overtake the answer.
+        with pytest.raises((smtplib.SMTPDataError, smtplib.SMTPServerDisconnected)) as refused:
             client.sendmail("a@example.org", "b@example.org", f"{'x' * 70}\r\n" * 150_000)
-        except smtplib.SMTPDataError as refused:
-            assert refused.smtp_code == 552
-        except smtplib.SMTPServerDisconnected:
-            pass  # what it had still sent met a closed connection: a reset may overtake the answer
-        else:
-            raise AssertionError("10.8 MB were taken")
+        assert getattr(refused.value, "smtp_code", 552) == 552
     program.interrupt()
