@@ -144,29 +144,6 @@ def example(request, start):
     assert "Traceback" not in "".join(printed) + output
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-def test_two_who_chat_by_telnet(start):
-    program = start(START, "examples", "file", "chat.py", "0")
-    port = PORT.search(program.stdout.readline())[1]
-    talks = ["curl", "--silent", "--show-error", "--no-buffer", f"telnet://127.0.0.1:{port}"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
-    with (
-        subprocess.Popen(talks, **pipes) as anna,
-        subprocess.Popen(talks, **pipes) as bela,
-    ):
-        for client, name in ((anna, "Anna"), (bela, "Béla")):
-            assert client.stdout.readline() == "What is your name?\n"
-            print(name, file=client.stdin, flush=True)
-            assert client.stdout.readline() == f"{name} has come\n"
-        assert anna.stdout.readline() == "Béla has come\n"
-        print("szia", file=bela.stdin, flush=True)
-        assert [client.stdout.readline() for client in (anna, bela)] == ["Béla: szia\n"] * 2
-        bela.kill()
-        assert anna.stdout.readline() == "Béla has gone\n"
-        output, _ = program.communicate("\n", timeout=WAIT_S)  # Ctrl+C
-        assert (program.returncode, output) == (0, "")
-
-
 @pytest.mark.skipif(shutil.which("h2load") is None, reason="there is no h2load: nghttp2-client")
 def test_h2load_on_an_example(example):
     """Twenty connections over TLS, each with many requests of HTTP/1.1."""
