@@ -50,12 +50,12 @@ ENGINE = [
 ]
 MODULES = [
     *ENGINE,
-    *("_tls", "_buffers", "_tls_layer", "_framers", "_messages", "_file_layer"),
+    *("_tls", "_buffers", "_tls_layer", "_framers", "_messages", "_futures", "_file_layer"),
     *("_engine_api", "_engines", "_runtime", "_timers", "_protocols", "_connection", "_serving"),
     *("_server", "_peers", "_datagram_layer", "_datagram_server"),
     *("_aside", "_clients", "_connecting", "_open_file", "_core"),
     *("_handles", "_scheduling", "_socket_polls", "_loop", "_endpoint", "_engine_loop"),
-    *("_transport", "_transports", "_datagram_transport", "_loop_files"),
+    *("_transport_socket", "_transport", "_transports", "_datagram_transport", "_loop_files"),
 ]
 
 # The one place for Cython's directives: none stands in a source file.

@@ -11,8 +11,8 @@ Several workers, and whoever cancels, may come to a Dial at a time: what it has 
 sections, which run no Python code, and whoever sets `over` in one does what follows from the end.
 
 Called by the program, to which `_core` shows it, and as the maker of its connections by `_clients`
-and `_connection`; calls these two, `_runtime`, `_engines`, `_server`, `native`, `_aside`, `_names`,
-`_threads`, `_tls` and, of the engine, `_open`.
+and `_connection`; calls these two, `_runtime`, `_futures`, `_engines`, `_server`, `native`,
+`_aside`, `_names`, `_threads`, `_tls` and, of the engine, `_open`.
 """
 
 cimport cython
@@ -27,6 +27,7 @@ from iocpx._base cimport now_us
 from iocpx._clients cimport clients_of, connection_adopt, connection_new, make_clients
 from iocpx._connection cimport Connection
 from iocpx._engines cimport process_engine
+from iocpx._futures cimport set_outcome
 from iocpx._open cimport service_connect
 from iocpx._runtime cimport Runtime
 from iocpx._tls cimport Tls
@@ -147,7 +148,11 @@ cdef class Dial:
             nothing = not (self.over or self.addresses or self.attempts or self.beginning > 0
                            or self.winner is not None)
         if nothing:
-            self.fail(joined(self.errors))
+            try:
+                exc = joined(self.errors)
+            except BaseException as raised:
+                exc = raised
+            self.fail(exc)
 
     def next_is_due(self):
         self.go_on()
@@ -251,12 +256,10 @@ cdef class Dial:
         future = self.settle(False, True)
         if future is None:
             return
-        try:
-            future.set_result(connection)
-        except BaseException as exc:
-            # SystemExit, of what is called when it is done.
+        raised = set_outcome(future, connection, None, False)
+        if raised is not None:
             (<Connection>connection)._runtime.report(
-                "a callback of a future of connect() raised", exc, None, connection)
+                "a callback of a future of connect() raised", raised, None, connection)
 
     def lost(self, connection, exc):
         cdef bint won
@@ -313,13 +316,10 @@ cdef class Dial:
             connection.abort()
         if winner is not None:
             winner.abort()
-        try:
-            if (self.claimed or future.set_running_or_notify_cancel()) and exc is not None:
-                future.set_exception(exc)
-        except BaseException as raised:
-            if self.runtime is not None:
-                self.runtime.report("a callback of a future of connect() raised", raised, None,
-                                    None)
+        # Of one that was cancelled the exception is in vain.
+        raised = set_outcome(future, None, exc or CancelledError(), not self.claimed)
+        if raised is not None and self.runtime is not None:
+            self.runtime.report("a callback of a future of connect() raised", raised, None, None)
 
     cdef void fail(self, exc) noexcept:
         future = self.settle(False, False)

@@ -31,7 +31,7 @@ from iocpx._requests cimport (
 )
 from iocpx._engines cimport WAIT_SLICE_MS
 from iocpx._protocols cimport defines_data_sent, is_buffered, refuse_coroutine
-from iocpx._runtime cimport address_tuple, limit_text, Runtime
+from iocpx._runtime cimport address_tuple, duplicate_socket, limit_text, Runtime
 from iocpx._sched cimport conn_unref
 from iocpx._sendfile cimport conn_sends_files
 from iocpx._state cimport buf_t, queue_t
@@ -110,7 +110,10 @@ cdef class Connection:
         cdef bint buffered = is_buffered(protocol)
         cdef bint tells_sent = defines_data_sent(protocol)
         cdef conn_t *conn = self._enter()
+        before = None
         with cython.critical_section(self):
+            # Not the last reference: what its end calls would come before the rest is changed.
+            before = self._protocol
             self._protocol = protocol
             self._buffered = buffered
             self._tells_sent = tells_sent
@@ -283,6 +286,9 @@ cdef class Connection:
                 exc = os_error(lost.error, doing,
                                address_text(self.get_extra_info("peername")),
                                limit_text(lost, &conn.service.config))
+        except BaseException as raised:
+            self._runtime.report("what ended a connection cannot be told", raised, None, self)
+        try:
             if self._tls_future is not None:
                 future, self._tls_future = self._tls_future, None
                 self._runtime.settle(
@@ -872,19 +878,13 @@ cdef class Connection:
         if handle == <size_t>-1:
             conn_unref(conn)
             return None
-        borrowed = None
         try:
-            borrowed = socket.socket(fileno=handle)
-            # dup() gives the copy the mode of the original, and the mode is the connection's,
-            # not the handle's: a blocking one would make the writes of threads wait.
-            borrowed.setblocking(False)
-            return borrowed.dup()
+            copy = duplicate_socket(handle)
         finally:
-            if borrowed is not None:
-                borrowed.detach()
             with nogil:
                 conn_return_handle(NULL, conn)
                 conn_unref(conn)
+        return socket.socket(fileno=copy)
 
 
 cdef int check_data(data) except -1:

@@ -65,7 +65,10 @@ cdef class Datagrams:
             in_lists = callable(getattr(type(protocol), "datagrams_received", None))
         except Exception:
             pass        # of a metaclass that answers for every name
+        before = None
         with cython.critical_section(self):
+            # Not the last reference: what its end calls would come before the rest is changed.
+            before = self._protocol
             self._protocol = protocol
             self._in_lists = in_lists
 

@@ -23,7 +23,7 @@ from iocpx._protocols cimport method_of, refuse_coroutine
 from iocpx._requests cimport (
     conn_abort, conn_borrow_handle, conn_is_closing, conn_pause_reading, conn_return_handle,
 )
-from iocpx._runtime cimport Runtime
+from iocpx._runtime cimport duplicate_socket, Runtime
 from iocpx._sched cimport conn_unref
 from iocpx._service cimport service_retire
 from iocpx._state cimport buf_free, buf_t, STATE_OPEN
@@ -152,6 +152,9 @@ cdef class DatagramTransport(Datagrams):
             if lost.error != 0 and exc is None:
                 exc = os_error(lost.error, "send" if lost.sending else "receive",
                                address_text(self._sockname))
+        except BaseException as raised:
+            self._runtime.report("what ended an endpoint cannot be told", raised, None, self)
+        try:
             if self._protocol is not None:
                 self._run("connection_lost", (exc,))
         except BaseException as raised:
@@ -242,17 +245,13 @@ cdef class DatagramTransport(Datagrams):
         if handle == <size_t>-1:
             conn_unref(conn)
             return None
-        borrowed = None
         try:
-            borrowed = socket.socket(fileno=handle)
-            borrowed.setblocking(False)     # as it is, and its copies shall be
-            return borrowed.dup()
+            copy = duplicate_socket(handle)
         finally:
-            if borrowed is not None:
-                borrowed.detach()
             with nogil:
                 conn_return_handle(NULL, conn)
                 conn_unref(conn)
+        return socket.socket(fileno=copy)
 
 
 # -- how a protocol is told ------------------------------------------------------------

@@ -39,9 +39,18 @@ class _Proactor(asyncio.IocpProactor):
     """asyncio's, whose looks at the port are the loop's: also those of its close()."""
 
     _loop: "EventLoop"
+    _iocp: int | None  # None: closed
 
     def _poll(self, timeout: float | None = None) -> None:
         self._loop._look(timeout)
+
+    def __del__(self) -> None:
+        # Without a GIL the collector may come to it before a loop that nobody has closed, whose
+        # engine ends by packets of the port.
+        loop = getattr(self, "_loop", None)
+        if loop is not None and self._iocp is not None:
+            loop.__del__()
+        super().__del__()
 
 
 class EventLoop(SocketLoop):

@@ -8,13 +8,14 @@ FILE_FLAG_OVERLAPPED, as Python's are, TransmitFile may take the position of the
 its duplicates share, in place of the offset.
 
 Called by `_connection` and `_transport`, whose classes derive from FileSender and FileUser, by
-`_core` and by `_transports`; calls `_messages`, from whose class these derive, and of the engine
-`_sendfile` and `_requests`.
+`_core` and by `_transports`; calls `_messages`, from whose class these derive, `_futures`, and of
+the engine `_sendfile` and `_requests`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from iocpx._futures cimport set_outcome
 from iocpx._requests cimport conn_abort, WRITE_KEPT, WRITE_NO_MEMORY
 from iocpx._sched cimport conn_unref
 from iocpx._sendfile cimport (
@@ -216,9 +217,13 @@ cdef file_t *tell_file(FileUser user, file_t *file) noexcept:
 
 cdef int settle(future, result, exc) except -1:
     """Unless nobody waits for it any more."""
-    if future.done() if asyncio.isfuture(future) else not future.set_running_or_notify_cancel():
+    if not asyncio.isfuture(future):
+        raised = set_outcome(future, result, exc, True)
+        if raised is not None:
+            raise raised
+    elif future.done():
         return 0
-    if exc is None:
+    elif exc is None:
         future.set_result(result)
     else:
         future.set_exception(exc)

@@ -405,7 +405,10 @@ cdef class ThreadSafeHandle(Handle):
     def cancel(self):
         """Have the callback not called.  asyncio.Handle.cancel().  Any thread."""
         self.wait_for_the_end()
-        if self.mark_cancelled():
+        marked = self.mark_cancelled()
+        # Without a GIL it may have begun since, and not seen the mark.
+        self.wait_for_the_end()
+        if marked:
             self.let_go()
 
     @cython.binding(False)

@@ -16,6 +16,7 @@ import _queue
 import _socket
 import _thread
 import asyncio
+import asyncio.trsock
 import atexit
 import collections
 import collections.abc
@@ -66,6 +67,7 @@ from iocpx import (
     _filter,
     _framers,
     _frames,
+    _futures,
     _keeper,
     _life,
     _listening,

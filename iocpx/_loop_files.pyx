@@ -61,11 +61,11 @@ cdef class LoopOpened(Opened):
     cdef void posted(self) noexcept:
         self.loop.wants_look()
 
-    cdef void settle(self, future, result, exc, bint cancelled) noexcept:
+    cdef object settle(self, future, result, exc, bint cancelled):
         try:
             future._operation = None
             if future.done():
-                return
+                return None
             if cancelled:
                 future.cancel(future._message)
             elif exc is not None:

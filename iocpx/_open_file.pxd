@@ -25,8 +25,11 @@ cdef class Opened:
     cdef object new_future(self, operation)
     # It pends: its packet is to be expected.
     cdef void posted(self) noexcept
-    # The outcome of an operation, where that is told; at once, where it did not pend.
-    cdef void settle(self, future, result, exc, bint cancelled) noexcept
+    # The outcome of an operation, where that is told; at once, where it did not pend.  Returns what
+    # was raised meanwhile and is nobody's yet, or None; raises nothing.
+    cdef object settle(self, future, result, exc, bint cancelled)
+    # That, where nobody is there to whom it could be raised.
+    cdef void report(self, raised) noexcept
     # … of a call that was done aside, on that thread.
     cdef void settle_apart(self, future, exc) noexcept
     # Its handle is closed.
@@ -46,7 +49,8 @@ cdef class Operation:
     cdef size_t nbytes              # that are wanted
 
     cdef object post(self, char *data, unsigned long long offset)
-    cdef void over(self) noexcept
+    # Returns what settle() does.
+    cdef object over(self)
     cdef object outcome(self, size_t nbytes)
 
 

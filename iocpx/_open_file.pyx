@@ -27,6 +27,7 @@ from iocpx._file_ops cimport (
     file_op_cancel, file_op_init, file_post_result, file_read, file_return, file_take_end,
     file_told, file_write,
 )
+from iocpx._futures cimport set_outcome
 from iocpx._runtime cimport is_exiting
 from iocpx._types cimport engine_t, file_op_t
 from iocpx._winsock cimport *
@@ -185,7 +186,10 @@ cdef class Opened:
     cdef void posted(self) noexcept:
         pass
 
-    cdef void settle(self, future, result, exc, bint cancelled) noexcept:
+    cdef object settle(self, future, result, exc, bint cancelled):
+        pass
+
+    cdef void report(self, raised) noexcept:
         pass
 
     cdef void settle_apart(self, future, exc) noexcept:
@@ -227,8 +231,10 @@ cdef class Operation:
             self.future = future._operation = None
             raise closed_file()
         if result == FILE_DONE:
-            self.over()
+            raised = self.over()
             Py_DECREF(self)
+            if raised is not None:
+                raise raised            # of a signal: nobody else has the future yet
         else:
             self.opened.posted()
         return future
@@ -240,7 +246,7 @@ cdef class Operation:
             asked = file_op_cancel(&self.op)
         return asked
 
-    cdef void over(self) noexcept:
+    cdef object over(self):
         cdef int error = self.op.error
         cdef size_t nbytes = self.op.nbytes
         cdef bint cancelled = False
@@ -265,11 +271,12 @@ cdef class Operation:
                 exc = file_error(error, "read" if self.reading else "write", opened.path)
         except BaseException as raised:
             exc = raised
-        opened.settle(future, result, exc, cancelled)
+        raised = opened.settle(future, result, exc, cancelled)
         self.file = None
         with nogil:
             file_told(opened.file)
         opened.look_end()
+        return raised
 
     cdef object outcome(self, size_t nbytes):
         data, self.data = self.data, None
@@ -280,7 +287,9 @@ cdef class Operation:
 
 cdef void operation_over(file_op_t *op) noexcept:
     cdef Operation operation = <Operation>op.user
-    operation.over()
+    raised = operation.over()
+    if raised is not None:
+        operation.opened.report(raised)
     Py_DECREF(operation)                # of the INCREF in post
 
 
@@ -402,27 +411,30 @@ cdef class ThreadOpened(Opened):
         future._operation = operation
         return future
 
-    cdef void settle(self, future, result, exc, bint cancelled) noexcept:
+    cdef object settle(self, future, result, exc, bint cancelled):
         try:
             future._operation = None
-            if cancelled:
-                try:
-                    concurrent.futures.Future.cancel(future)
-                finally:
-                    # Also where a callback raises what ends programs: others wait for it.
-                    future.set_running_or_notify_cancel()
-            elif exc is not None:
-                future.set_exception(exc)
-            else:
-                future.set_result(result)
+            if not cancelled:
+                return set_outcome(future, result, exc, False)
+            try:
+                concurrent.futures.Future.cancel(future)
+            finally:
+                # Also where a callback raises what ends programs: others wait for it.
+                future.set_running_or_notify_cancel()
         except concurrent.futures.InvalidStateError:
             pass                        # somebody else has set it
         except BaseException as raised:
-            # SystemExit, of what is called when it is done.
-            self.clients.report("a callback of a future of a file raised", raised, None, None)
+            return raised
+        return None
+
+    cdef void report(self, raised) noexcept:
+        """SystemExit, of what is called when a future is done; or a signal's, in poll()."""
+        self.clients.report("a callback of a future of a file raised", raised, None, None)
 
     cdef void settle_apart(self, future, exc) noexcept:
-        self.settle(future, None, exc, False)
+        raised = self.settle(future, None, exc, False)
+        if raised is not None:
+            self.report(raised)
 
     cdef void ended(self) noexcept:
         _running.discard(self)

@@ -71,5 +71,6 @@ cdef void set_tell(tell_fn tell) noexcept
 cdef bint is_exiting() noexcept
 # What a limit of ours says that has ended a connection; None: it was none.
 cdef str limit_text(lost_t *lost, service_config_t *config)
+cdef object duplicate_socket(size_t handle)
 # A sockaddr as the socket module shows it.
 cdef object address_tuple(const unsigned char *addr)

@@ -2,8 +2,9 @@
 `_clients`, whose services have no listeners.
 
 Called by most rooms of the threaded server above it: `_connection` tells it what callbacks raise,
-`_core` finds by it what to call, `_peers` and the loop's `_transport` show addresses by it.  Calls
-`_engines`, `_engine_api`, `_threads`, `native`, and of the engine `_service`, `_accept`, `_open`
+`_core` finds by it what to call, `_peers` and the loop's `_transport` show addresses by it, and
+`_transport_socket` and all that have sockets to show duplicate them by it.  Calls `_engines`,
+`_engine_api`, `_futures`, `_threads`, `native`, and of the engine `_service`, `_accept`, `_open`
 and `_requests`; gives a service its handler (`_native`, `_c_handler`, or what `_core` has given
 it), and a `_connection` its turn for a TLS handshake.
 
@@ -27,6 +28,7 @@ from iocpx._base cimport service_connections
 from iocpx._c_handler cimport deliver_to_c
 from iocpx._engine_api cimport handler_of, start_posting
 from iocpx._engines cimport wait_for, WAIT_SLICE_MS
+from iocpx._futures cimport set_outcome
 from iocpx._native cimport deliver_discard, deliver_echo
 from iocpx._open cimport service_connect
 from iocpx._requests cimport conn_pause_reading, service_close_clients
@@ -36,6 +38,7 @@ from iocpx._service cimport (
 from iocpx._types cimport *
 from iocpx._winsock cimport CloseHandle, CreateEventW, GetLastError, SetEvent
 
+import _socket
 import atexit
 import collections
 import logging
@@ -573,14 +576,8 @@ cdef class Runtime:
         logger.error(message, exc_info=exc)
 
     cdef void settle(self, future, exc, str of, connection) noexcept:
-        try:
-            if future.set_running_or_notify_cancel():
-                if exc is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(exc)
-        except BaseException as raised:
-            # SystemExit, of what is called when it is done: all else the future logs itself.
+        raised = set_outcome(future, None, exc, True)
+        if raised is not None:
             self.report(f"a callback of a future of {of}() raised", raised, None, connection)
 
     cdef void _note_exit(self, exc) noexcept:
@@ -592,6 +589,22 @@ cdef class Runtime:
             if self.run is not None and self.run.polled and self.run.exit is None:
                 self.run.exit = exc
             self.close(self.config.close_timeout_ms)
+
+
+cdef object duplicate_socket(size_t handle):
+    """A handle of its own, an int, for the socket of one that the caller has borrowed.
+
+    In C throughout: where the handler of a signal raised, an object of socket.socket would close
+    the borrowed one, and the engine go on with whatever gets its value next.
+    """
+    borrowed = _socket.socket(-1, -1, -1, handle)
+    try:
+        # dup() gives the copy the mode of the original, and the mode is the socket's, not the
+        # handle's: a blocking one would make the writes of threads wait.
+        borrowed.setblocking(False)
+    finally:
+        borrowed.detach()
+    return _socket.dup(handle)
 
 
 cdef str limit_text(lost_t *lost, service_config_t *config):

@@ -113,7 +113,7 @@ cdef class SocketPolls:
                 if poll.handle is not None:
                     self.post(poll)
         except BaseException:
-            # What ends the program, of the exception handler: the rest waits for the next run.
+            # There is no memory: the rest waits for the next run.
             self.due = due[n:] + self.due
             raise
         return 0
@@ -172,7 +172,9 @@ cdef class SocketPolls:
         return poll.handle
 
     cdef int tell_failure(self, Poll poll, int error) except -1:
-        (<object>poll.handle._loop).call_exception_handler({
+        loop = <object>poll.handle._loop
+        # In its turn, and not here: the loop has decided already how long it waits.
+        loop.call_soon(loop.call_exception_handler, {
             "message": f"add_reader() or add_writer() no longer watches {poll.fileobj!r}",
             "exception": os_error(error, "poll"),
             "handle": poll.handle,

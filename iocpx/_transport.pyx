@@ -132,18 +132,22 @@ cdef class Transport:
 
     cdef _take_protocol(self, protocol):
         cdef bint buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        before = None
         with cython.critical_section(self):
+            # Not the last reference: what its end calls would come before the rest is changed.
+            before = self._protocol
             self._protocol = protocol
             self._buffered = buffered
 
     cdef void _made(self) noexcept:
         self._connected = True
+        # First: a task that begins at once may call start_tls() in connection_made(), and wait.
+        waiter, self._waiter = self._waiter, None
         try:
             self._protocol.connection_made(self)
         except BaseException as exc:
             self._loop.callback_raised(exc, "Exception in callback connection_made()",
                                        self._protocol, self)
-        waiter, self._waiter = self._waiter, None
         if waiter is None:
             return
         try:

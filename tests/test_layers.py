@@ -100,9 +100,10 @@ ROOMS = {
         "_tls _tls_layer _framers _frames _filter _delivery _requests _sched _base _types _state"
         " _addresses _errors libc cpython",
     ),
+    "_futures": Room("iocpx/_futures.*", "stdlib"),
     "_file_layer": Room(
         "iocpx/_file_layer.*",
-        "_messages _sendfile _requests _sched _types _winsock"
+        "_messages _futures _sendfile _requests _sched _types _winsock"
         " _arguments _errors libc cpython stdlib",
     ),
     "_engines": Room(
@@ -112,8 +113,8 @@ ROOMS = {
     ),
     "_runtime": Room(
         "iocpx/_runtime.*",
-        "_engines _engine_api _c_handler _native _service _accept _open _delivery _requests _base"
-        " _types _winsock"
+        "_engines _engine_api _futures _c_handler _native _service _accept _open _delivery"
+        " _requests _base _types _winsock"
         " _addresses _errors _threads native libc cpython stdlib",
     ),
     "_timers": Room(
@@ -151,12 +152,12 @@ ROOMS = {
     ),
     "_connecting": Room(
         "iocpx/_connecting.*",
-        "_clients _connection _server _runtime _engines _aside _tls _open _base _types"
+        "_clients _connection _server _runtime _futures _engines _aside _tls _open _base _types"
         " _names _addresses _arguments _errors _threads native libc cpython stdlib",
     ),
     "_open_file": Room(
         "iocpx/_open_file.*",
-        "_file_ops _clients _runtime _engines _aside _types _winsock _arguments _errors"
+        "_file_ops _clients _runtime _futures _engines _aside _types _winsock _arguments _errors"
         " libc cpython stdlib",
     ),
     "_core": Room(
@@ -180,7 +181,7 @@ ROOMS = {
         "_loop _scheduling _endpoint _engines _engine _worker _sched _base _op _types _winsock"
         " libc cpython stdlib",
     ),
-    "_transport_socket": Room("iocpx/_transport_socket.*", "_errors stdlib"),
+    "_transport_socket": Room("iocpx/_transport_socket.*", "_runtime _errors stdlib"),
     "_transport": Room(
         "iocpx/_transport.*",
         "_engine_loop _scheduling _endpoint _transport_socket _runtime _tls _file_layer native"

@@ -529,3 +529,18 @@ def test_what_is_pending_when_a_loop_is_closed_comes_to_nobody(loop, kind, when)
         pending.left.clear()
         gc.collect()
         assert pending.told == []
+
+
+def test_a_loop_whose_proactor_is_finalised_first_is_closed():
+    """As the collector may do it without a GIL."""
+    loop = iocpx.new_event_loop()
+
+    async def main():
+        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        server.close()
+        await server.wait_closed()
+
+    loop.run_until_complete(main())
+    with pytest.warns(ResourceWarning, match="unclosed event loop"):
+        loop._proactor.__del__()
+    assert loop.is_closed()

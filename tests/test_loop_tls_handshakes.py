@@ -612,6 +612,50 @@ def test_start_tls_of_a_task_that_begins_at_once(run, kind):
     run(main)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks from 3.12 on")
+@pytest.mark.parametrize("server_side", [False, True], ids=["client", "server"])
+def test_start_tls_of_a_task_that_begins_at_once_in_connection_made(run, server_side):
+    server_context, client_context = contexts()
+
+    class Calls(Peer):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            loop = asyncio.get_running_loop()
+            starting = loop.start_tls(
+                transport,
+                self,
+                server_context if server_side else client_context,
+                server_side=server_side,
+                server_hostname=None if server_side else "localhost",
+            )
+            self.task = asyncio.Task(starting, loop=loop, eager_start=True)
+
+    class Hand(ByHand):
+        def __init__(self):
+            if server_side:
+                super().__init__(client_context, server_hostname="localhost")
+            else:
+                super().__init__(server_context, server_side=True)
+
+    async def main():
+        async with serving(Calls if server_side else Hand) as served:
+            client = await connect(Hand if server_side else Calls, served.address)
+            peer = await served.protocol()
+            await peer.until_told("made")
+            hand, calls = (client, peer) if server_side else (peer, client)
+            assert not calls.task.done()
+            await hand.handshake()
+            transport = await calls.task
+            assert transport.get_extra_info("ssl_object").version() is not None
+            await hand.send(b"hello")
+            await calls.until(lambda: calls.received == b"hello")
+            hand.transport.abort()
+            await hand.lost()
+            await calls.lost()
+
+    run(main)
+
+
 def test_start_tls_that_fails_raises_and_closes(run):
     async def main():
         loop = asyncio.get_running_loop()

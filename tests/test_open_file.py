@@ -11,6 +11,7 @@ import os
 import pathlib
 import pickle
 import queue
+import socket
 import threading
 import warnings
 from pipes import Pipe
@@ -18,6 +19,7 @@ from pipes import Pipe
 import pytest
 from dialling import assert_clients_gone
 from payload import assert_same_bytes, pattern
+from protocols import Recording
 from test_exit import assert_quiet_end
 from waiting import WAIT_S, run_together, take, wait_for_event, wait_until
 
@@ -498,6 +500,37 @@ def test_operations_race_with_close(engine, path):
             file.close()
 
         run_together(read, read, close)
+
+
+def test_an_interrupt_comes_out_of_the_call_and_the_future_is_done(
+    engine, piped, pipe, monkeypatch
+):
+    """Where Windows has it done at once, the outcome is given on the thread that has called."""
+    waiting = piped.read(10, 0)
+    pipe.close()
+    assert waiting.result(WAIT_S) == b""
+    interrupted = []
+    set_result = concurrent.futures.Future.set_result
+
+    def interrupts(future, result):
+        if threading.current_thread() is threading.main_thread() and not interrupted:
+            interrupted.append(future)
+            raise KeyboardInterrupt
+        set_result(future, result)
+
+    ours, other = socket.socketpair()
+    protocol = Recording()
+    connection = engine.attach(ours, protocol)
+    with other:
+        monkeypatch.setattr(concurrent.futures.Future, "set_result", interrupts)
+        with pytest.raises(KeyboardInterrupt):
+            piped.read(10, 0)
+        assert interrupted[0].result(WAIT_S) == b""
+        # And nothing else was ended by it.
+        assert not connection.is_closing()
+        assert piped.read(10, 0).result(WAIT_S) == b""
+        connection.close()
+        protocol.wait_for("connection_lost")
 
 
 def test_a_closed_file(opened, path):
