@@ -75,6 +75,9 @@ cdef void check_counted(conn_t *conn) noexcept nogil:
         in_files = counted_of(&conn.files.later)
     if file != NULL:
         in_files += file.counted
+        if file.counted > file.left:
+            sim_fail("client %d: of a file %zu bytes count, and %zu are left", client_of(conn),
+                     file.counted, <size_t>file.left)
         if file.looked and file.counted != file.left:
             sim_fail("client %d: of a file %zu bytes are left, and %zu count", client_of(conn),
                      <size_t>file.left, file.counted)

@@ -130,6 +130,8 @@ cdef void over(disk_op_t *op) noexcept nogil:
     cdef disk_file_t *file = <disk_file_t *>op.op.op.owner
     sim_note("a file's operation is over", op.kind, op.op.error)
     check_outcome(op)
+    if marked(&disk.ended):
+        sim_fail("a file has ended before all of it is told")
     file_told(file)
     look_end(file)
     # Last: from here on the file may be freed.
