@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ SURROUNDINGS_FOLDER = LAB / "surroundings"
 FRAMEWORKS = ROOT / "lab" / "requirements-frameworks.txt"
 # What other people's tests of asyncio import.
 SUITES_PACKAGES = ROOT / "lab" / "requirements-suites.txt"
-
+LEFT_OPEN_S = 3  # that what a command has left running may keep its output open
 
 # Where `say` writes: None is sys.stdout. Verbs whose output is another program's use sys.stderr.
 SAY_TO = None
@@ -45,20 +46,31 @@ def run(argv, *, hint=None, **options):
 
     When it fails: a Failure with `hint`, a sentence without its full stop, and what it said last.
     """
-    result = subprocess.run(
+    process = subprocess.Popen(
         [str(word) for word in argv],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
         **options,
     )
-    if result.returncode != 0:
+    said = []
+    reader = threading.Thread(target=read_all, args=(process.stdout, said), daemon=True)
+    reader.start()
+    process.wait()
+    # All that it has said is in the pipe.  Its end may not come: what the command leaves running,
+    # as Wine its desktop, has the pipe too.
+    reader.join(LEFT_OPEN_S)
+    output = b"".join(said).decode("utf-8", "replace").replace("\r\n", "\n")
+    if process.returncode != 0:
         command = " ".join(str(word) for word in argv)
-        raise Failure(f"{hint or 'a command failed'}:\n  {command}\n{tail(result.stdout)}")
-    return result.stdout
+        raise Failure(f"{hint or 'a command failed'}:\n  {command}\n{tail(output)}")
+    return output
+
+
+def read_all(stream, said):
+    with stream:
+        while data := stream.read1():
+            said.append(data)
 
 
 def pin(package):
