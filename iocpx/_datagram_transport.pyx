@@ -113,7 +113,6 @@ cdef class DatagramTransport(Datagrams):
     cdef void _made(self) noexcept:
         self._call("connection_made", (self,))
         try:
-            # As with asyncio: before whoever waits goes on, and sends, receives are posted.
             if self._waiter is not None:
                 self._loop.call_soon(self._tell_waiter)
         except BaseException as exc:
@@ -123,6 +122,8 @@ cdef class DatagramTransport(Datagrams):
         waiter, self._waiter = self._waiter, None
         if not waiter.done():
             waiter.set_result(None)
+        # As with asyncio: before whoever waits goes on, and sends, receives are posted.
+        self._loop.wants_look()
 
     cdef void _lost(self, lost_t *lost) noexcept:
         self._told = True

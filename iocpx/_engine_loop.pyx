@@ -76,7 +76,10 @@ cdef class EngineLoop(LoopCore):
             with nogil:
                 engine_tell(engine)
             self.polling = False
-        self.look_due = self.look_due or engine_has_more(engine)
+        # After one more iteration: a task that was woken by what has come may begin another one,
+        # which answers.  A receive that is posted behind the answer finds the next request there
+        # already, and needs no packet.
+        self.look_soon = self.look_soon or engine_has_more(engine)
         if self.ended:
             self.drop_ended()
         self.raise_raised()
@@ -104,7 +107,7 @@ cdef class EngineLoop(LoopCore):
             self.unlooked += 1
             self.next_entry = 0
             self.n_entries = 0
-            self.look_due = True
+            self.look_soon = True
             return 0
         self.one_has_ended = False
         self.unlooked = 0
@@ -116,7 +119,7 @@ cdef class EngineLoop(LoopCore):
         self.end_wait()
         self.next_entry = 0
         self.n_entries = max(n, 0)
-        self.look_due = n == PACKETS_PER_WAIT
+        self.look_soon = n == PACKETS_PER_WAIT
         return 0
 
     def _run_until_stopped(self):

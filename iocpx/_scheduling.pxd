@@ -80,6 +80,7 @@ cdef class Scheduler(HandleOwner):
     cdef public double slow_callback_duration
     # Set by whoever knows that a packet is to be expected: the next iteration looks at the port.
     cdef bint look_due
+    cdef bint look_soon             # … but after one iteration without, if anything is ready
     cdef bint runs                      # in _run_until_stopped
     cdef unsigned long thread           # that it runs on, or has run on last; 0: on none yet
     cdef bint waiting                   # the loop's thread is at the port and may be waiting there

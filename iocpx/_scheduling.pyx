@@ -722,6 +722,7 @@ cdef class Scheduler(HandleOwner):
             self.timers.tidy()
         if idle or self.look_wanted():
             self.look_due = False
+            self.look_soon = False
             if self.look(self.timeout() if idle else 0):
                 self.patience = 1
             elif self.patience < PATIENCE * FIRST_LOOKS:
@@ -755,6 +756,8 @@ cdef class Scheduler(HandleOwner):
         self.spared += 1
         if self.look_due:
             return True
+        if self.look_soon:
+            return self.spared > 1
         if self.pending() == 0:
             return self.spared % PATIENCE == 0 and GetTickCount64() != self.looked_ms
         return FIRST_LOOKS * self.spared >= self.patience or GetTickCount64() != self.looked_ms or (

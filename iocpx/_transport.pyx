@@ -557,9 +557,10 @@ cdef class Transport:
         return low, high
 
     def get_write_buffer_size(self):
-        """Bytes queued and not yet sent.  asyncio.WriteTransport.get_write_buffer_size()."""
+        """Bytes queued and not yet sent; none after abort(), although Windows may have some until
+        it has given up.  asyncio.WriteTransport.get_write_buffer_size()."""
         cdef size_t queued = 0
-        cdef conn_t *conn = self._enter()
+        cdef conn_t *conn = self._enter() if not (self._lost_soon or self._told) else NULL
         if conn != NULL:
             queued = conn_write_buffer_size(conn)
             conn_unref(conn)

@@ -17,6 +17,7 @@ from pathlib import Path
 import loop_peers
 import pytest
 from clients import Client
+from iocpx._engines import stats_of
 from loop_peers import Echo, KeepsOpen, Peer, pair
 from tls_peers import TlsClient, server_context
 from waiting import wait_for_event
@@ -360,6 +361,59 @@ def test_a_factory_that_raises_does_not_end_the_listener_cpython_156365_156366(r
 
     _, told = run(main, told=True)
     assert [type(context["exception"]) for context in told] == [error]
+
+
+def test_nothing_is_queued_after_abort(run):
+    async def main():
+        server, client, other = await pair(Peer)
+        other.transport.pause_reading()
+        client.transport.write(BIG * 40)
+        assert client.transport.get_write_buffer_size() > 0
+        client.transport.abort()
+        assert client.transport.get_write_buffer_size() == 0
+        await client.lost
+        other.transport.abort()
+        await other.lost
+        server.close()
+        await server.wait_closed()
+
+    run(main)
+
+
+class Deep(Peer):
+    """Answers by a task that a task has begun."""
+
+    def data_received(self, data):
+        self.posted = self.ops_posted()
+        self.task = asyncio.ensure_future(self.begin(data))
+
+    async def begin(self, data):
+        self.task = asyncio.ensure_future(self.answer(data))
+
+    async def answer(self, data):
+        self.spared = self.ops_posted() == self.posted
+        self.transport.write(data)
+
+    def ops_posted(self):
+        return stats_of(self.transport._loop._engine)["ops_posted"]
+
+
+def test_nothing_is_received_until_a_task_of_a_task_has_answered(run):
+    """A receive before the answer would wait for the next request, and take a packet."""
+
+    async def main():
+        server, client, deep = await pair(Deep)
+        for n in range(1, 6):
+            client.transport.write(b"x")
+            await client.until(lambda peer, n=n: len(peer.received) == n)
+            assert deep.spared
+        client.transport.abort()
+        await client.lost
+        await deep.lost
+        server.close()
+        await server.wait_closed()
+
+    run(main)
 
 
 class Exits(Peer):
