@@ -26,6 +26,8 @@ cdef class EngineLoop(LoopCore):
 
     # Whoever asked something of a connection: the next iteration does what follows from it.
     cdef void wants_look(self) noexcept
+    # A connection ends: it is told in the next iteration, which may be the loop's last.
+    cdef void one_is_ending(self) noexcept
     # Packets of its operations will come under another key than the engine's.
     cdef int adopt(self, conn_t *conn) except -1
     cdef void sweep(self) noexcept

@@ -165,6 +165,9 @@ cdef class EngineLoop(LoopCore):
         if not self.polling:
             self.look_due = True
 
+    cdef void one_is_ending(self) noexcept:
+        self.look_due = True            # also inside the poll
+
     cdef int adopt(self, conn_t *conn) except -1:
         cdef int i
         if len(self.adopted) >= self.sweep_at:

@@ -343,7 +343,7 @@ cdef class Transport:
                 conn_flush(self._worker, conn)
                 conn_abort(self._worker, conn, ABORT_APPLICATION)
                 conn_unref(conn)
-            self._loop.wants_look()
+            self._loop.one_is_ending()
         # A closed loop calls nobody any more, and a finaliser may come so late.
         if not self._loop._closed:
             self._loop.call_soon(self._call_connection_lost)
@@ -485,7 +485,7 @@ cdef class Transport:
                 conn_unref(conn)
             if queued == 0:
                 self._dropped_writes += 1
-            self._loop.wants_look()
+            self._loop.one_is_ending()
 
     def abort(self):
         """Close at once; what is queued is sent as far as the kernel takes it without waiting, and

@@ -380,6 +380,19 @@ def test_nothing_is_queued_after_abort(run):
     run(main)
 
 
+def test_who_has_heard_of_the_end_is_told_before_the_loop_stops(run):
+    """As with asyncio, where connection_lost is called by call_soon()."""
+
+    async def main():
+        server, client, other = await pair(Peer)
+        server.close()
+        other.transport.close()
+        await client.until(lambda peer: "eof" in peer.told)
+        return client, other
+
+    assert [peer.told[-1] for peer in run(main)] == ["lost", "lost"]
+
+
 class Deep(Peer):
     """Answers by a task that a task has begun."""
 
