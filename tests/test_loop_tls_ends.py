@@ -221,6 +221,27 @@ def test_what_is_written_in_eof_received_is_sent(run, version):
     run(main)
 
 
+def test_who_has_heard_of_the_end_is_told_before_the_loop_stops(told):
+    """As with asyncio, where connection_lost is called by call_soon()."""
+
+    async def main():
+        server_context, client_context = contexts()
+        async with serving(lambda: ByHand(server_context, server_side=True)) as served:
+            connecting = asyncio.ensure_future(connect(Peer, served.address, client_context))
+            hand = await served.protocol()
+            await hand.until_told("made")
+            await hand.handshake()
+            client = await connecting
+            hand.transport.close()
+            await client.until(lambda: client.told != ["made"])
+            return client
+
+    loop = iocpx.new_event_loop()
+    client = loop.run_until_complete(main())
+    assert client.told[-1] == "lost"
+    loop.close()
+
+
 class Interrupted(ssl.SSLObject):
     """A signal handler raises when OpenSSL's call has done its work."""
 
