@@ -203,8 +203,13 @@ def test_tls_as_the_client_from(serve, where):
     if where == "a timer":
         protocol.transport.call_soon(protocol.start)
     else:
-        sent = protocol.transport.sendfile(io.BytesIO(b"file"))
-        sent.add_done_callback(lambda _: protocol.start())
+
+        def send():
+            # Before it can be done: a callback that comes later is called by who has added it.
+            sent = protocol.transport.sendfile(io.BytesIO(b"file"))
+            sent.add_done_callback(lambda _: protocol.start())
+
+        protocol.transport.call_soon(send)
         assert client.read_exactly(4) == b"file"
     peer = TlsPeer(client.sock, server_context())
     assert peer.exchange([b"hello"]) == b"hello"
