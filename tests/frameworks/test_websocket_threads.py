@@ -1,13 +1,13 @@
-"""websocket_threads.py, with websockets' client on threads."""
+"""websocket_threads.py, with websockets' client on Python's loop."""
 
+import asyncio
 import contextlib
 
 import pytest
-from waiting import WAIT_S, run_together
+from waiting import WAIT_S
 
 websockets = pytest.importorskip("websockets")
 from websockets.exceptions import ConnectionClosed  # noqa: E402 - not before it is known to be there
-from websockets.sync.client import connect  # noqa: E402 - likewise
 
 MESSAGES = ["hello", "", b"", bytes(range(256)), b"\0" * 900_000, "grüße" * 10_000]
 
@@ -20,23 +20,29 @@ def served(start, tls, certificate):
 
 
 def test_messages_come_back(served, tls):
-    def one():
-        with connect(served, ssl=tls, open_timeout=WAIT_S) as client:
+    async def one():
+        async with websockets.connect(served, ssl=tls, open_timeout=WAIT_S) as client:
             for message in MESSAGES:
-                client.send(message)
-                assert client.recv(WAIT_S) == message
-            client.send(["in ", "three ", "parts"])
-            assert client.recv(WAIT_S) == "in three parts"
-            assert client.ping().wait(WAIT_S)
-            client.send("and goes")
+                await client.send(message)
+                assert await asyncio.wait_for(client.recv(), WAIT_S) == message
+            await client.send(["in ", "three ", "parts"])
+            assert await asyncio.wait_for(client.recv(), WAIT_S) == "in three parts"
+            assert await asyncio.wait_for(await client.ping(), WAIT_S) >= 0
+            await client.send("and goes")
 
-    run_together(*[one] * 4)
+    async def main():
+        await asyncio.gather(*[one() for _ in range(4)])
+
+    asyncio.run(main())
 
 
 def test_a_message_that_is_too_long_ends_its_connection(served, tls):
-    with connect(served, ssl=tls, open_timeout=WAIT_S) as client:
-        with contextlib.suppress(ConnectionClosed):  # the end comes while it still sends
-            client.send(b"\0" * 2_000_000)
-        with pytest.raises(ConnectionClosed) as caught:
-            client.recv(WAIT_S)
-        assert caught.value.rcvd.code == 1009
+    async def main():
+        async with websockets.connect(served, ssl=tls, open_timeout=WAIT_S) as client:
+            with contextlib.suppress(ConnectionClosed):  # the end comes while it still sends
+                await client.send(b"\0" * 2_000_000)
+            with pytest.raises(ConnectionClosed) as caught:
+                await asyncio.wait_for(client.recv(), WAIT_S)
+            assert caught.value.rcvd.code == 1009
+
+    asyncio.run(main())
