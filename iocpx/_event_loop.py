@@ -75,6 +75,7 @@ class EventLoop(SocketLoop):
         # By the descriptors of theirs that the program knows.
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         super().__init__(proactor)
+        self._old_agen_hooks: Any = None  # asyncio sets it from Python 3.13 on
         _swap_wakeup_fd(wakeup_fd)
 
     # What ProactorEventLoop has beyond its base.

@@ -75,6 +75,7 @@ cdef class TimerHandle(Handle):
 # runs: what it is to call is within reach, so the garbage collector has nothing to look for.
 cdef PyObject *new_handle() except NULL
 cdef PyObject *new_timer() except NULL
+cdef PyObject *new_thread_safe_handle() except NULL
 # The context of such a one was copied for it alone.
 cdef void untrack_context(PyObject *handle) noexcept
 # It was called, or will not be: lets go of the caller's reference.

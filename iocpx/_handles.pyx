@@ -59,6 +59,7 @@ ctypedef struct spare_t:
 
 cdef spare_t spare
 cdef spare_t spare_timers
+cdef spare_t spare_thread_safe
 
 # From 3.14 on a handle of call_soon_threadsafe() is of a class of its own.
 THREAD_SAFE = getattr(events, "_ThreadSafeHandle", None)
@@ -223,21 +224,26 @@ cdef class Handle:
 
 
 cdef PyObject *new_handle() except NULL:
-    cdef Handle made
-    if spare.count > 0:
-        spare.count -= 1
-        return spare.handles[spare.count]
-    made = Handle.__new__(Handle)
-    return begin(made)
+    cdef PyObject *handle = take_spare(&spare)
+    return handle if handle != NULL else begin(Handle.__new__(Handle))
 
 
 cdef PyObject *new_timer() except NULL:
-    cdef TimerHandle made
-    if spare_timers.count > 0:
-        spare_timers.count -= 1
-        return spare_timers.handles[spare_timers.count]
-    made = TimerHandle.__new__(TimerHandle)
-    return begin(made)
+    cdef PyObject *handle = take_spare(&spare_timers)
+    return handle if handle != NULL else begin(TimerHandle.__new__(TimerHandle))
+
+
+cdef PyObject *new_thread_safe_handle() except NULL:
+    cdef PyObject *handle = take_spare(&spare_thread_safe)
+    return handle if handle != NULL else begin(ThreadSafeHandle.__new__(ThreadSafeHandle))
+
+
+cdef inline PyObject *take_spare(spare_t *those) noexcept:
+    """NULL: there is none."""
+    if those.count == 0:
+        return NULL
+    those.count -= 1
+    return those.handles[those.count]
 
 
 cdef PyObject *begin(Handle made) noexcept:
@@ -268,6 +274,8 @@ cdef inline spare_t *spare_of(PyObject *handle) noexcept:
         return &spare
     if type(<object>handle) is TimerHandle:
         return &spare_timers
+    if type(<object>handle) is ThreadSafeHandle:
+        return &spare_thread_safe
     return NULL
 
 

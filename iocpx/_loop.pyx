@@ -87,8 +87,8 @@ cdef class LoopCore(Scheduler):
         with cython.critical_section(self):
             # While it waits its port is open.
             if self.waiting and not self.woken:
-                self.woken = True
-                PostQueuedCompletionStatus(self.port, 0, 0, &self.wake_op)
+                # Refused, for lack of memory most likely: the next call tries again.
+                self.woken = PostQueuedCompletionStatus(self.port, 0, 0, &self.wake_op)
 
     cdef int look(self, DWORD timeout_ms) except -1:
         cdef int found = 0

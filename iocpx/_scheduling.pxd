@@ -77,6 +77,7 @@ cdef class Scheduler(HandleOwner):
     cdef public bint _stopping
     cdef public object _thread_id
     cdef public object _current_handle
+    cdef public object _task_factory
     cdef public double slow_callback_duration
     # Set by whoever knows that a packet is to be expected: the next iteration looks at the port.
     cdef bint look_due
@@ -106,12 +107,13 @@ cdef class Scheduler(HandleOwner):
     cdef Handle make_handle(self, callback, tuple args, context)
     cdef int fill_handle(self, Handle handle, callback, tuple args, context) except -1
     # call_soon() without its checks.  The loop's thread.
-    cdef Handle add_soon(self, callback, tuple args, context)
+    cdef Handle add_soon(self, callback, tuple args, context, bint thread_safe)
     cdef TimerHandle add_timer(self, double when_s, double key_s, callback, tuple args, context)
     cdef int iterate(self) except -1
     cdef bint look_wanted(self) noexcept
     cdef DWORD timeout(self) noexcept
     cdef int run_watched(self, handle) except -1
+    cdef void set_current_handle(self, handle) noexcept
 
 
 # The loop's clock, in seconds: QueryPerformanceCounter.

@@ -26,14 +26,14 @@ from libc.math cimport INFINITY, ceil
 from libc.stdlib cimport free, realloc
 
 from iocpx._handles cimport (
-    enter_section, handle_called, leave_section, new_handle, new_timer, own, section_t,
-    ThreadSafeHandle, track_handle, untrack_context,
+    enter_section, handle_called, leave_section, new_handle, new_thread_safe_handle, new_timer,
+    own, section_t, ThreadSafeHandle, track_handle, untrack_context,
 )
 from iocpx._winsock cimport (
     GetTickCount64, INFINITE, LARGE_INTEGER, QueryPerformanceCounter, QueryPerformanceFrequency,
 )
 
-from asyncio import base_events, events, log
+from asyncio import base_events, events, futures, log, tasks
 
 cdef extern from *:
     """
@@ -60,6 +60,9 @@ cdef double EPSILON = 2.220446049250313e-16
 cdef double ticks_per_second
 
 cdef bint has_thread_safe_handle = hasattr(events, "_ThreadSafeHandle")
+
+
+cdef object create_task_as_asyncio = base_events.BaseEventLoop.create_task
 
 
 cdef double now() noexcept nogil:
@@ -545,17 +548,21 @@ cdef class Scheduler(HandleOwner):
         self.fill_handle(handle, callback, args, context)
         return handle
 
-    cdef Handle add_soon(self, callback, tuple args, context):
+    cdef Handle add_soon(self, callback, tuple args, context, bint thread_safe):
         cdef Handle made
         cdef PyObject *handle
         cdef bint copied = context is None
         if not self.runs or self._debug:
-            made = self.make_handle(callback, args, context)
+            if thread_safe:
+                made = ThreadSafeHandle.__new__(ThreadSafeHandle)
+            else:
+                made = Handle.__new__(Handle)
+            self.fill_handle(made, callback, args, context)
             self.ready.push(made)
             return made
         if copied:
             context = PyContext_CopyCurrent()
-        handle = new_handle()
+        handle = new_thread_safe_handle() if thread_safe else new_handle()
         (<Handle>handle)._loop = self
         (<Handle>handle)._callback = callback
         (<Handle>handle)._args = args
@@ -600,7 +607,7 @@ cdef class Scheduler(HandleOwner):
         if self._debug:
             self._check_thread()
             self._check_callback(callback, "call_soon")
-        return self.add_soon(callback, args, context)
+        return self.add_soon(callback, args, context, False)
 
     @cython.binding(False)
     def call_soon_threadsafe(self, callback, *args, context=None):
@@ -610,12 +617,7 @@ cdef class Scheduler(HandleOwner):
             raise RuntimeError("Event loop is closed")
         if self._debug:
             self._check_callback(callback, "call_soon_threadsafe")
-        if not has_thread_safe_handle:
-            handle = self.add_soon(callback, args, context)
-        else:
-            handle = ThreadSafeHandle.__new__(ThreadSafeHandle)
-            self.fill_handle(handle, callback, args, context)
-            self.ready.push(handle)
+        handle = self.add_soon(callback, args, context, has_thread_safe_handle)
         self.wake()
         return handle
 
@@ -649,6 +651,23 @@ cdef class Scheduler(HandleOwner):
             self._check_callback(callback, "call_at")
         when_s = when
         return self.add_timer(when_s, after(when_s), callback, args, context)
+
+    @cython.binding(False)
+    def get_debug(self):
+        """asyncio's loop.get_debug(), which every future asks for.  Any thread."""
+        return self._debug
+
+    @cython.binding(False)
+    def create_future(self):
+        """asyncio's loop.create_future().  The loop's thread."""
+        return futures.Future(loop=self)
+
+    @cython.binding(False)
+    def create_task(self, coro, **options):
+        """asyncio's loop.create_task().  The loop's thread."""
+        if self._closed or self._debug or self._task_factory is not None:
+            return create_task_as_asyncio(self, coro, **options)
+        return tasks.Task(coro, loop=self, **options)
 
     @cython.binding(False)
     def time(self):
@@ -784,7 +803,7 @@ cdef class Scheduler(HandleOwner):
         if not self._debug:
             handle._run()
             return 0
-        self._current_handle = handle
+        self.set_current_handle(handle)
         try:
             started_s = now()
             handle._run()
@@ -793,5 +812,10 @@ cdef class Scheduler(HandleOwner):
                 log.logger.warning("Executing %s took %.3f seconds",
                                    base_events._format_handle(handle), took_s)
         finally:
-            self._current_handle = None
+            self.set_current_handle(None)
         return 0
+
+    cdef void set_current_handle(self, handle) noexcept:
+        # asyncio's exception handler looks at it, on whatever thread an exception is told of.
+        with cython.critical_section(self):
+            self._current_handle = handle

@@ -120,14 +120,17 @@ cdef void send_defer(conn_t *conn) noexcept nogil:
 
 
 cdef void send_fit(conn_t *conn, DWORD nbytes) noexcept nogil:
-    """After a send that was pending: the next takes what the peer has taken in a second, so that
-    one that reads slowly shows that it does.  Precondition: conn.lock held."""
+    """After a send that was pending: the next takes what the peer has taken in a second, or in
+    close_timeout_s if that is less, so that one that reads slowly shows that it does.
+    Precondition: conn.lock held."""
     cdef uint64_t took_ms
     cdef uint64_t most
+    cdef uint64_t next_ms
     # 0: it was faster than who posted it.
     if nbytes > 0 and conn.send_ms != 0:
         took_ms = max(now_ms() - conn.send_ms, <uint64_t>1)
-        most = max(<uint64_t>nbytes * 1000 // took_ms, <uint64_t>SLOW_SEND_BYTES)
+        next_ms = min(conn.service.config.close_timeout_ms, <uint64_t>1000)
+        most = max(<uint64_t>nbytes * next_ms // took_ms, <uint64_t>SLOW_SEND_BYTES)
         if conn.send_bytes == A_FILE_IS_NEXT:
             conn.files.front.part = <size_t>min(most, <uint64_t>MOST_SEND_BYTES)
         else:

@@ -56,6 +56,13 @@ cdef object LOST_WRITES = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 cdef bint server_takes_transport = asyncio.Server._attach.__code__.co_argcount > 1
 
 
+cdef inline object protocol_of(Transport transport):
+    # Free-threaded builds: set_protocol() of another thread may be letting go of it.
+    with cython.critical_section(transport):
+        protocol = transport._protocol
+    return protocol
+
+
 @cython.final
 cdef class Transport:
     """A TCP connection of an iocpx.EventLoop; asyncio.Transport.
@@ -144,10 +151,10 @@ cdef class Transport:
         # First: a task that begins at once may call start_tls() in connection_made(), and wait.
         waiter, self._waiter = self._waiter, None
         try:
-            self._protocol.connection_made(self)
+            protocol_of(self).connection_made(self)
         except BaseException as exc:
             self._loop.callback_raised(exc, "Exception in callback connection_made()",
-                                       self._protocol, self)
+                                       protocol_of(self), self)
         if waiter is None:
             return
         try:
@@ -158,7 +165,7 @@ cdef class Transport:
             self._loop.call_soon(self._ungate)
         except BaseException as exc:
             self._loop.callback_raised(exc, "Exception in callback connection_made()",
-                                       self._protocol, self)
+                                       protocol_of(self), self)
 
     def _ungate(self):
         self._gated = False
@@ -184,7 +191,7 @@ cdef class Transport:
             self._feed_buffers(conn, buf)
             return
         try:
-            self._protocol.data_received(take_bytes(buf))
+            protocol_of(self).data_received(take_bytes(buf))
         except BaseException as exc:
             self._fail(exc, "Fatal error: protocol.data_received() call failed.")
 
@@ -204,7 +211,7 @@ cdef class Transport:
                     return
                 message = "Fatal error: protocol.get_buffer() call failed."
                 part = 0
-                lent = self._protocol.get_buffer(<Py_ssize_t>buf.size)
+                lent = protocol_of(self).get_buffer(<Py_ssize_t>buf.size)
                 PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
                 lent = None             # a memoryview would keep the protocol's buffer locked
                 part = min(<size_t>view.len, buf.size)
@@ -215,7 +222,7 @@ cdef class Transport:
                 buf.data += part
                 buf.size -= part
                 message = "Fatal error: protocol.buffer_updated() call failed."
-                self._protocol.buffer_updated(<Py_ssize_t>part)
+                protocol_of(self).buffer_updated(<Py_ssize_t>part)
         except BaseException as exc:
             if part == 0:
                 # Without a buffer nothing is taken, and it would be asked for again at once.
@@ -229,14 +236,14 @@ cdef class Transport:
             return      # what was with the kernel when it was aborted has left since
         self._protocol_paused = name == "pause_writing"
         try:
-            getattr(self._protocol, name)()
+            getattr(protocol_of(self), name)()
         except BaseException as exc:
-            self._loop.callback_raised(exc, f"protocol.{name}() failed", self._protocol, self)
+            self._loop.callback_raised(exc, f"protocol.{name}() failed", protocol_of(self), self)
 
     cdef void _end_of_stream(self, conn_t *conn) noexcept:
         cdef bint keep_open = False
         try:
-            keep_open = bool(self._protocol.eof_received())
+            keep_open = bool(protocol_of(self).eof_received())
         except BaseException as exc:
             self._fail(exc, "Fatal error: protocol.eof_received() call failed.")
             return
@@ -259,7 +266,7 @@ cdef class Transport:
                 self._call_connection_lost()
             except BaseException as exc:
                 self._loop.callback_raised(exc, "Exception in callback connection_lost()",
-                                           self._protocol, self)
+                                           protocol_of(self), self)
         self._detach()
 
     def _call_connection_lost(self):
@@ -274,7 +281,7 @@ cdef class Transport:
         waiter, self._waiter = self._waiter, None
         try:
             if self._connected:
-                self._protocol.connection_lost(exc)
+                protocol_of(self).connection_lost(exc)
         finally:
             if self._tls is not None:
                 # As with asyncio: a protocol that keeps its transport keeps no SSLContext.
@@ -293,12 +300,12 @@ cdef class Transport:
         """A callback raised: its connection is reset, and no other.  What ends the program leaves
         the connection as it is, as with asyncio: tasks that clean up go on with it."""
         if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-            self._loop.callback_raised(exc, message, self._protocol, self)
+            self._loop.callback_raised(exc, message, protocol_of(self), self)
             return
         try:
             self._fatal_error(exc, message)
         except BaseException as raised:
-            self._loop.callback_raised(raised, message, self._protocol, self)
+            self._loop.callback_raised(raised, message, protocol_of(self), self)
 
     cdef void _fail_for_good(self, exc, str message) noexcept:
         """The same where nobody could go on with it, so that it is reset by whatever was raised."""
@@ -306,7 +313,7 @@ cdef class Transport:
         try:
             self._force_close(exc)
         except BaseException as raised:
-            self._loop.callback_raised(raised, message, self._protocol, self)
+            self._loop.callback_raised(raised, message, protocol_of(self), self)
 
     def _fatal_error(self, exc, message="Fatal error on transport"):
         """As asyncio's transports have it: tell of it, and close the connection."""
@@ -315,7 +322,7 @@ cdef class Transport:
                 if self._loop.get_debug():
                     logger.debug("%r: %s", self, message, exc_info=exc)
             else:
-                self._loop.callback_raised(exc, message, self._protocol, self)
+                self._loop.callback_raised(exc, message, protocol_of(self), self)
         finally:
             self._force_close(exc)
 
@@ -568,7 +575,7 @@ cdef class Transport:
 
     def get_protocol(self):
         """asyncio.BaseTransport.get_protocol()."""
-        return self._protocol
+        return protocol_of(self)
 
     def set_protocol(self, protocol):
         """Hand the connection to another protocol.  asyncio.BaseTransport.set_protocol()."""
@@ -578,13 +585,17 @@ cdef class Transport:
     def _extra(self):
         """What get_extra_info() knows, as asyncio's transports keep it."""
         if self._own_extra is None:
-            self._own_extra = {
+            made = {
                 "peername": address_tuple(<const unsigned char *>self._remote),
                 "sockname": address_tuple(<const unsigned char *>self._local),
                 "socket": self._socket_view(),
             }
             if self._tls is not None:
-                self._own_extra.update(self._tls_extra())
+                made.update(self._tls_extra())
+            with cython.critical_section(self):
+                # Another thread may have been faster.  Once it is there it stays.
+                if self._own_extra is None:
+                    self._own_extra = made
         return self._own_extra
 
     def get_extra_info(self, name, default=None):
@@ -603,7 +614,10 @@ cdef class Transport:
 
     def _socket_view(self):
         if self._view is None:
-            self._view = TransportSocket(self, <int>self._local[0] | <int>self._local[1] << 8)
+            made = TransportSocket(self, <int>self._local[0] | <int>self._local[1] << 8)
+            with cython.critical_section(self):
+                if self._view is None:
+                    self._view = made
         return self._view
 
     # -- TLS -----------------------------------------------------------------------
@@ -685,13 +699,13 @@ cdef class Transport:
 
     cdef void _tell_data(self, conn_t *conn, bytes data) noexcept:
         try:
-            self._protocol.data_received(data)
+            protocol_of(self).data_received(data)
         except BaseException as exc:
             self._fail(exc, "Fatal error: protocol.data_received() call failed.")
 
     cdef void _tell_messages(self, list messages) noexcept:
         try:
-            self._protocol.messages_received(messages)
+            protocol_of(self).messages_received(messages)
         except BaseException as exc:
             self._fail(exc, "Fatal error: protocol.messages_received() call failed.")
 
@@ -731,7 +745,7 @@ cdef class Transport:
             return 0
         message = "Fatal error: protocol.get_buffer() call failed."
         try:
-            lent = self._protocol.get_buffer(-1)
+            lent = protocol_of(self).get_buffer(-1)
             PyObject_GetBuffer(lent, &view, PyBUF_WRITABLE)
             lent = None                 # a memoryview would keep the protocol's buffer locked
             try:
@@ -744,7 +758,7 @@ cdef class Transport:
                 PyBuffer_Release(&view)
             if got > 0:
                 message = "Fatal error: protocol.buffer_updated() call failed."
-                self._protocol.buffer_updated(got)
+                protocol_of(self).buffer_updated(got)
         except BaseException as exc:
             if reads:
                 raise       # of TLS
@@ -757,7 +771,7 @@ cdef class Transport:
 
     cdef void _tls_eof(self, conn_t *conn) noexcept:
         try:
-            if self._protocol.eof_received():
+            if protocol_of(self).eof_received():
                 logger.warning("returning true from eof_received() has no effect when using ssl")
         except BaseException as exc:
             self._fail(exc, "Fatal error: protocol.eof_received() call failed.")

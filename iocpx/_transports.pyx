@@ -4,8 +4,8 @@ All runs on the loop's thread: `tell` in the loop's look at the port, `pump` at 
 
 Called by the engine's side through `_endpoint`, and by `_tcp_loop`; calls `_transport`, whose
 methods do what is to be done for each piece of news, `_endpoint`, `_engine_loop`, `_scheduling`,
-`_tls`, `_buffers`, `_file_layer`, and of the engine `_open`, `_provider`, `_delivery`, `_requests`
-and `_filter`.
+`_tls`, `_buffers`, `_file_layer`, `_runtime` (duplicate_socket), and of the engine `_open`,
+`_provider`, `_delivery`, `_requests` and `_filter`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -27,6 +27,7 @@ from iocpx._filter cimport conn_filter_end, conn_filter_hold
 from iocpx._open cimport conn_open
 from iocpx._provider cimport provider_of_family
 from iocpx._requests cimport conn_abort
+from iocpx._runtime cimport duplicate_socket
 from iocpx._sched cimport conn_unref
 from iocpx._scheduling cimport now
 from iocpx._state cimport buf_t, STATE_OPEN
@@ -214,8 +215,7 @@ def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, e
     local = sockaddr(name_of(sock.getsockname))
     remote = sockaddr(name_of(sock.getpeername))
     # A handle of the engine's own: the caller's socket stays the caller's to look at.
-    copy = sock.dup()
-    handle = copy.detach()
+    handle = duplicate_socket(sock.fileno())
     count(endpoint.service, NULL, N_SOCKETS_OPENED, 1)
     Py_INCREF(transport)                # for conn.user, dropped when connection_lost was told
     error = provider_of_family(endpoint.run.engine, sock.family, handle, &provider)

@@ -24,6 +24,16 @@ def start(argv, **options):
     return subprocess.Popen(argv, text=True, **options)
 
 
+async def begun(start, *arguments):
+    """What the coroutine function that starts a process returns; once more as above."""
+    try:
+        return await start(*arguments)
+    except OSError as error:
+        if getattr(error, "winerror", None) != ERROR_INTERNAL_ERROR:
+            raise
+    return await start(*arguments)
+
+
 def run(argv, limit_s=2 * WAIT_S):
     """subprocess.run() without input, and with text."""
     with start(argv) as process:

@@ -1,11 +1,12 @@
 """A server with its clients, and its books when it has stopped."""
 
+import contextlib
 import queue
 
 from clients import Client
 from payload import assert_same_bytes, pattern
 from protocols import Recorder
-from waiting import WAIT_S, all_stats, take
+from waiting import WAIT_S, all_stats, take, wait_for_figure
 
 # Parameters of the engine; a server that is given some has one of its own.
 ENGINE = {"workers", "buffer_size", "max_free_buffers"}
@@ -88,6 +89,26 @@ class Served:
         protocol = take(self._made, "the protocol of a new connection")
         protocol.wait_for("connection_made")
         return client, protocol
+
+    def open_to_its_end(self):
+        """A client that this server drops by itself soon, gone already, and its protocol.
+
+        Of one that was over before its connection_made could be called nobody is told, and one may
+        be over before it is a client: another is made then.
+        """
+        for _ in range(20):
+            retired = self.stats()["connections_retired"]
+            client = None
+            with contextlib.suppress(ConnectionResetError, ConnectionAbortedError):
+                client = self.connect()
+                assert client.read_until_gone() == b""
+            wait_for_figure(self.server, "connections_retired", retired + 1)
+            if not self._made.empty():
+                protocol = self._made.get()
+                protocol.wait_for("connection_lost")
+                if client is not None:
+                    return client, protocol
+        raise AssertionError("this machine is too slow for so short a timeout")
 
     def stats(self):
         return all_stats(self.server)

@@ -73,7 +73,7 @@ def test_the_pool_grows_in_a_burst_to_its_limit_and_shrinks_again(serve):
 def test_the_pool_grows_by_fifty(serve):
     held = Held()
     served = serve(held, workers=1, initial_accepts=1, max_accepts=1000)
-    burst(served, held, 4)
+    burst(served, held, 3)
     wait_for_figure(served.server, "accepts_grown", 50)
     held.leave.set()
 

@@ -152,6 +152,7 @@ def test_clients_beside_a_server_of_the_engine(serve):
     # Neither's end is the other's.
     closed(connection)
     peer.assert_serving()
+    wait_until(peer.server.engine._clients.over, "the end of the clients")
 
 
 def test_of_a_server_it_has_the_limits(serve, echo):

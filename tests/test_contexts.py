@@ -295,7 +295,11 @@ def test_asyncio_gives_its_callbacks_the_same(serve):
                 reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
                 writer.write(b"me")
                 assert await reader.readexactly(9) == b"at start;"
+                # It comes when the server's end has been told.
+                writer.write_eof()
+                assert await reader.read() == b""
                 writer.close()
+                await writer.wait_closed()
 
     asyncio.run(main())
     served = None

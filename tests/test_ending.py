@@ -65,6 +65,7 @@ def test_a_log_handler_that_blocks_is_not_waited_for(timeout):
             assert client.exchange([b"hello"]) == b"hello"
         server.close()
         wait_for_event(handler.entered, "the last line in the log")
+        wait_until(server._runtime.over, "the end of the engine")
         # The handler is let go only afterwards.
         assert server.wait_closed(timeout) is True
         assert_balanced(server)

@@ -158,7 +158,7 @@ def test_each_server_has_its_own_limits(share):
 
 
 def test_each_server_has_its_own_deadlines(share):
-    hasty, patient = share(Recording, idle_timeout_s=0.2), share(Plain)
+    hasty, patient = share(Recording, idle_timeout_s=2), share(Plain)
     client = patient.connect()
     echo(client)
     _, protocol = hasty.open()

@@ -250,17 +250,25 @@ def test_ctrl_c_in_serve_forever_stops_in_order_and_goes_on_as_keyboardinterrupt
     script = start_script(
         ECHO
         + """
-import _thread
+import _thread, threading
+
+inside = threading.Event()
 
 class Interrupts(Echo):
     def data_received(self, data):
         super().data_received(data)
         if data == b"interrupt":
+            inside.wait()
             _thread.interrupt_main()
     def connection_lost(self, exc):
         print("lost", exc, flush=True)
 
-server = iocpx.Server(Interrupts, "127.0.0.1", close_timeout_s=0.2)
+class Server(iocpx.Server):
+    def wait_closed(self, timeout=None):
+        inside.set()            # the main thread is within serve_forever()
+        return super().wait_closed(timeout)
+
+server = Server(Interrupts, "127.0.0.1", close_timeout_s=0.2)
 server.start()
 print(*server.address[:2], flush=True)
 try:

@@ -157,7 +157,7 @@ def test_f05_the_stop_ends_every_pending_operation_and_then_the_workers(serve):
     served.server.close()
     assert served.server.wait_closed(WAIT_S) is True
     assert_balanced(served.server)
-    assert not own_threads() - before
+    wait_until(lambda: not own_threads() - before, "the end of every thread")
     for client, protocol in opened:
         assert protocol.events[-1] == "connection_lost"
         client.read_until_gone()

@@ -53,10 +53,10 @@ def test_a_factory_that_raises_does_not_end_the_listener_cpython_156365_156366(r
         made = []
 
         def make():
-            made.append(1)
+            made.append(Echo())
             if len(made) == 1:
                 raise error
-            return Echo()
+            return made[-1]
 
         server = await loop.create_server(make, "127.0.0.1", 0)
         address = server.sockets[0].getsockname()
@@ -67,6 +67,7 @@ def test_a_factory_that_raises_does_not_end_the_listener_cpython_156365_156366(r
         await second.until(lambda peer: peer.received == b"x")
         second.transport.close()
         await second.lost
+        await made[-1].lost
         server.close()
         await server.wait_closed()
 

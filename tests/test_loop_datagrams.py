@@ -290,3 +290,23 @@ def test_wrong_arguments():
         await end(*ends)
 
     run(main())
+
+
+class OfItsAddress(socket.socket):
+    """No copy can be made by its class, whose constructor takes something else."""
+
+    def __init__(self, address):
+        super().__init__(type=socket.SOCK_DGRAM)
+        self.bind(address)
+
+
+def test_a_socket_of_a_class_of_its_own():
+    async def main():
+        sock = OfItsAddress((HOST, 0))
+        loop = asyncio.get_running_loop()
+        near, keeps = await loop.create_datagram_endpoint(Keeps, sock=sock)
+        near.sendto(b"to itself", sock.getsockname())
+        assert await keeps.got.get() == (b"to itself", sock.getsockname())
+        await end(near, keeps)
+
+    run(main())

@@ -141,11 +141,15 @@ def test_a_file_and_a_connection_beside_each_other(run, path):
     """Both by the same look at the port."""
 
     async def main():
+        served = asyncio.Event()
+
         async def answer(reader, writer):
             with iocpx.open_file(path) as file:
                 while line := await reader.readline():
                     writer.write(await file.read(1000, int(line)))
             writer.close()
+            await writer.wait_closed()
+            served.set()
 
         server = await asyncio.start_server(answer, "127.0.0.1")
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -154,6 +158,7 @@ def test_a_file_and_a_connection_beside_each_other(run, path):
             assert_same_bytes(await reader.readexactly(1000), DATA[offset : offset + 1000])
         writer.close()
         await writer.wait_closed()
+        await served.wait()
         server.close()
         await server.wait_closed()
 

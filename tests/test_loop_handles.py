@@ -25,6 +25,12 @@ def loop():
         yield loop
 
 
+@pytest.fixture(params=["call_soon", "call_soon_threadsafe"])
+def call_soon(loop, request):
+    """Both, since from Python 3.14 on they have handles of different classes."""
+    return getattr(loop, request.param)
+
+
 def nothing(*arguments):
     pass
 
@@ -304,12 +310,12 @@ def call_many(loop, *calls):
     loop.run_forever()
 
 
-def test_a_handle_that_somebody_holds_stays_what_it_was(loop):
+def test_a_handle_that_somebody_holds_stays_what_it_was(loop, call_soon):
     kept = []
     called = []
 
     def call(number):
-        kept.append(loop.call_soon(called.append, number))
+        kept.append(call_soon(called.append, number))
 
     call_many(loop, *(lambda number=number: call(number) for number in range(3)))
     call_many(loop)
@@ -320,24 +326,24 @@ def test_a_handle_that_somebody_holds_stays_what_it_was(loop):
     assert not any(handle.cancelled() for handle in kept)
 
 
-def test_a_handle_that_was_cancelled_does_not_cancel_the_next(loop):
+def test_a_handle_that_was_cancelled_does_not_cancel_the_next(loop, call_soon):
     called = []
 
     def cancelled():
-        loop.call_soon(called.append, "cancelled").cancel()
+        call_soon(called.append, "cancelled").cancel()
 
     call_many(loop, cancelled, cancelled)
-    call_many(loop, *(lambda n=n: loop.call_soon(called.append, n) for n in range(200)))
+    call_many(loop, *(lambda n=n: call_soon(called.append, n) for n in range(200)))
     assert called == list(range(200))
 
 
-def test_a_weak_reference_dies_with_its_handle(loop):
+def test_a_weak_reference_dies_with_its_handle(loop, call_soon):
     references = []
-    call_many(loop, lambda: references.append(weakref.ref(loop.call_soon(nothing))))
+    call_many(loop, lambda: references.append(weakref.ref(call_soon(nothing))))
     assert [reference() for reference in references] == [None]
 
 
-def test_what_a_called_handle_held_is_let_go_of(loop):
+def test_what_a_called_handle_held_is_let_go_of(loop, call_soon):
     class Marked:
         pass
 
@@ -346,13 +352,13 @@ def test_what_a_called_handle_held_is_let_go_of(loop):
     def call():
         marked = Marked()
         references.append(weakref.ref(marked))
-        loop.call_soon(nothing, marked)
+        call_soon(nothing, marked)
 
     call_many(loop, call)
     assert [reference() for reference in references] == [None]
 
 
-def test_a_called_handle_in_a_cycle_is_collected(loop):
+def test_a_called_handle_in_a_cycle_is_collected(loop, call_soon):
     class Holder:
         pass
 
@@ -361,7 +367,7 @@ def test_a_called_handle_in_a_cycle_is_collected(loop):
     def call():
         holder = Holder()
         references.append(weakref.ref(holder))
-        holder.handle = loop.call_soon(nothing, holder)
+        holder.handle = call_soon(nothing, holder)
 
     call_many(loop, call)
     gc.collect()
@@ -410,13 +416,13 @@ def test_a_timer_that_somebody_holds_stays_what_it_was(loop):
     assert not any(handle.cancelled() for handle in kept)
 
 
-def test_the_collector_knows_what_is_left_when_the_loop_has_stopped(loop):
+def test_the_collector_knows_what_is_left_when_the_loop_has_stopped(loop, call_soon):
     """While it runs it does not look at what is called sooner or later in any case."""
     left = []
 
     def begin():
         left.append(loop.call_later(60, nothing))
-        left.append(loop.call_soon(nothing))
+        left.append(call_soon(nothing))
         loop.stop()
 
     loop.call_soon(begin)
@@ -517,3 +523,31 @@ def test_contexts_by_the_thousand_while_the_collector_runs(loop):
     assert sorted(seen) == list(range(1000))
     assert all(handle.get_context() is context for handle, context in kept)
     assert [context[variable] for _, context in kept] == [handle._args[0] for handle, _ in kept]
+
+
+def test_handles_of_another_thread_by_the_thousand(loop):
+    """Some are kept, some cancelled: those called, some of them meanwhile."""
+    called, kept, cancelled = [], {}, []
+
+    def call(number):
+        called.append(number)
+
+    def calls():
+        for number in range(5000):
+            handle = loop.call_soon_threadsafe(call, number)
+            if number % 7 == 0:
+                kept[number] = handle
+            if number % 5 == 0:
+                handle.cancel()
+                cancelled.append(number)
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=calls)
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    assert called == sorted(called)
+    assert set(range(5000)) - set(called) <= set(cancelled)
+    for number, handle in kept.items():
+        assert handle.cancelled() == (number % 5 == 0)
+        assert handle._args == (None if handle.cancelled() else (number,))

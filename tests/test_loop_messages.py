@@ -167,6 +167,7 @@ def test_a_buffered_protocol(run, secure):
 
         def messages_received(self, messages):
             self.received += b"|".join(messages) + b"|"
+            self.changed.set()
             if messages[-1] == b"raw":
                 self.transport.set_framer(None)
 

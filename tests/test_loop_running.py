@@ -16,6 +16,7 @@ import warnings
 import pytest
 from loops import run, run_once, run_until, running_loop
 from process import collect, committed_bytes, handle_count
+from script import begun
 from waiting import WAIT_S, forget_interrupts, wait_for_event
 
 import iocpx
@@ -223,8 +224,10 @@ async def wait():
     finally:
         task.cancel()
         iocpx.new_event_loop().close()
-        # It is, if Ctrl+C came within it.
-        if not task.done():
+        # It is done if Ctrl+C came within it.
+        if task.done():
+            task.exception()
+        else:
             try:
                 loop.run_until_complete(task)
             except asyncio.CancelledError:
@@ -386,13 +389,16 @@ def test_datagrams():
 
 def test_subprocesses():
     async def main():
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            "print(input()[::-1]); raise SystemExit(3)",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        def start():
+            return asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                "print(input()[::-1]); raise SystemExit(3)",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+
+        process = await begun(start)
         out, _ = await process.communicate(b"hello\n")
         assert out.strip() == b"olleh"
         assert await process.wait() == 3
@@ -530,6 +536,20 @@ def test_ctrl_c_within_a_packets_callback_does_not_lose_the_packet(loop):
         with pytest.raises(KeyboardInterrupt, match="in the midst"):
             loop.run_forever()
         assert loop.run_until_complete(future) == b"x"
+
+
+def test_ctrl_c_before_a_loop_runs_for_the_first_time_is_a_keyboardinterrupt():
+    class Loop(iocpx.EventLoop):
+        def _set_coroutine_origin_tracking(self, on):
+            if interrupts:
+                raise interrupts.pop()
+            super()._set_coroutine_origin_tracking(on)
+
+    interrupts = [KeyboardInterrupt("at once")]
+    with contextlib.closing(Loop()) as loop:
+        with pytest.raises(KeyboardInterrupt, match="at once"):
+            loop.run_forever()
+        assert loop.run_until_complete(asyncio.sleep(0, "goes on")) == "goes on"
 
 
 # -- run(), the policy -----------------------------------------------------------------------------

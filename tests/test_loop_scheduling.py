@@ -1,6 +1,7 @@
 """What the loop calls, when, and in which order."""
 
 import asyncio
+import contextvars
 import gc
 import random
 import socket
@@ -318,6 +319,51 @@ def test_asyncio_on_the_loop():
     assert run(main()) == "done"
 
 
+def test_what_makes_tasks_and_futures(loop):
+    """As asyncio's: the options go to the task, or to the factory as they are."""
+    made = []
+
+    def factory(loop, coro, **options):
+        made.append(options)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    async def nothing():
+        pass
+
+    async def main():
+        context = contextvars.copy_context()
+        named = loop.create_task(nothing(), name="named", context=context)
+        assert type(named) is asyncio.Task and named.get_name() == "named"
+        assert named.get_coro().cr_code is nothing.__code__
+        if sys.version_info >= (3, 12):
+            assert named.get_context() is context
+        assert type(loop.create_future()) is asyncio.Future
+        loop.set_task_factory(factory)
+        assert loop.get_task_factory() is factory
+        told = loop.create_task(nothing(), context=context)
+        loop.set_task_factory(None)
+        assert loop.get_task_factory() is None
+        await asyncio.gather(named, told)
+
+    loop.run_until_complete(main())
+    assert [options["context"] is not None for options in made] == [True]
+    for wrong in (5, nothing):
+        with pytest.raises(TypeError, match="a coroutine was expected"):
+            loop.create_task(wrong)
+    loop.set_debug(True)
+    assert loop.get_debug() is True
+    coro = nothing()
+    task = loop.create_task(coro)
+    assert task._source_traceback[-1].name == "test_what_makes_tasks_and_futures"
+    loop.run_until_complete(task)
+    loop.set_debug(False)
+    loop.close()
+    coro = nothing()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        loop.create_task(coro)
+    coro.close()
+
+
 def test_another_thread_sees_the_tasks_of_the_loop(loop):
     """As debuggers and monitors look at them; from Python 3.14 on each thread has its own list."""
     names = []
@@ -379,7 +425,11 @@ def test_an_unclosed_loop_is_collected_and_warned_of():
         loop.call_later(60, nothing, loop)
         return weakref.ref(loop)
 
-    gone = make()
-    with pytest.warns(ResourceWarning, match="unclosed event loop"):
-        gc.collect()
+    gc.disable()  # it would warn where nobody waits for that
+    try:
+        gone = make()
+        with pytest.warns(ResourceWarning, match="unclosed event loop"):
+            gc.collect()
+    finally:
+        gc.enable()
     assert gone() is None

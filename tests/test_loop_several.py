@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from loops import run, run_once, running_loop
 from process import collect, committed_bytes, handle_count
+from script import begun
 from waiting import WAIT_S, wait_for_event
 
 import iocpx
@@ -503,9 +504,12 @@ class Pending:
         return lambda: far.send(b"x")
 
     async def subprocess(self):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
-        )
+        def start():
+            return asyncio.create_subprocess_exec(
+                sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
+            )
+
+        process = await begun(start)
         self.left += [process, self.loop.create_task(process.wait())]
         return process._transport._proc.kill
 

@@ -341,6 +341,10 @@ def test_after_nobody_listened_an_endpoint_receives_cpython_91227(loop):
         near = transport.get_extra_info("sockname")
         # By now the first receive is pending.
         transport.sendto(b"is anybody there?")
+        with receiver() as other:
+            # What is sent afterwards comes afterwards: that one was refused.
+            other.sendto(b"x", other.getsockname())
+            assert other.recv(100) == b"x"
         with receiver(address) as far:
             far.sendto(b"yes", near)
             await protocol.until(lambda told: b"yes" in told and len(told) > 1)

@@ -127,7 +127,10 @@ def test_no_call_has_more_than_a_bounded_part_of_a_burst(run, version):
 
 def test_streams_of_many_clients_at_once(run, version):
     async def main():
+        tasks = []
+
         async def echo(reader, writer):
+            tasks.append(asyncio.current_task())
             while line := await reader.readline():
                 writer.write(line)
                 await writer.drain()
@@ -150,6 +153,7 @@ def test_streams_of_many_clients_at_once(run, version):
         server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_context)
         address = server.sockets[0].getsockname()
         await asyncio.gather(*[client(number) for number in range(20)])
+        await asyncio.gather(*tasks)
         server.close()
         await server.wait_closed()
 

@@ -25,6 +25,7 @@ from tls_loops import (
     client_and_hand,
     connect,
     contexts,
+    echoes_to_the_end,
     pair,
     serving,
 )
@@ -555,6 +556,10 @@ def test_nothing_keeps_a_context_alive_after_a_handshake_that_failed(run):
         async with serving(Echo, ssl=server_context) as served:
             with contextlib.suppress(ssl.SSLError):
                 await connect(Peer, served.address, client_context)
+            # That one's end is told before another's.
+            client = await connect(Peer, served.address, contexts()[1])
+            await echoes_to_the_end(client)
+            await served.protocols[-1].lost()
         return weak
 
     weak = run(main)

@@ -22,9 +22,9 @@ def test_a_reset_reaches_the_client_while_the_application_has_a_copy(serve, end)
             elif end == "raise":
                 raise ValueError("on purpose")
 
-    served = serve(KeepsACopy, idle_timeout_s=0.2 if end == "timeout" else None)
+    served = serve(KeepsACopy, idle_timeout_s=2 if end == "timeout" else None)
     client, protocol = served.open()
-    client.send(b"go")
+    client.send_until_refused(b"go")
     assert client.read_until_gone() == b""
     protocol.wait_for("connection_lost")
     if end == "raise":

@@ -80,9 +80,9 @@ def test_a_peer_that_goes_on_sending_gets_all_that_was_sent(serve):
             self.transport.write(self.answer)
             self.transport.close()
 
-    client, protocol = serve(AnswersShortly, close_timeout_s=CLOSE_TIMEOUT_S).open()
+    client, protocol = serve(AnswersShortly, close_timeout_s=2 * CLOSE_TIMEOUT_S).open()
     client.send(b"go")
-    # Four times the timeout after all has been sent.
+    # Twice the timeout after all has been sent.
     assert read_slowly(client, 16 * KB, CLOSE_TIMEOUT_S / 4, b"x") == AnswersShortly.answer
     client.close()
     protocol.wait_for("connection_lost")

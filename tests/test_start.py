@@ -69,7 +69,13 @@ class Interrupting:
 OWN_ADDRESS = "127.1.2.3"
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["host", "sock"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(True, id="host"),
+        pytest.param(False, id="sock", marks=pytest.mark.once("the same lines, but for the bind")),
+    ],
+)
 def test_interrupts_at_every_line_of_the_start_leave_nothing(log, own):
     """Python's own lines: of logging, locks, threads and sockets."""
     before = set(threading.enumerate())

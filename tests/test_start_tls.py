@@ -8,7 +8,7 @@ import pytest
 from payload import assert_same_bytes, pattern
 from protocols import EchoingBuffered, Recording
 from tls_peers import TlsClient, TlsPeer, client_context, server_context
-from waiting import WAIT_S, clock
+from waiting import WAIT_S, clock, wait_for_a_turn
 
 PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n"
 
@@ -94,7 +94,7 @@ def test_what_a_callback_of_the_future_raises(serve, fails, exc):
             super().start()
             self.future.add_done_callback(leave)
 
-    served = serve(Leaves)
+    served = serve(Leaves, close_timeout_s=0.2)
     client, protocol = served.open()
     if fails:
         client.send(b"STARTTLS")
@@ -183,6 +183,7 @@ def test_tls_from_connection_made(serve, version):
 def test_tls_from_a_timer(serve):
     client, protocol = serve(Starts).open()
     protocol.transport.call_soon(protocol.start)
+    wait_for_a_turn(protocol.transport)  # what comes in a timer's turn is told first
     secure = TlsClient(None, sock=client.sock)
     assert secure.exchange([b"hello"]) == b"hello"
     assert protocol.future.result(WAIT_S) is None

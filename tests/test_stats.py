@@ -403,9 +403,8 @@ def test_a_client_beyond_the_write_limit(serve):
 
 def test_an_idle_client(serve):
     served = serve(Recording, idle_timeout_s=0.05)
-    _, protocol = served.open()
-    protocol.wait_for("connection_lost")
-    assert aborts(served) == {"idle_timeout": 1}
+    served.connect().read_until_gone()
+    wait_until(lambda: aborts(served) == {"idle_timeout": 1}, "the timeout of an idle client")
 
 
 def test_a_client_that_takes_nothing_while_its_connection_closes(serve):

@@ -233,8 +233,8 @@ def test_timers_come_while_reading_is_paused(serve):
     class Pauses(Timed):
         def on_made(self):
             self.transport.pause_reading()
-            self.set(0.01, "later")
             self.soon("soon")
+            self.set(0.01, "later")
 
     client, protocol = serve(Pauses).open()
     client.send(b"unread")
@@ -374,10 +374,13 @@ def test_a_cancelled_timer_does_not_come(serve):
 def test_cancel_after_the_call_changes_nothing(serve):
     class CancelsItself(Timed):
         def on_ring(self, what):
+            wait_for_event(stored, "the end of the call that made the handle")
             handle.cancel()
 
+    stored = threading.Event()
     _, protocol = serve(CancelsItself).open()
     handle = protocol.set(0.01)
+    stored.set()
     take(protocol.ran, "the timer")
     handle.cancel()
     assert handle.cancelled() is False

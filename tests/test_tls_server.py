@@ -206,7 +206,7 @@ def test_nobody_is_told_before_the_handshake_is_done(serve_tls):
     served.assert_serving()
     assert calls == ["factory"] and len(served.protocols) == 1
     wait_until_gone(served, 1)
-    assert served.server.connections == []
+    wait_until(lambda: served.server.connections == [], "an empty list of connections")
     client.send_raw(hello[50:])
     client.receive()
     while not client.step():

@@ -14,7 +14,7 @@ from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern, piec
 from protocols import Echoing, Recording
 from tls_loops import BIG, ByHand, Echo, Peer, connect, contexts, echoes_to_the_end, serving
 from tls_peers import TlsClient, client_context, server_context
-from waiting import wait_for_event, wait_for_figure
+from waiting import wait_for_a_turn, wait_for_event, wait_for_figure
 
 run = tls_loops.run
 told = tls_loops.told
@@ -166,6 +166,7 @@ def test_a_handshake_anew_while_writing_is_paused(serve_tls, willing):
     data = pattern(MORE_THAN_THE_KERNEL_TAKES)
     protocol.transport.write(data)
     protocol.wait_for("pause_writing")
+    wait_for_a_turn(protocol.transport)  # all of it is encrypted then
     begin_anew(client)
     assert_same_bytes(client.read_exactly(len(data)), data)
     protocol.wait_for("resume_writing")

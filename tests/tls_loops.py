@@ -76,11 +76,11 @@ def told(monkeypatch):
 def run(told):
     """`run(main)` runs the coroutine function on a new loop, to its end, and closes the loop."""
 
-    def runner(main, *args):
+    def runner(main, *args, limit_s=WAIT_S):
         loop = iocpx.new_event_loop()
         loop.set_exception_handler(told.complaint)
         try:
-            result = loop.run_until_complete(asyncio.wait_for(main(*args), WAIT_S))
+            result = loop.run_until_complete(asyncio.wait_for(main(*args), limit_s))
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             engine = loop._engine

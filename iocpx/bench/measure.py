@@ -156,7 +156,7 @@ def measure(name, server, workload, seconds, client_cpus, helper):
         client.discard()
     messages = result["messages"]
     cpu_s, user, system = (after - before for before, after in zip(cpu_before, cpu))
-    cpu_us = cpu_s * 1e6 / messages
+    cpu_us = cpu_us_per(messages, cpu_s, timed_s)
     user_us = cpu_us * user / ((user + system) or 1)
     calls = os_calls(name, stats_before, stats)
     in_mb = workload.unit == "MB/s"
@@ -189,7 +189,7 @@ def schedule(server, workload, seconds, helper):
     elapsed_s = time.monotonic() - began
     others_s = cpu_time.others_s(own) - others_before_s
     cpu_s, user, system = (after - before for before, after in zip(cpu_before, server.cpu()))
-    cpu_us = cpu_s * 1e6 / result["operations"]
+    cpu_us = cpu_us_per(result["operations"], cpu_s, seconds)
     user_us = cpu_us * user / ((user + system) or 1)
     return Figures(
         rate=result["rate"],
@@ -198,6 +198,13 @@ def schedule(server, workload, seconds, helper):
         system_us=cpu_us - user_us,
         others_busy=others_s / elapsed_s,
     )
+
+
+def cpu_us_per(count, cpu_s, seconds):
+    """Of the CPU time of a phase, each one's of what was done in it."""
+    if count == 0:
+        raise Failure(f"nothing was done in the {seconds:g} s measured: --seconds must be more")
+    return cpu_s * 1e6 / count
 
 
 def answer_of(client, server, timeout_s):

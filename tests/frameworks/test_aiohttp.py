@@ -14,8 +14,17 @@ from aiohttp import web  # noqa: E402 - not before it is known to be there
 
 def test_the_server(start, tls, certificate):
     program = start("aiohttp_app.py", 0, *certificate)
-    exercise(program.read_port(), tls)
-    program.interrupt()
+    port = program.read_port()
+    exercise(port, tls)
+    end(program, port, tls)
+
+
+def end(program, port, tls):
+    """Ctrl+C when nothing is left of other clients: aiohttp's run_app() complains of who is still
+    being told then that he has gone."""
+    with connected(port, tls) as connection:
+        assert ask(connection).decode().startswith(OURS)
+        program.interrupt()
 
 
 def test_the_client(start, run, tls, certificate):
@@ -33,7 +42,7 @@ def test_the_client(start, run, tls, certificate):
             await asyncio.gather(*[exchange(session) for _ in range(10)])
 
     run(main)
-    program.interrupt()
+    end(program, port, tls)
 
 
 def test_server_and_client_on_one_loop(start):
@@ -41,7 +50,7 @@ def test_server_and_client_on_one_loop(start):
     port = program.read_port()
     with connected(port, None) as connection:
         assert ask(connection, path=f"/fetch?http://127.0.0.1:{port}/") == OURS.encode()
-    program.interrupt()
+    end(program, port, None)
 
 
 def test_named_pipes():

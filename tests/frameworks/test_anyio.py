@@ -2,6 +2,7 @@
 
 import pytest
 from payload import assert_same_bytes, pattern
+from script import begun
 
 import iocpx
 
@@ -42,7 +43,7 @@ def test_threads_subprocesses_and_cancellation():
         with anyio.move_on_after(0.01) as scope:
             await anyio.sleep_forever()
         assert scope.cancelled_caught
-        done = await anyio.run_process("cmd /c echo hello")
+        done = await begun(anyio.run_process, "cmd /c echo hello")
         assert done.stdout == b"hello\r\n"
 
     anyio.run(main, backend_options={"loop_factory": iocpx.new_event_loop})

@@ -21,6 +21,10 @@ from bench import cpus, figures, measure, options, pattern, servers, targets, wo
 from bench import results as results_module
 from bench import run as run_module
 
+# Enough for ten messages of each connection, which is when a share of them is told, and for
+# megabytes, also on a machine that has more to do.
+LONGER = ["--seconds", "1"]
+
 # Started as `python stand_in.py FAULT -m bench.servers NAME …`; echoes, but for the named fault.
 STAND_IN = r"""
 import asyncio, json, os, sys, threading
@@ -61,7 +65,7 @@ class Echo(asyncio.Protocol):
             print("out of cheese", file=sys.stderr, flush=True)
             os._exit(3)
         elif fault == "unfair" and connections.index(self) == 1:
-            asyncio.get_running_loop().call_later(0.3, self.transport.write, data)
+            asyncio.get_running_loop().call_later(2, self.transport.write, data)
             reply = b""
         elif fault == "always flipped":
             reply = data[:5] + bytes([data[5] ^ 1]) + data[6:]
@@ -125,7 +129,7 @@ def stand_in(tmp_path):
 
 
 def test_prints_plain_lines_where_there_is_no_terminal():
-    run = bench(*QUICK, "--connections", "3", "--depth", "2")
+    run = bench(*QUICK, *LONGER, "--connections", "3", "--depth", "2")
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     assert "\x1b" not in run.stdout
@@ -145,7 +149,7 @@ def test_shows_tables_and_progress_on_a_terminal():
     pty = pytest.importorskip("pty", reason="no pseudo-terminals on this system")
     pytest.importorskip("rich", reason="the terminal output needs rich")
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "bench", *QUICK, "--connections", "1"]
+    command = [sys.executable, "-m", "bench", *QUICK, *LONGER, "--connections", "1"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     process = subprocess.Popen(command, cwd=PACKAGE, stdout=slave, env=environment)
     os.close(slave)
@@ -207,10 +211,10 @@ def test_a_pid_that_is_nobodys_is_named():
 
 
 def test_calls_are_those_during_the_timed_phase(stand_in):
-    run = bench(*QUICK, "--connections", "1", server_python=stand_in("counts"))
+    run = bench(*QUICK, *LONGER, "--connections", "1", server_python=stand_in("counts"))
     assert run.returncode == 0, run.stderr
     (row,) = [line for line in run.stdout.splitlines() if re.match("asyncio  ", line)]
-    assert float(row.split()[8]) > 100, row  # 3,000,000 by the messages of 0.05 s
+    assert float(row.split()[8]) > 10, row  # 3,000,000 by the messages of a second
 
 
 def test_the_ceiling_is_left_out_where_it_is_not_given(stand_in):
@@ -223,7 +227,8 @@ def test_the_ceiling_is_left_out_where_it_is_not_given(stand_in):
 
 def test_the_ceiling_is_compared_with(stand_in):
     ceiling = shlex.join(stand_in("counts"))
-    run = bench(*QUICK, "--only", "asyncio", "ceiling", "--connections", "1", "--ceiling", ceiling)
+    words = [*QUICK, *LONGER, "--connections", "1", "--ceiling", ceiling]
+    run = bench(*words, "--only", "asyncio", "ceiling")
     assert run.returncode == 0, run.stderr
     (row,) = [line for line in run.stdout.splitlines() if re.match("ceiling  ", line)]
     _, above, _, _, of_ceiling = map(float, row.split()[-5:])
@@ -231,8 +236,8 @@ def test_the_ceiling_is_compared_with(stand_in):
 
 
 def test_fairness_is_the_least_served_connections_share(stand_in):
-    # The second connection's replies come when the timed phase of 0.05 s is over.
-    run = bench(*QUICK, "--connections", "2", server_python=stand_in("unfair"))
+    # The second connection's replies come when the timed phase of a second is over.
+    run = bench(*QUICK, *LONGER, "--connections", "2", server_python=stand_in("unfair"))
     assert run.returncode == 0, run.stderr
     (row,) = [line for line in run.stdout.splitlines() if re.match("asyncio  ", line)]
     assert float(row.split()[6]) < 0.5, row
@@ -339,9 +344,9 @@ def test_bad_arguments_are_refused(arguments, sentence):
     ],
 )
 def test_churn_tls_and_streams(name, workload, unit):
-    # Of 50 handshakes that begin at once none may be done for a while on a busy machine.
-    longer = ["--seconds", "2"] if workload == "churn-tls" else []
-    run = bench("--only", name, *QUICK[2:], "--workload", workload, *longer)
+    # Of 50 connections that begin at once none may be served for a while on a busy machine.
+    seconds = "2" if "churn" in workload else "1"
+    run = bench("--only", name, *QUICK[2:], "--workload", workload, "--seconds", seconds)
     assert run.returncode == 0, run.stderr
     (row,) = [line for line in run.stdout.splitlines() if line.startswith(name + "  ")]
     assert float(row.split()[1].replace(",", "")) > 0
@@ -350,7 +355,7 @@ def test_churn_tls_and_streams(name, workload, unit):
 
 @pytest.mark.parametrize("loops", [[], ["--loops"]], ids=["servers", "loops"])
 def test_files_are_sent(loops):
-    run = bench(*loops, *QUICK, "--workload", "sendfile")
+    run = bench(*loops, *QUICK, *LONGER, "--workload", "sendfile")
     assert run.returncode == 0, run.stderr
     assert "\nsendfile, 8 connections, answers of 1,024 KiB, free\n" in run.stdout
     assert re.search(r"^server +MiB/s ", run.stdout, re.MULTILINE)

@@ -346,7 +346,7 @@ def test_targets_of_tls():
 )
 def test_right_answers_are_counted(stand_in, workload, fault):
     # Long enough for an answer in pieces on a machine that has more to do.
-    run = loops_bench("--workload", workload, "--seconds", "0.5", server_python=stand_in(fault))
+    run = loops_bench("--workload", workload, "--seconds", "1", server_python=stand_in(fault))
     assert run.returncode == 0, run.stderr
     (row,) = [line for line in run.stdout.splitlines() if line.startswith("asyncio  ")]
     assert float(row.split()[1].replace(",", "")) > 0

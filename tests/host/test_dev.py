@@ -143,8 +143,8 @@ def test_run_ends_with_its_program_though_a_child_lives_on(tmp_path):
 
 INTERRUPTED = """
 import threading
-print("started", flush=True)
 try:
+    print("started", flush=True)
     while True:
         threading.Event().wait(1)
 except KeyboardInterrupt:
