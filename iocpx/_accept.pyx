@@ -239,14 +239,12 @@ cdef void on_accept_complete(void *by, op_t *op, DWORD nbytes) noexcept nogil:
     InterlockedIncrement(&service.live)
     # The slot first: the pool stays full whatever becomes of this client.
     accept_post(worker, acceptor)
-    # Before others can serve it: who has an answer finds it counted.
-    count(service, worker, N_ACCEPTS, 1)
     error = conn_open(service, worker, &listener.provider, sock, STATE_OPEN, local_copy,
                       remote_copy, data, NULL, NULL, False)
     if error == 0:
+        count(service, worker, N_ACCEPTS, 1)
         live_drop(service)
         return
-    count(service, worker, N_ACCEPTS, -1)
     if error == WSAECONNREFUSED:
         count(service, worker, N_REFUSED, 1)
     elif error != ERROR_OPERATION_ABORTED:

@@ -22,7 +22,7 @@ cdef class Connection(FileSender):
     cdef object _socket             # what get_extra_info("socket") made
     cdef Timers _timers             # made when the first is set; critical section
     cdef object _context            # its callbacks', until connection_lost; the executor's
-    cdef object _tls_timer          # the handshake, or the end, takes too long; the executor's
+    cdef object _tls_timer          # the handshake, or the end, takes too long
     cdef double _tls_shutdown_s     # how long the end may take
     cdef object _tls_future         # start_tls() returned it, and the handshake is under way
     cdef bint _handshaking          # it is one of the runtime's handshakes; the executor's
@@ -56,5 +56,6 @@ cdef class Connection(FileSender):
     cdef void _begin_tls(self, conn_t *conn) noexcept
     cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s, double shutdown_s) except -1
     cdef void _end_handshake(self, exc) noexcept
+    cdef int _keep_tls_timer(self, timer, bint anew) except -1
     cdef void _stop_tls_timer(self) noexcept
     cdef bint _take_protocol_of_factory(self, conn_t *conn) noexcept

@@ -324,12 +324,10 @@ cdef class Connection:
         cdef bint resume = self._handshaking
         cdef size_t high
         cdef size_t low
-        self._tls = tls
-        self._tls_shutdown_s = shutdown_s
         # Before the handshake can be over.  0: who has made the connection has the time.
         if handshake_s > 0:
-            self._tls_timer = self._set_timer(self._give_up_tls_handshake, (handshake_s,),
-                                              microseconds(handshake_s))
+            self._keep_tls_timer(self._set_timer(self._give_up_tls_handshake, (handshake_s,),
+                                                 microseconds(handshake_s)), True)
         with nogil:
             # Of those that wait for their handshake nothing was read.
             begun = conn_filter_begin(NULL, conn, resume)
@@ -339,9 +337,12 @@ cdef class Connection:
                 conn_set_marks(NULL, conn, TLS_HIGH_WATER_BYTES, TLS_HIGH_WATER_BYTES // 4)
         if not begun:
             self._stop_tls_timer()
-            self._tls = None
             raise ConnectionAbortedError(
                 "the connection is closing, or sends a file: TLS cannot begin")
+        # Not before: other threads look at it, so it is not taken back.  All that uses it is done
+        # in the connection's turn, which this is.
+        self._tls_shutdown_s = shutdown_s
+        self._tls = tls
         return 0
 
     def _begin_waiting(self):
@@ -363,6 +364,15 @@ cdef class Connection:
         if self._handshaking:
             self._handshaking = False
             self._runtime.handshake_over(self, exc)
+
+    cdef int _keep_tls_timer(self, timer, bint anew) except -1:
+        """In place of the one that there is; anew False: only if there is none."""
+        with cython.critical_section(self):
+            if anew or self._tls_timer is None:
+                timer, self._tls_timer = self._tls_timer, timer
+        if timer is not None:
+            timer.cancel()
+        return 0
 
     cdef void _stop_tls_timer(self) noexcept:
         with cython.critical_section(self):
@@ -388,8 +398,8 @@ cdef class Connection:
             conn_unref(conn)
         if sends:
             # As long as the peer takes it: for one that does not there is close_timeout_s.
-            self._tls_timer = self._set_timer(self._give_up_tls, (),
-                                              microseconds(self._tls_shutdown_s))
+            self._keep_tls_timer(self._set_timer(self._give_up_tls, (),
+                                                 microseconds(self._tls_shutdown_s)), True)
             return
         if self._raised is None:
             self._raised = TimeoutError(
@@ -682,8 +692,8 @@ cdef class Connection:
         cdef conn_t *conn = self._enter()
         if conn != NULL:
             if self._tls is not None and self._tls.opened and self._tls_timer is None:
-                self._tls_timer = self._set_timer(self._give_up_tls, (),
-                                                  microseconds(self._tls_shutdown_s))
+                self._keep_tls_timer(self._set_timer(self._give_up_tls, (),
+                                                     microseconds(self._tls_shutdown_s)), False)
             with nogil:
                 conn_close(NULL, conn)
                 conn_unref(conn)

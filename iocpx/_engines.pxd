@@ -12,11 +12,14 @@ cdef class EngineRun:
     cdef set _to_begin
     cdef object _polling            # a lock, held by whoever polls
     cdef list _kept                 # packets of others for the next poll
-    cdef public object exit         # a SystemExit or KeyboardInterrupt of a callback, for poll()
+    cdef readonly object exit       # a SystemExit or KeyboardInterrupt of a callback, for poll()
     cdef object _telling            # the thread that logs a trouble, or has
     cdef object _on_worker_start    # called on each worker's thread, or None…
     cdef object _on_worker_stop
     cdef object _begun              # … and what the first has raised, or None, for start()
+
+    # The next poll() raises it, unless another one comes before.  Any thread.
+    cdef void note_exit(self, exc) noexcept
 
 
 # What every engine made from now on calls for connections with news for Python.

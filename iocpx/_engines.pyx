@@ -8,6 +8,7 @@ of the threaded server; calls `_threads`, and of the engine `_engine`, `_worker`
 `_base`.
 """
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 
@@ -128,6 +129,11 @@ cdef class EngineRun:
         # The threads refer to self, so they have ended, or never began.
         if self.engine != NULL:
             engine_free(self.engine)
+
+    cdef void note_exit(self, exc) noexcept:
+        with cython.critical_section(self):
+            if self.exit is None:
+                self.exit = exc
 
     def start(self):
         """Start the threads; once only.  What fails is undone.  On a thread that no signal
@@ -259,7 +265,8 @@ cdef class EngineRun:
             # What lpOverlapped points to, if to anything, is its owner's.
             packets += [(foreign[i].lpCompletionKey, foreign[i].dwNumberOfBytesTransferred,
                          <size_t>foreign[i].lpOverlapped) for i in range(n)]
-            raised, self.exit = self.exit, None
+            with cython.critical_section(self):
+                raised, self.exit = self.exit, None
             if raised is not None:
                 self._kept = packets    # for the next call
                 raise raised

@@ -7,6 +7,8 @@ Imported by `_event_loop`, and called by `_open_file` through what it gives it
 (`set_loop_opener`); calls `_open_file`, from whose class its own derives, and `_engine_loop`.
 """
 
+cimport cython
+
 from iocpx._engine_loop cimport EngineLoop
 from iocpx._engines cimport EngineRun
 from iocpx._open_file cimport Opened, set_loop_opener
@@ -82,13 +84,21 @@ cdef class LoopOpened(Opened):
             pass                        # it is closed
 
     cdef void ended(self) noexcept:
-        self.over = True
+        with cython.critical_section(self):
+            self.over = True
         self.loop.files.discard(self)
         if self.waiters:
             try:
                 self.loop.call_soon_threadsafe(self.wake_waiters)
             except RuntimeError:
                 pass                    # it is closed
+
+    cdef bint is_over(self) noexcept:
+        cdef bint over
+        # As ended() has it: without a GIL each would else see what was before the other.
+        with cython.critical_section(self):
+            over = self.over
+        return over
 
     def wake_waiters(self):
         for waiter in self.waiters:
@@ -100,7 +110,7 @@ cdef class LoopOpened(Opened):
         waiter = self.loop.create_future()
         # First, so that the end finds it or it finds the end.
         self.waiters.append(waiter)
-        if not self.over:
+        if not self.is_over():
             await waiter
 
 

@@ -7,7 +7,7 @@ from iocpx._winsock cimport HANDLE, LONG64
 cdef class Runtime:
     cdef service_config_t config
     cdef HANDLE stopped             # owned: the service has ended, or never came to be
-    cdef service_t *service         # owned, once _prepare has made it; _sockets_lock
+    cdef service_t *service         # owned, once _prepare has made it; set under _sockets_lock
     cdef readonly EngineRun run     # that it is on
     cdef readonly object factory
     cdef readonly object exception_handler
@@ -26,7 +26,7 @@ cdef class Runtime:
     cdef object _may_listen
     cdef object _listened
     cdef object _end_told           # a lock, free when "stopped" is in the log too…
-    cdef object _teller             # … for which this thread sees
+    cdef unsigned long _teller      # … for which this thread sees
     cdef object _sockets_lock       # a listening handle is used, or closed
     cdef readonly object trace
     cdef readonly object context    # of the thread that called start(): connections copy it

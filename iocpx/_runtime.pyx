@@ -305,12 +305,16 @@ cdef class Runtime:
         self._listened.put(None)
 
     def _join(self):
+        cdef service_t *service
         with self._sockets_lock:
             if self._closed or self.failed:
                 return
-            self.service = service_create(self.run.engine, &self.config, self.stopped)
-            if self.service == NULL:
+            service = service_create(self.run.engine, &self.config, self.stopped)
+            if service == NULL:
                 raise MemoryError("out of memory for a server")
+            # Others look at it without the lock: its contents come first, on ARM too.
+            with cython.critical_section(self):
+                self.service = service
 
     def _end_unmade(self):
         """The end of what never came to be served."""
@@ -585,10 +589,11 @@ cdef class Runtime:
         """What ends a program ends the server, in order: left to itself it would serve on,
         since no thread of ours is the program."""
         if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-            if self.exit is None:
-                self.exit = exc
-            if self.run is not None and self.run.polled and self.run.exit is None:
-                self.run.exit = exc
+            with cython.critical_section(self):
+                if self.exit is None:
+                    self.exit = exc
+            if self.run is not None and self.run.polled:
+                self.run.note_exit(exc)
             self.close(self.config.close_timeout_ms)
 
 

@@ -129,7 +129,9 @@ cdef void send_fit(conn_t *conn, DWORD nbytes) noexcept nogil:
     # 0: it was faster than who posted it.
     if nbytes > 0 and conn.send_ms != 0:
         took_ms = max(now_ms() - conn.send_ms, <uint64_t>1)
-        next_ms = min(conn.service.config.close_timeout_ms, <uint64_t>1000)
+        next_ms = conn.service.config.close_timeout_ms
+        if next_ms == 0 or next_ms > 1000:
+            next_ms = 1000
         most = max(<uint64_t>nbytes * next_ms // took_ms, <uint64_t>SLOW_SEND_BYTES)
         if conn.send_bytes == A_FILE_IS_NEXT:
             conn.files.front.part = <size_t>min(most, <uint64_t>MOST_SEND_BYTES)

@@ -70,9 +70,21 @@ cdef void worker_go_on(worker_t *worker) noexcept nogil:
     worker_receive(worker)
 
 
+cdef void worker_yield(worker_t *worker) noexcept nogil:
+    """Those that have had their share and have more wait for their turn with whoever has time."""
+    cdef engine_t *engine = worker.engine
+    if worker.again.head != NULL:
+        # Nobody is told: this worker looks at the queue before it waits, and the keeper
+        # wakes others if that takes long.
+        AcquireSRWLockExclusive(&engine.run_lock)
+        ready_move(&worker.again, &engine.run_queue)
+        ReleaseSRWLockExclusive(&engine.run_lock)
+
+
 cdef void worker_tell(worker_t *worker, bint several) noexcept nogil:
     """Call Python, for all that it is to be told: once."""
     cdef engine_t *engine = worker.engine
+    worker_yield(worker)    # not behind a callback that may take long
     if several or engine_has_waiting(engine):
         # Should one callback take long, the keeper sees to the others.
         AcquireSRWLockExclusive(&engine.lock)
@@ -102,7 +114,6 @@ cdef void worker_do_also(worker_t *worker) noexcept nogil:
 
 cdef void worker_serve(worker_t *worker) noexcept nogil:
     """Serve all that are ready, those that wait for Python last, which it tells in one call."""
-    cdef engine_t *engine = worker.engine
     cdef bint news
     cdef bint several
     worker_serve_work(worker)
@@ -113,12 +124,7 @@ cdef void worker_serve(worker_t *worker) noexcept nogil:
     if news:
         worker_tell(worker, several)
         worker_serve_work(worker)
-    if worker.again.head != NULL:
-        # Nobody is told: this worker looks at the queue before it waits, and the keeper
-        # wakes others if that takes long.
-        AcquireSRWLockExclusive(&engine.run_lock)
-        ready_move(&worker.again, &engine.run_queue)
-        ReleaseSRWLockExclusive(&engine.run_lock)
+    worker_yield(worker)
 
 
 cdef void worker_serve_all(worker_t *worker) noexcept nogil:

@@ -95,15 +95,21 @@ def test_whoever_sees_the_queue_above_its_mark_is_told_to_resume(serve):
     client, protocol = serve(Recording).open()
     transport = protocol.transport
     resumes = []
+    above = threading.Event()
 
     def produce():
         for _ in range(2000):
             transport.write(bytes(BLOCK))
             if transport.get_write_buffer_size() > 65536:
+                above.set()
                 protocol.wait_for("resume_writing", len(resumes) + 1)
                 resumes.append(transport)
 
-    run_together(produce, lambda: client.read_exactly(2000 * BLOCK))
+    def consume():
+        wait_for_event(above, "a queue above its mark")
+        client.read_exactly(2000 * BLOCK)
+
+    run_together(produce, consume)
     assert resumes
 
 

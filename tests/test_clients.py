@@ -428,10 +428,13 @@ def start(function, arguments):
             others.append(None)
             others[0] = connect()
         raise RuntimeError("can't start new thread")
-    return real(function, arguments)
+    return real(lambda: (go.wait(60), function(*arguments)), ())
 
+# Nothing is worked at before the first call has returned.
+go = threading.Event()
 iocpx._aside.start_new_thread = start
 print(connect())
+go.set()
 other = others[0]
 print(type(other.exception(30)).__name__ if other else other)
 release.set()

@@ -1,5 +1,6 @@
 """Several servers on one engine: its threads and memory are shared, and nothing else."""
 
+import contextlib
 import copy
 import pickle
 import queue
@@ -7,7 +8,7 @@ import socket
 import threading
 
 import pytest
-from clients import Client, connect_until_refused
+from clients import Client, connect_until_refused, limit_waits
 from payload import assert_same_bytes, pattern
 from protocols import Echoing, Plain, Recording
 from served import Served, assert_balanced
@@ -452,3 +453,54 @@ def test_an_engine_is_not_copied(engine):
     for attempt in (copy.copy, pickle.dumps):
         with pytest.raises(TypeError, match="cannot be copied"):
             attempt(engine)
+
+
+def fill(sock):
+    """Send until the system takes no more; how much."""
+    sent = 0
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(bytes(65536))
+    limit_waits(sock)
+    return sent
+
+
+def test_a_callback_that_takes_long_holds_up_nobody_who_has_had_his_share(share):
+    """One that the callback's worker has served, and would have gone on with."""
+    inside, told = queue.Queue(), queue.Queue()
+    go_on = {b"0": threading.Event(), b"1": threading.Event()}
+    data = bytes(64 << 20)
+
+    class Waits(Recording):
+        def on_data(self, data):
+            if data in go_on:
+                inside.put(data)
+                wait_for_event(go_on[data], "the end of the wait")
+            else:
+                inside.put(data)
+                told.put(share_is_over())
+
+    def share_is_over():
+        wait_until(
+            lambda: discards.stats()["bytes_received"] == len(data), "the receipt of all of it"
+        )
+        return True
+
+    waits, discards = share(Waits), share(iocpx.native.Discard)
+    client, (other, _) = discards.connect(), waits.open()
+    client.send(b"x")
+    wait_for_figure(discards.server, "bytes_received", 1)
+    for number in go_on:
+        # Both workers wait, so all that comes now is served by the one that goes on first.
+        waits.open()[0].send(number)
+        assert take(inside, "a callback") == number
+    other.send(b"long")
+    sent = fill(client.sock)
+    sender = threading.Thread(target=client.send, args=(data[1 + sent :],))
+    sender.start()
+    go_on[b"0"].set()
+    assert take(inside, "the long callback") == b"long"
+    go_on[b"1"].set()
+    assert take(told, "the end of the long callback")
+    sender.join()

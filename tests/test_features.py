@@ -134,7 +134,8 @@ def test_f04_several_receives_are_pending_per_connection(serve):
         client, _ = served.open()
         for _ in range(3):
             client.exchange([b"hello"])
-        wait_for_figure(served.server, "buffers_out", reads)
+        # Some may be let go already, where it has been quiet for a second.
+        wait_until(lambda: served.stats()["buffers_peak"] >= reads, "that all have been there")
         return served.stats()["buffers_peak"]
 
     assert most_buffers(1) <= 2
@@ -190,9 +191,8 @@ def test_f06_the_accept_pool_is_filled_up_again_and_grows_when_it_runs_dry(serve
     leave.set()
     for client in clients:
         assert client.exchange([b"hello"]) == b"hello"
-    stats = served.stats()
-    assert stats["accepts"] == len(clients)
-    assert stats["accepts_pending"] <= 100
+    wait_for_figure(served.server, "accepts", len(clients))
+    assert served.stats()["accepts_pending"] <= 100
 
 
 def test_f07_silent_clients_are_found_and_dropped_so_that_others_get_in(serve):
@@ -329,7 +329,8 @@ def test_f15_buffers_and_connections_are_used_again_and_their_free_lists_bounded
             client.close()
             protocol.wait_for("connection_lost")
             protocol.transport = None
-        wait_for_figure(served.server, "connections_retired", served.stats()["accepts"])
+        made = served.stats()["connections_made"]
+        wait_for_figure(served.server, "connections_retired", made)
         stats = served.stats()
         assert stats["buffers_free"] <= 2 and stats["connections_free"] <= 2
     assert stats["connection_hits"] == 3 * 2

@@ -196,7 +196,7 @@ ROOMS = {
         " cpython stdlib",
     ),
     "_loop_files": Room(
-        "iocpx/_loop_files.*", "_engine_loop _engines _open_file _winsock stdlib"
+        "iocpx/_loop_files.*", "_engine_loop _engines _open_file _winsock cpython stdlib"
     ),
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport _transports stdlib"),
     "_datagram_transport": Room(

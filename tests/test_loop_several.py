@@ -203,8 +203,12 @@ def test_two_loops_run_python_at_once_without_a_gil():
         kernel32.SetEvent(events[mine])
         return kernel32.WaitForSingleObject(events[1 - mine], WAIT_S * 1000)
 
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(lambda mine: run(meet(mine)), range(2))) == [0, 0]
+    gc.disable()  # a collection would stop the world, and wait for who waits in its call
+    try:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(lambda mine: run(meet(mine)), range(2))) == [0, 0]
+    finally:
+        gc.enable()
     for event in events:
         kernel32.CloseHandle(event)
 

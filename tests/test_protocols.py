@@ -379,7 +379,8 @@ def test_an_async_callback_is_refused(serve, name, base, kind):
     served = serve(in_turn(type("Async", (base,), {name: kind}), Echoing))
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        with contextlib.suppress(ConnectionError), served.connect() as client:
+        # OSError: Windows may have no connection any more that could be half-closed.
+        with contextlib.suppress(OSError), served.connect() as client:
             client.send_until_refused(b"data")
             client.half_close()
             client.read_until_gone()

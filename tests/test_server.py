@@ -12,7 +12,7 @@ from process import collect
 from protocols import Echoing, Recording
 from served import assert_balanced
 from sockets import free_port
-from waiting import WAIT_S, run_together
+from waiting import WAIT_S, run_together, wait_until
 
 import iocpx
 
@@ -258,6 +258,7 @@ FIGURES = {
 def test_stats_are_whole_numbers_under_their_names(serve):
     served = serve(Echoing)
     served.assert_serving()
+    wait_until(lambda: served.stats()["accepts"] >= 1, "the count of the client")
     stats = served.stats()
     assert set(stats) >= FIGURES
     for name, value in stats.items():

@@ -369,7 +369,7 @@ def test_a_burst_that_comes_before_the_pool_is_served(serve, elsewhere):
     clients = [Client(elsewhere.getsockname()) for _ in range(50)]
     served = serve(Echoing, None, sock=elsewhere.dup(), initial_accepts=1)
     run_together(*(lambda client=client: client.exchange([b"hello"]) for client in clients))
-    assert served.stats()["accepts"] == 50
+    wait_for_figure(served.server, "accepts", 50)
     for client in clients:
         client.close()
 

@@ -543,8 +543,8 @@ MUTANTS = [
                 "    # The slot first",
             ),
             (
-                "        live_drop(service)\n        return\n    count(service, worker, N_ACCEPTS, -1)",
-                "        return\n    count(service, worker, N_ACCEPTS, -1)",
+                "        live_drop(service)\n        return\n    if error == WSAECONNREFUSED",
+                "        return\n    if error == WSAECONNREFUSED",
             ),
             (
                 "    drop_socket(service, worker, sock)\n    live_drop(service)\n",
