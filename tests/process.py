@@ -4,6 +4,9 @@ import ctypes
 import gc
 import os
 import re
+import threading
+
+from waiting import WAIT_S
 
 
 def handle_count():
@@ -45,6 +48,27 @@ def committed_bytes():
         kernel32.GetCurrentProcess(), counters, ctypes.sizeof(counters)
     )
     return counters[7]  # PagefileUsage
+
+
+def run_on_a_thread_to_its_end(function):
+    """Call it on a thread, and return when the system's thread has ended: Thread.join() returns
+    while it is on its way out."""
+    kernel32 = ctypes.WinDLL("kernel32")
+    kernel32.OpenThread.restype = ctypes.c_void_p
+    kernel32.WaitForSingleObject.argtypes = [ctypes.c_void_p, ctypes.c_ulong]
+    kernel32.CloseHandle.argtypes = [ctypes.c_void_p]
+    synchronize = 0x00100000
+    handles = []
+
+    def target():
+        handles.append(kernel32.OpenThread(synchronize, False, threading.get_native_id()))
+        function()
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    assert kernel32.WaitForSingleObject(handles[0], WAIT_S * 1000) == 0, "it has not ended"
+    kernel32.CloseHandle(handles[0])
 
 
 def descriptor_limit():
