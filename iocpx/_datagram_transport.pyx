@@ -6,8 +6,8 @@ thread corrupts nothing.
 
 Called by `_socket_loop`, by `_transport_socket`, and by the engine's side through `_endpoint`;
 calls `_datagram_layer`, from whose class its own derives, `_engine_loop`, `_scheduling`,
-`_endpoint`, `_transport_socket`, `_runtime` (duplicate_socket), and of the engine `_open`,
-`_datagrams`, `_delivery` and `_requests`.
+`_endpoint`, `_transport_socket`, and of the engine `_open`, `_datagrams`, `_delivery` and
+`_requests`.
 """
 
 cimport cython
@@ -24,12 +24,12 @@ from iocpx._endpoint cimport Endpoint, set_tell_of_datagrams
 from iocpx._engine_loop cimport EngineLoop
 from iocpx._open cimport conn_open
 from iocpx._requests cimport conn_borrow_handle, conn_lend_handle, conn_return_handle
-from iocpx._runtime cimport duplicate_socket
 from iocpx._sched cimport conn_unref
 from iocpx._scheduling cimport on_loop
 from iocpx._state cimport buf_t, STATE_OPEN
 from iocpx._types cimport *
 
+import _socket
 import socket
 import warnings
 from asyncio import proactor_events
@@ -305,7 +305,7 @@ def open_datagrams(EngineLoop loop, Endpoint endpoint, sock, protocol, address, 
     transport._context = PyContext_CopyCurrent()
     transport._waiter = waiter
     # A handle of the engine's own: the caller's socket stays the caller's to look at.
-    handle = duplicate_socket(sock.fileno())
+    handle = _socket.dup(sock.fileno())
     count(endpoint.service, NULL, N_SOCKETS_OPENED, 1)
     Py_INCREF(transport)                # for conn.user, dropped when connection_lost was told
     error = conn_open(endpoint.service, &endpoint.run.engine.workers[0], NULL, handle, STATE_OPEN,

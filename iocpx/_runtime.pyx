@@ -3,8 +3,7 @@
 
 Called by most rooms of the threaded server above it: `_connection` tells it what callbacks raise,
 `_core` finds by it what to call, `_peers` and the loop's `_transport` show addresses by it, and
-`_transport_socket`, the makers of the loop's transports and all that have sockets to show duplicate
-them by it.  Calls `_engines`,
+`_transport_socket` and all that have sockets to show duplicate them by it.  Calls `_engines`,
 `_engine_api`, `_futures`, `_threads`, `native`, and of the engine `_service`, `_accept`, `_open`
 and `_requests`; gives a service its handler (`_native`, `_c_handler`, or what `_core` has given
 it), and a `_connection` its turn for a TLS handshake.

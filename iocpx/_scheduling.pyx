@@ -33,6 +33,7 @@ from iocpx._winsock cimport (
     GetTickCount64, INFINITE, LARGE_INTEGER, QueryPerformanceCounter, QueryPerformanceFrequency,
 )
 
+import inspect
 from asyncio import base_events, events, futures, log, tasks
 
 cdef extern from *:
@@ -63,6 +64,9 @@ cdef bint has_thread_safe_handle = hasattr(events, "_ThreadSafeHandle")
 
 
 cdef object create_task_as_asyncio = base_events.BaseEventLoop.create_task
+# From some 3.13 on; before that it refuses eager_start, which a task takes from 3.12 on.
+cdef bint takes_all_options = (
+    create_task_as_asyncio.__code__.co_flags & inspect.CO_VARKEYWORDS != 0)
 
 
 cdef double now() noexcept nogil:
@@ -665,7 +669,8 @@ cdef class Scheduler(HandleOwner):
     @cython.binding(False)
     def create_task(self, coro, **options):
         """asyncio's loop.create_task().  The loop's thread."""
-        if self._closed or self._debug or self._task_factory is not None:
+        if (self._closed or self._debug or self._task_factory is not None
+                or not takes_all_options and "eager_start" in options):
             return create_task_as_asyncio(self, coro, **options)
         return tasks.Task(coro, loop=self, **options)
 

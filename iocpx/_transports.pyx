@@ -4,8 +4,8 @@ All runs on the loop's thread: `tell` in the loop's look at the port, `pump` at 
 
 Called by the engine's side through `_endpoint`, and by `_tcp_loop`; calls `_transport`, whose
 methods do what is to be done for each piece of news, `_endpoint`, `_engine_loop`, `_scheduling`,
-`_tls`, `_buffers`, `_file_layer`, `_runtime` (duplicate_socket), and of the engine `_open`,
-`_provider`, `_delivery`, `_requests` and `_filter`.
+`_tls`, `_buffers`, `_file_layer`, and of the engine `_open`, `_provider`, `_delivery`, `_requests`
+and `_filter`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -27,7 +27,6 @@ from iocpx._filter cimport conn_filter_end, conn_filter_hold
 from iocpx._open cimport conn_open
 from iocpx._provider cimport provider_of_family
 from iocpx._requests cimport conn_abort
-from iocpx._runtime cimport duplicate_socket
 from iocpx._sched cimport conn_unref
 from iocpx._scheduling cimport now
 from iocpx._state cimport buf_t, STATE_OPEN
@@ -35,6 +34,7 @@ from iocpx._tls cimport Tls
 from iocpx._transport cimport Transport
 from iocpx._types cimport *
 
+import _socket
 from asyncio import log
 
 from iocpx._addresses import sockaddr
@@ -205,6 +205,7 @@ def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, e
     cdef Transport transport = Transport.__new__(Transport)
     cdef const provider_t *provider = NULL
     cdef conn_t *conn = NULL
+    cdef int family = sock.family
     cdef size_t handle
     cdef int error
     sock.setblocking(False)
@@ -214,11 +215,12 @@ def open_transport(EngineLoop loop, Endpoint endpoint, sock, protocol, waiter, e
     transport._gated = waiter is not None
     local = sockaddr(name_of(sock.getsockname))
     remote = sockaddr(name_of(sock.getpeername))
-    # A handle of the engine's own: the caller's socket stays the caller's to look at.
-    handle = duplicate_socket(sock.fileno())
+    # A handle of the engine's own: the caller's socket stays the caller's to look at.  In C from
+    # here on, or nobody would have it where the handler of a signal raised.
+    handle = _socket.dup(sock.fileno())
     count(endpoint.service, NULL, N_SOCKETS_OPENED, 1)
     Py_INCREF(transport)                # for conn.user, dropped when connection_lost was told
-    error = provider_of_family(endpoint.run.engine, sock.family, handle, &provider)
+    error = provider_of_family(endpoint.run.engine, family, handle, &provider)
     if error == 0:
         error = conn_open(endpoint.service, &endpoint.run.engine.workers[0], provider, handle,
                           STATE_OPEN, PyBytes_AS_STRING(local), PyBytes_AS_STRING(remote), NULL,

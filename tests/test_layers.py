@@ -190,8 +190,7 @@ ROOMS = {
     ),
     "_transports": Room(
         "iocpx/_transports.*",
-        "_transport _engine_loop _scheduling _endpoint _runtime _open _tls _file_layer _filter"
-        " _buffers"
+        "_transport _engine_loop _scheduling _endpoint _open _tls _file_layer _filter _buffers"
         " _delivery _provider _requests _sched _base _types _state _addresses _errors"
         " cpython stdlib",
     ),
@@ -201,8 +200,8 @@ ROOMS = {
     "_tcp_loop": Room("iocpx/_tcp_loop.*", "_engine_loop _tls _transport _transports stdlib"),
     "_datagram_transport": Room(
         "iocpx/_datagram_transport.*",
-        "_datagram_layer _engine_loop _scheduling _endpoint _transport_socket _runtime _open"
-        " _delivery _datagrams"
+        "_datagram_layer _engine_loop _scheduling _endpoint _transport_socket _open _delivery"
+        " _datagrams"
         " _requests _sched _base _types _state _addresses _errors libc cpython stdlib",
     ),
     "_socket_loop": Room(

@@ -1,8 +1,10 @@
 """What the loop calls, when, and in which order."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
+import inspect
 import random
 import socket
 import sys
@@ -350,6 +352,9 @@ def test_what_makes_tasks_and_futures(loop):
     for wrong in (5, nothing):
         with pytest.raises(TypeError, match="a coroutine was expected"):
             loop.create_task(wrong)
+    if not asyncio.BaseEventLoop.create_task.__code__.co_flags & inspect.CO_VARKEYWORDS:
+        with contextlib.closing(nothing()) as coro, pytest.raises(TypeError, match="eager_start"):
+            loop.create_task(coro, eager_start=True)
     loop.set_debug(True)
     assert loop.get_debug() is True
     coro = nothing()

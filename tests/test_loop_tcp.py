@@ -364,6 +364,17 @@ def test_a_socket_of_a_class_of_its_own(run):
     run(main)
 
 
+def test_a_socket_without_a_connection_is_told_so(run):
+    async def main():
+        sock = socket.socket()
+        sock.setblocking(False)
+        _, peer = await asyncio.get_running_loop().create_connection(Peer, sock=sock)
+        assert (await peer.lost).winerror == 10057
+        assert peer.told == ["made", "lost"]
+
+    run(main)
+
+
 def test_an_accepted_socket_becomes_a_transport(run):
     async def main():
         loop = asyncio.get_running_loop()

@@ -499,6 +499,9 @@ class EndlessTalk:
 
     def __init__(self, served, turn):
         for _ in range(10):
+            wait_until_gone(served)
+            while not served._made.empty():
+                served._made.get()  # of one that was gone before it was a client
             start = self.began = clock()
             try:
                 self.client, self.protocol = served.open()

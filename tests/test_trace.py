@@ -120,8 +120,7 @@ def test_an_abort_is_told(serve, end):
 def test_the_code_of_an_error_is_told(serve):
     trace = Trace()
     served = serve(Recording, trace=trace, idle_timeout_s=0.05)
-    client = served.connect()
-    client.read_until_gone()
+    client, _ = served.open_to_its_end()
     served.finish()
     assert any("error 10060" in line for line in trace.of(client)), trace.lines
 
