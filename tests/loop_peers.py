@@ -90,6 +90,18 @@ class KeepsOpen(Peer):
         return True
 
 
+async def listening(factory):
+    """(a server, a queue of the protocols that it makes)."""
+    made = asyncio.Queue()
+
+    def make():
+        protocol = factory()
+        made.put_nowait(protocol)
+        return protocol
+
+    return await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0), made
+
+
 async def pair(server_factory, client_factory=Peer):
     """(server, client's protocol, server's protocol) of a new connection."""
     loop = asyncio.get_running_loop()

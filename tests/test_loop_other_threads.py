@@ -7,7 +7,7 @@ import loop_peers
 import pytest
 import tls_loops
 from iocpx._engines import stats_of
-from loop_peers import Echo, Peer, pair
+from loop_peers import Echo, Peer, listening, pair
 from payload import pattern
 from waiting import WAIT_S, run_together
 
@@ -90,14 +90,7 @@ def test_calls_of_other_threads_while_it_ends(run):
 
     async def main():
         loop = asyncio.get_running_loop()
-        echoes = asyncio.Queue()
-
-        def make():
-            echo = Echo()
-            echoes.put_nowait(echo)
-            return echo
-
-        server = await loop.create_server(make, "127.0.0.1", 0)
+        server, echoes = await listening(Echo)
         for number in range(rounds):
             _, client = await loop.create_connection(Peer, *server.sockets[0].getsockname())
             transport = client.transport

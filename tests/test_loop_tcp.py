@@ -17,7 +17,7 @@ from pathlib import Path
 import loop_peers
 import pytest
 from clients import Client
-from loop_peers import Echo, KeepsOpen, Peer, pair
+from loop_peers import Echo, KeepsOpen, Peer, listening, pair
 from tls_peers import TlsClient, server_context
 from waiting import WAIT_S, clock, wait_for_event
 
@@ -311,14 +311,7 @@ def test_a_socket_that_asyncio_has_connected_becomes_a_transport(run):
 
     async def main():
         loop = asyncio.get_running_loop()
-        echoes = asyncio.Queue()
-
-        def make():
-            echo = Echo()
-            echoes.put_nowait(echo)
-            return echo
-
-        server = await loop.create_server(make, "127.0.0.1", 0)
+        server, echoes = await listening(Echo)
         for _ in range(3):
             sock = socket.socket()
             sock.setblocking(False)
@@ -642,14 +635,7 @@ def test_the_port_is_looked_at_when_a_connection_has_ended(run):
 
     async def main():
         loop = asyncio.get_running_loop()
-        served = asyncio.Queue()
-
-        def serve():
-            peer = Peer()
-            served.put_nowait(peer)
-            return peer
-
-        server = await loop.create_server(serve, "127.0.0.1", 0)
+        server, served = await listening(Peer)
         for _ in range(3):
             transport, client = await loop.create_connection(
                 Last, *server.sockets[0].getsockname()
