@@ -398,16 +398,25 @@ cdef class Connection:
             conn_unref(conn)
         if sends:
             # As long as the peer takes it: for one that does not there is close_timeout_s.
-            self._keep_tls_timer(self._set_timer(self._give_up_tls, (),
-                                                 microseconds(self._tls_shutdown_s)), True)
+            self._limit_the_end_of_tls(True)
             return
         if self._raised is None:
             self._raised = TimeoutError(
                 f"the end of TLS took longer than {self._tls_shutdown_s:g} s")
         self.abort()
 
+    cdef int _limit_the_end_of_tls(self, bint anew) except -1:
+        return self._keep_tls_timer(
+            self._set_timer(self._give_up_tls, (), microseconds(self._tls_shutdown_s)), anew)
+
     cdef void _tls_opened(self, conn_t *conn) noexcept:
         self._stop_tls_timer()
+        if conn_is_closing(conn):
+            # close() of another thread may have found the handshake's time running: see there.
+            try:
+                self._limit_the_end_of_tls(False)
+            except BaseException:
+                self.abort()
         self._end_handshake(None)
         if self._tls_future is not None:
             future, self._tls_future = self._tls_future, None
@@ -691,11 +700,13 @@ cdef class Connection:
         """
         cdef conn_t *conn = self._enter()
         if conn != NULL:
-            if self._tls is not None and self._tls.opened and self._tls_timer is None:
-                self._keep_tls_timer(self._set_timer(self._give_up_tls, (),
-                                                     microseconds(self._tls_shutdown_s)), False)
             with nogil:
                 conn_close(NULL, conn)
+            try:
+                # After the close: a handshake that ends meanwhile has seen it, or is seen here.
+                if self._tls is not None and self._tls.opened and self._tls_timer is None:
+                    self._limit_the_end_of_tls(False)
+            finally:
                 conn_unref(conn)
 
     def abort(self):

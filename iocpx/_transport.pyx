@@ -173,13 +173,18 @@ cdef class Transport:
 
     cdef void _gate(self) noexcept:
         """Deliver what comes, or do not."""
-        cdef bint paused = self._paused or self._gated
+        cdef bint paused
+        cdef bint again = True
         cdef conn_t *conn = self._enter()
         cdef worker_t *by = self._by()
         if conn != NULL:
-            with nogil:
-                conn_pause_reading(by, conn, paused)
-                conn_unref(conn)
+            while again:
+                paused = self._paused or self._gated
+                with nogil:
+                    conn_pause_reading(by, conn, paused)
+                # Another thread may have changed it meanwhile, and have been faster at the engine.
+                again = paused != (self._paused or self._gated)
+            conn_unref(conn)
             self._loop.wants_look()
 
     cdef void _feed(self, conn_t *conn, buf_t *buf) noexcept:
@@ -484,6 +489,7 @@ cdef class Transport:
             return
         try:
             if self._tls is not None:
+                self._stop_tls_timer()      # the handshake's
                 self._tls_timer = self._loop.call_later(self._tls_shutdown_s, self._give_up_tls)
         finally:
             with nogil:
@@ -672,7 +678,8 @@ cdef class Transport:
         self._force_close(asyncio.TimeoutError("SSL shutdown timed out"))
 
     cdef void _tls_opened(self, conn_t *conn) noexcept:
-        self._stop_tls_timer()
+        if not self._closing:
+            self._stop_tls_timer()
         if self._own_extra is not None:
             self._own_extra.update(self._tls_extra())
         if not self._connected:

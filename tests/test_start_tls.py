@@ -5,7 +5,7 @@ import ssl
 from typing import ClassVar
 
 import pytest
-from payload import assert_same_bytes, pattern
+from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import EchoingBuffered, Recording
 from tls_peers import TlsClient, TlsPeer, client_context, server_context
 from waiting import WAIT_S, clock, wait_for_a_turn
@@ -360,6 +360,28 @@ def test_the_server_ends_it_in_the_handshake(serve, end):
     assert isinstance(protocol.future.exception(WAIT_S), ConnectionAbortedError)
     protocol.wait_for("connection_lost")
     assert protocol.lost_with is None
+
+
+def test_a_close_amidst_the_last_step_of_the_handshake_takes_no_longer_than_its_time(serve):
+    """As of another thread: it finds the handshake's time running, and not that of the end."""
+
+    class Closes(Starts):
+        parameters: ClassVar[dict] = {"ssl_shutdown_timeout_s": 0.3}
+
+        def start(self):
+            self.context._msg_callback = self.on_message
+            super().start()
+            self.transport.write(pattern(MORE_THAN_THE_KERNEL_TAKES))
+
+        def on_message(self, conn, direction, version, content_type, message, data):
+            if direction == "read" and message.name == "FINISHED":
+                self.transport.close()
+
+    client, protocol = serve(Closes, close_timeout_s=300).open()
+    upgraded(client)
+    protocol.wait_for("connection_lost")
+    assert protocol.future.result(WAIT_S) is None
+    assert "the end of TLS took longer than 0.3 s" in str(protocol.lost_with)
 
 
 def test_a_future_that_was_cancelled_does_no_harm(serve):
