@@ -5,10 +5,11 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 
 from payload import assert_same_bytes, pieces
-from waiting import WAIT_S, run_together
+from waiting import WAIT_S, clock, run_together
 
 # So much goes into the kernel's buffers though nobody reads meanwhile.
 SMALL_BYTES = 16384
@@ -123,6 +124,32 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
+
+
+def assert_all_comes_to_a_slow_reader(begin, wanted, pause_s, most_s, send=b""):
+    """`begin()` returns a client and the protocol of a connection that is closing: the client reads
+    16 KiB at a time, with pauses, sending something after each, and all that it should gets there.
+
+    An attempt that fails while the reader was held up for more than `most_s` proves nothing: the
+    machine stood still. Another one is made.
+    """
+    pause = threading.Event()
+    for _ in range(10):
+        client, protocol = begin()
+        got, longest, last = bytearray(), 0.0, clock()
+        with contextlib.suppress(ConnectionError):
+            while data := client.sock.recv(16384):
+                longest, last = max(longest, clock() - last), clock()
+                got += data
+                if send:
+                    client.send_until_refused(send)
+                pause.wait(pause_s)
+        if got == wanted or max(longest, clock() - last) < most_s:
+            break
+    assert_same_bytes(got, wanted)
+    client.close()
+    protocol.wait_for("connection_lost")
+    assert protocol.lost_with is None
 
 
 def connect_until_refused(address):

@@ -26,11 +26,11 @@ def running_loop():
         gc.collect()
 
 
-def run(main):
+def run(main, limit_s=WAIT_S):
     """Run a coroutine on a new loop, within the time that a test has; nothing may complain."""
 
     async def limited():
-        return await asyncio.wait_for(main, WAIT_S)
+        return await asyncio.wait_for(main, limit_s)
 
     with running_loop() as loop:
         result = loop.run_until_complete(limited())

@@ -9,6 +9,8 @@ import threading
 from waiting import WAIT_S
 
 ERROR_INTERNAL_ERROR = 1359
+# How long a program may take for a line: several interpreters may start at once for that.
+LINE_S = 3 * WAIT_S
 
 
 def start(argv, **options):
@@ -70,13 +72,13 @@ class Script:
     def read_line(self):
         """The next line of the program's output."""
         with contextlib.suppress(queue.Empty):
-            line = self._lines.get(timeout=WAIT_S)
+            line = self._lines.get(timeout=LINE_S)
             if line is not None:
                 return line
         self.kill()
         self._readers[1].join(WAIT_S)
         raise AssertionError(
-            f"the program ended, or printed no line for {WAIT_S} s; on stderr: {self._errors}"
+            f"the program ended, or printed no line for {LINE_S} s; on stderr: {self._errors}"
         )
 
     def read_address(self):

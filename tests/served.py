@@ -67,18 +67,38 @@ class Served:
         self._clients.append(client)
         return client
 
-    def connect_in_vain(self, ask=b""):
+    def connect_in_vain(self, ask=b"", address=None):
         """Connect to a server that drops its clients, before or after `ask` was sent.
 
         Return what still came from it.
         """
         try:
-            client = self.connect()
+            client = self.connect(address)
         except (ConnectionResetError, ConnectionAbortedError):
             # Dropped already while connect() looked at the result.
             return b""
         client.send_until_refused(ask)
         return client.read_until_gone()
+
+    def silent(self, count):
+        """Clients that say nothing, which this server drops after a while: maybe while connect()
+        looks at the result, so there may be fewer."""
+        clients = []
+        for _ in range(count):
+            with contextlib.suppress(ConnectionResetError, ConnectionAbortedError):
+                clients.append(self.connect())
+        return clients
+
+    def speaking(self):
+        """A client that spoke, and has its echo, before this server took it for a silent one; and
+        how many were too late, since this thread was held up."""
+        for late in range(20):
+            with contextlib.suppress(ConnectionError):
+                client = self.connect()
+                client.send(b"hello")
+                if client.read_until_gone(5) == b"hello":
+                    return client, late
+        raise AssertionError("this machine is too slow for so short a timeout")
 
     def open(self, address=None):
         """A new client and the recording protocol made for it, its connection_made done.

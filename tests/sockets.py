@@ -18,6 +18,12 @@ def has_ipv6():
     return True
 
 
+def own_host():
+    """A loopback address of IPv4 that no other process uses: each port on it is free."""
+    pick = random.SystemRandom().randrange
+    return f"127.{pick(3, 250)}.{pick(1, 250)}.{pick(1, 250)}"
+
+
 def bound_socket(host="127.0.0.1", port=0):
     """A TCP socket with an address, not listening; by default at a port of the system's choice."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

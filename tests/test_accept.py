@@ -7,7 +7,7 @@ from clients import Client, connect_until_refused
 from payload import assert_same_bytes, pattern
 from protocols import Echoing, Held, Recording
 from served import assert_balanced
-from sockets import bound_socket, has_ipv6, listening_socket
+from sockets import bound_socket, has_ipv6, listening_socket, own_host
 from waiting import (
     WAIT_S,
     clock,
@@ -49,10 +49,29 @@ def test_every_accepted_client_is_replaced_in_the_pool(serve):
     assert stats["accepts_grown"] == stats["accepts_shrunk"] == stats["accept_errors"] == 0
 
 
+class HeldLater(Held):
+    """By a timer, which the keeper fires: so it has filled the pool before, and the FD_ACCEPT of
+    whoever comes from then on counts."""
+
+    def __call__(self):
+        held = self
+
+        def hold():
+            held.entered.set()
+            wait_for_event(held.leave, "the release of the held worker")
+
+        class HeldSoon(Echoing):
+            def on_made(self):
+                if not held.entered.is_set():
+                    self.transport.call_later(0.001, hold)
+
+        return HeldSoon()
+
+
 def burst(served, held, count):
     """`count` clients that connect while the only worker cannot look at the port."""
     clients = [served.connect()]
-    wait_for_event(held.entered, "the first connection_made")
+    wait_for_event(held.entered, "the hold of the worker")
     clients += [served.connect() for _ in range(count - 1)]
     return clients
 
@@ -60,7 +79,7 @@ def burst(served, held, count):
 @pytest.mark.once("the pool is the engine's, and shrinks after seconds")
 @pytest.mark.slow("a pool shrinks after some seconds without need")
 def test_the_pool_grows_in_a_burst_to_its_limit_and_shrinks_again(serve):
-    held = Held()
+    held = HeldLater()
     served = serve(held, workers=1, initial_accepts=2, max_accepts=40)
     clients = burst(served, held, 60)
     # The keeper sees FD_ACCEPT, however busy the worker is.
@@ -71,16 +90,16 @@ def test_the_pool_grows_in_a_burst_to_its_limit_and_shrinks_again(serve):
         assert client.exchange([message]) == message
     wait_for_figure(served.server, "accepts", 60)
     assert served.stats()["accepts_pending"] <= 40
-    # Some seconds without FD_ACCEPT.
-    wait_for_figure(served.server, "accepts_shrunk", 38)
+    # Some seconds without FD_ACCEPT, which may have been once amidst the burst already.
     wait_for_figure(served.server, "accepts_pending", 2)
-    assert served.stats()["accept_errors"] == 0
-    assert served.stats()["accepts_grown"] == 38
+    stats = served.stats()
+    assert stats["accepts_shrunk"] == stats["accepts_grown"]
+    assert stats["accept_errors"] == 0
     served.assert_serving()
 
 
 def test_the_pool_grows_by_fifty(serve):
-    held = Held()
+    held = HeldLater()
     served = serve(held, workers=1, initial_accepts=1, max_accepts=1000)
     burst(served, held, 3)
     wait_for_figure(served.server, "accepts_grown", 50)
@@ -133,7 +152,7 @@ def test_clients_of_all_listeners_count_together(serve):
         served.open(sock.getsockname())
     assert served.server.connection_count == 2
     for sock in served.server.sockets:
-        assert served.connect(sock.getsockname()).read_until_gone() == b""
+        assert served.connect_in_vain(address=sock.getsockname()) == b""
     wait_for_figure(served.server, "refused", 2)
 
 
@@ -142,7 +161,7 @@ def test_clients_of_all_listeners_count_together(serve):
 
 @pytest.mark.parametrize("make", [bound_socket, listening_socket])
 def test_a_socket_of_the_callers_is_served_and_closed(serve, make):
-    sock = make()
+    sock = make(own_host())
     address = sock.getsockname()
     served = serve(Echoing, None, sock=sock)
     assert [item.fileno() for item in served.server.sockets] == [sock.fileno()]
@@ -287,7 +306,7 @@ def start_heir(start_script, sock):
 
 
 def test_a_listener_can_be_handed_to_another_process(start_script):
-    with listening_socket() as sock:
+    with listening_socket(own_host()) as sock:
         address = sock.getsockname()
         script = start_heir(start_script, sock)
         assert script.read_address() == address
@@ -422,14 +441,12 @@ def test_clients_that_vanish_are_no_lack_of_resources(serve, caplog):
 @pytest.mark.once("the pool is the engine's, and shrinks after seconds")
 def test_a_silent_client_is_dropped_after_the_accept_timeout_and_not_before(serve):
     served = serve(Echoing, accept_receive=True, accept_timeout_s=1)
-    talking = served.connect()
-    assert talking.exchange([b"hello"]) == b"hello"
+    talking, late = served.speaking()
     start = clock()
-    silent = served.connect()
-    assert silent.read_until_gone() == b""
+    assert served.connect_in_vain() == b""
     assert clock() - start >= 1
     stats = served.stats()
-    assert stats["silent_clients_dropped"] == 1
+    assert stats["silent_clients_dropped"] == late + 1
     assert stats["connections_made"] == 1
     assert stats["accept_errors"] == 0
     # A client that has once spoken may be silent as long as it likes.

@@ -124,6 +124,9 @@ def test_in_a_callback(serve, pair):
     assert_echo(connection, client)
     connection.close()
     connection.get_protocol().wait_for("connection_lost")
+    # It waits for its peer's end, on the engine that the server has, too.
+    client.close()
+    wait_until(lambda: engine.client_stats()["connections_now"] == 0, "its end")
 
 
 # Attaches what its parent has accepted.

@@ -5,7 +5,7 @@ import threading
 import pytest
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import Echoing, Recording, in_turn
-from waiting import clock, run_together, wait_for_event, wait_until
+from waiting import WAIT_S, clock, run_together, wait_for_event, wait_until
 
 pytestmark = pytest.mark.engine("the queues are the engine's")
 
@@ -46,7 +46,7 @@ def test_a_hundred_writes_of_a_mib_and_close_are_sent(serve):
                 self.transport.write(block)
             self.transport.close()
 
-    client, protocol = serve(Writes).open()
+    client, protocol = serve(Writes, close_timeout_s=WAIT_S).open()
     client.send(b"go")
     for _ in range(100):
         assert_same_bytes(client.read_exactly(MB), block)
@@ -251,7 +251,7 @@ def test_what_was_sent_is_given_back_while_a_callback_lasts(serve):
     class Waits(Recording):
         def on_data(self, data):
             inside.set()
-            wait_for_event(may_return, "the permission to return")
+            assert may_return.wait(4 * WAIT_S)
 
     client, protocol = serve(Waits, workers=2).open()
     client.send(b"go")

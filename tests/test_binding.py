@@ -1,6 +1,7 @@
 """Which addresses a server listens on, and what it says where it cannot."""
 
 import logging
+import re
 import socket
 import threading
 
@@ -8,6 +9,8 @@ import pytest
 from clients import Client
 from protocols import Echoing
 from served import assert_balanced
+from sockets import own_host
+from waiting import wait_until
 
 import iocpx
 from iocpx._listening import PORT_ATTEMPTS
@@ -17,6 +20,8 @@ pytestmark = pytest.mark.engine("the sockets are the system's")
 # WSAEADDRINUSE, or WSAEACCES, which Windows prefers where the other one has it exclusively.
 IN_USE = (10048, 10013)
 NOT_HERE = "203.0.113.7"  # kept for documents: no machine has it
+# Where the tests beside these take no port away.
+ONE, OTHER = own_host(), own_host()
 
 
 def resolve_to(monkeypatch, **names):
@@ -64,8 +69,8 @@ def assert_serves_on(server, *hosts):
 
 
 class Occupied:
-    """Somebody else is faster on 127.0.0.2: whatever port the system chooses for 127.0.0.1, the
-    first `times` times."""
+    """Somebody else is faster on OTHER: whatever port the system chooses for ONE, the first `times`
+    times."""
 
     def __init__(self, monkeypatch, times):
         self.left = times
@@ -76,7 +81,7 @@ class Occupied:
 
         def bind(sock, address):
             occupied.bind(sock, address)
-            if address == ("127.0.0.1", 0):
+            if address == (ONE, 0):
                 occupied.take(sock.getsockname()[1])
 
         monkeypatch.setattr(socket.socket, "bind", bind)
@@ -88,7 +93,7 @@ class Occupied:
             other = socket.socket()
             self.others.append(other)
             other.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-            self.bind(other, ("127.0.0.2", port))
+            self.bind(other, (OTHER, port))
 
     def __enter__(self):
         return self
@@ -101,35 +106,33 @@ class Occupied:
 @pytest.mark.parametrize("times", [1, 5, PORT_ATTEMPTS - 1])
 def test_a_chosen_port_that_another_address_cannot_have_is_not_kept(monkeypatch, times):
     with Occupied(monkeypatch, times) as occupied:
-        assert_serves_on(
-            iocpx.Server(Echoing, ["127.0.0.1", "127.0.0.2"]), "127.0.0.1", "127.0.0.2"
-        )
+        assert_serves_on(iocpx.Server(Echoing, [ONE, OTHER]), ONE, OTHER)
         # None was proposed twice, however few the system chooses from.
         assert len(set(occupied.proposed)) == times + 1
 
 
 def test_after_some_attempts_at_a_port_the_error_is_told(monkeypatch):
-    server = iocpx.Server(Echoing, ["127.0.0.1", "127.0.0.2"])
+    server = iocpx.Server(Echoing, [ONE, OTHER])
     with Occupied(monkeypatch, PORT_ATTEMPTS) as occupied:
-        with pytest.raises(OSError, match=r"127\.0\.0\.2:\d+") as caught:
+        with pytest.raises(OSError, match=rf"{re.escape(OTHER)}:\d+") as caught:
             server.start()
         assert caught.value.winerror in IN_USE
         assert len(occupied.proposed) == PORT_ATTEMPTS
         for port in occupied.proposed:
             with socket.socket() as probe:
                 # All that were bound meanwhile are free again.
-                occupied.bind(probe, ("127.0.0.1", port))
+                occupied.bind(probe, (ONE, port))
         assert_balanced(server)
 
 
 def test_a_given_port_is_tried_once(monkeypatch, sockets):
     with socket.socket() as other:
-        other.bind(("127.0.0.2", 0))
+        other.bind((OTHER, 0))
         other.listen()
         port = other.getsockname()[1]
         sockets.clear()
-        server = iocpx.Server(Echoing, ["127.0.0.1", "127.0.0.2"], port)
-        with pytest.raises(OSError, match=rf"127\.0\.0\.2:{port}") as caught:
+        server = iocpx.Server(Echoing, [ONE, OTHER], port)
+        with pytest.raises(OSError, match=rf"{re.escape(OTHER)}:{port}") as caught:
             server.start()
     assert caught.value.winerror in IN_USE
     assert len(sockets) == 2
@@ -144,6 +147,7 @@ def test_an_unavailable_address_of_a_name_is_left_out_and_told(monkeypatch, capl
     resolve_to(monkeypatch, two=["127.0.0.1", NOT_HERE][::order])
     caplog.set_level(logging.INFO, logger="iocpx")
     assert_serves_on(iocpx.Server(Echoing, "two"), "127.0.0.1")
+    wait_until(lambda: len(caplog.records) >= 3, "the last line")
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told] == ["WARNING", "INFO", "INFO"], told
     assert "left out" in told[0][1] and NOT_HERE in told[0][1]
@@ -185,12 +189,12 @@ def test_a_host_of_which_no_address_is_left_fails_the_start(monkeypatch, sockets
 
 
 def test_another_error_of_one_address_of_a_name_fails_the_start(monkeypatch, sockets):
-    resolve_to(monkeypatch, two=["127.0.0.1", "127.0.0.2"])
+    resolve_to(monkeypatch, two=[ONE, OTHER])
     with socket.socket() as other:
-        other.bind(("127.0.0.2", 0))
+        other.bind((OTHER, 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match=rf"127\.0\.0\.2:{port}") as caught:
+        with pytest.raises(OSError, match=rf"{re.escape(OTHER)}:{port}") as caught:
             iocpx.Server(Echoing, "two", port).start()
         assert caught.value.winerror in IN_USE
         sockets.remove(other)
@@ -198,8 +202,8 @@ def test_another_error_of_one_address_of_a_name_fails_the_start(monkeypatch, soc
 
 
 def test_names_that_stand_for_one_address_are_one_listener(monkeypatch):
-    resolve_to(monkeypatch, one=["127.0.0.1"], same=["127.0.0.1", "127.0.0.2"])
-    assert_serves_on(iocpx.Server(Echoing, ["one", "same"]), "127.0.0.1", "127.0.0.2")
+    resolve_to(monkeypatch, one=[ONE], same=[ONE, OTHER])
+    assert_serves_on(iocpx.Server(Echoing, ["one", "same"]), ONE, OTHER)
 
 
 def test_the_warning_is_told_by_the_thread_that_starts(monkeypatch, caplog):

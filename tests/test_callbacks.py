@@ -163,6 +163,8 @@ def test_flow_control_that_raises_is_told_of_and_costs_nothing(serve, name, in_c
 def test_a_callback_that_raises_after_close_is_not_said_to_reset(serve):
     """All is sent and the end is told: there is nothing left to reset, and none is counted."""
 
+    has_all = threading.Event()
+
     class SentAndRaises(FailingProtocol):
         fails_in = "data_sent"
 
@@ -170,9 +172,15 @@ def test_a_callback_that_raises_after_close_is_not_said_to_reset(serve):
             self.transport.write(b"all")
             self.transport.close()
 
+        def data_sent(self, nbytes):
+            # What the raise does to the socket must not come before the client has read.
+            wait_for_event(has_all, "the client's reading")
+            super().data_sent(nbytes)
+
     served = serve(SentAndRaises)
     client, protocol = served.open()
     assert client.read_exactly(3) == b"all"
+    has_all.set()
     protocol.wait_for("connection_lost")
     context = served.take_error()
     assert context["exception"] is protocol.error

@@ -9,13 +9,14 @@ import contextvars
 import ctypes
 import decimal
 import queue
+import threading
 import weakref
 
 import pytest
 from payload import MORE_THAN_THE_KERNEL_TAKES, pattern
 from process import collect
 from protocols import CountingSent, Echoing, Recording, RecordingBuffered, in_turn
-from waiting import take
+from waiting import WAIT_S, take, wait_until
 
 import iocpx
 
@@ -83,7 +84,7 @@ class EverywhereBuffered(Everywhere, RecordingBuffered):
 
 @pytest.mark.parametrize("protocol_class", [Everywhere, EverywhereBuffered])
 def test_all_callbacks_of_a_connection_share_its_context(serve, protocol_class):
-    served = serve(protocol_class, workers=1)
+    served = serve(protocol_class, workers=1, close_timeout_s=WAIT_S)
     opened = [served.open() for _ in range(2)]
     for client, _ in opened:
         client.send(b"go")
@@ -206,6 +207,10 @@ def test_a_context_that_c_code_leaves_entered_is_told_of_and_loses_nothing(serve
     other.close()
     served.server.close()
     served.server.wait_closed()
+    wait_until(
+        lambda: not any(thread.name.startswith("iocpx-") for thread in threading.enumerate()),
+        "the end of the worker's run",
+    )
     while not served.errors.empty():
         assert "outside of its context" in served.take_error()["message"]
 

@@ -13,6 +13,7 @@ from clients import ROUNDS, Client, connect_until_refused, echo_rounds, echo_unt
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import CountingSent, Echoing, Plain, Recording
 from served import assert_balanced
+from sockets import own_host
 from waiting import WAIT_S, run_together, wait_for_a_turn, wait_for_event
 
 import iocpx
@@ -410,12 +411,10 @@ def test_accept_silent_clients_do_not_end_the_listener(serve):
     served = serve(
         Echoing, accept_receive=True, accept_timeout_s=1, initial_accepts=2, max_accepts=4
     )
-    silent = [served.connect() for _ in range(8)]
+    silent = served.silent(8)
     # No slot is left: this one waits in the backlog, and so do four of the silent ones.
-    speaking = served.connect()
-    speaking.send(b"hello")
-    assert speaking.read_exactly(5) == b"hello"
-    served.assert_serving()
+    served.speaking()
+    served.speaking()
     for client in silent:
         assert client.read_until_gone() == b""
 
@@ -424,11 +423,11 @@ def test_accept_silent_clients_are_dropped_while_the_server_is_busy(serve):
     """The sweep for silent clients comes only after a minute without anything to do, and walks
     the list of accepts without its lock."""
     served = serve(Echoing, accept_receive=True, accept_timeout_s=1)
-    silent = [served.connect() for _ in range(5)]
-    busy = served.connect()
+    silent = served.silent(5)
+    busy, late = served.speaking()
     echo_until(
         busy,
-        lambda: served.stats()["silent_clients_dropped"] == len(silent),
+        lambda: served.stats()["silent_clients_dropped"] == 5 + late,
         "the end of the silent clients",
     )
     for client in silent:
@@ -558,7 +557,7 @@ def test_stop_from_a_callback_ends_the_server(serve, where, workers):
         pass
 
     setattr(Stops, where, lambda self, *_: served.server.close())
-    served = serve(Stops, workers=workers, close_timeout_s=1)
+    served = serve(Stops, own_host(), workers=workers, close_timeout_s=1)
     address = served.server.address
     client = served.connect()
     client.send_until_refused(b"stop")

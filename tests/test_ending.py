@@ -13,6 +13,7 @@ from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from process import collect
 from protocols import Echoing
 from served import assert_balanced
+from sockets import own_host
 from waiting import WAIT_S, run_together, wait_for_event, wait_until
 
 import iocpx
@@ -167,10 +168,13 @@ def test_a_log_handler_that_blocks_does_not_keep_the_process(start_script):
 import asyncio, logging, threading
 import iocpx
 
+blocked = threading.Event()
+
 class Blocks(logging.Handler):
     def emit(self, record):
         if record.getMessage().startswith("stopped"):
             print("blocks", flush=True)
+            blocked.set()
             threading.Event().wait()
 
 # Not among those that logging itself flushes and closes at the end, for which it needs their lock.
@@ -182,6 +186,9 @@ logging._handlerList.clear()
 servers = [iocpx.Server(asyncio.Protocol, "127.0.0.1") for _ in range(2)]
 for server in servers:
     server.start()
+# The other one stops at the exit.
+servers[0].close()
+blocked.wait()
 """
     )
     status, lines, errors = script.finish()
@@ -195,7 +202,7 @@ for server in servers:
 def test_a_dropped_server_stops_where_warnings_are_errors(monkeypatch):
     raised = []
     monkeypatch.setattr(sys, "unraisablehook", lambda info: raised.append(type(info.exc_value)))
-    server = iocpx.Server(Echoing, "127.0.0.1")
+    server = iocpx.Server(Echoing, own_host())
     server.start()
     address = server.address
     with warnings.catch_warnings():

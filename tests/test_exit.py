@@ -91,28 +91,43 @@ with iocpx.Server(Echo, "127.0.0.1") as server:
 QUEUED = MORE_THAN_THE_KERNEL_TAKES // 2
 
 
-def test_exit_with_data_queued_sends_it_first(start_script):
-    script = start_script(
-        ECHO
-        + f"""
-import threading
+GIVES = (
+    ECHO
+    + f"""
+import threading, time
 written = threading.Event()
 
 class Gives(Echo):
     def data_received(self, data):
+        global begun
+        begun = time.perf_counter()
         self.transport.write(bytes({QUEUED}))
         written.set()
+    def connection_lost(self, exc):
+        print("late" if exc and time.perf_counter() - begun >= 1 else exc, flush=True)
 
 server = iocpx.Server(Gives, "127.0.0.1", close_timeout_s=60)
 server.start()
 print(*server.address[:2], flush=True)
 written.wait()
 """
-    )
-    with Client(script.read_address()) as client:
-        client.send(b"give")
-        assert len(client.read_to_end()) == QUEUED
-    assert_quiet_end(script)
+)
+
+
+def test_exit_with_data_queued_sends_it_first(start_script):
+    out = ["late"]
+    for _ in range(5):
+        script = start_script(GIVES)
+        with Client(script.read_address()) as client:
+            client.send(b"give")
+            got = client.read_until_gone()
+        code, out, err = script.finish()
+        assert (code, err) == (0, "")
+        # Late: a busy machine has held somebody up for the second, and that proves nothing.
+        if out != ["late"]:
+            break
+    assert out == ["None"]
+    assert len(got) == QUEUED
 
 
 def test_exit_with_a_client_that_never_reads(start_script):
@@ -218,7 +233,7 @@ class Says(Echo):
     def connection_lost(self, exc):
         print("lost", exc, flush=True)
 
-server = iocpx.Server(Says, "127.0.0.1", close_timeout_s=0.2)
+server = iocpx.Server(Says, "127.0.0.1")
 server.start()
 wait(server)
 """
@@ -226,7 +241,8 @@ wait(server)
     with Client(script.read_address()) as client:
         assert client.exchange([b"hello"]) == b"hello"
         script.tell()
-        assert_quiet_end(script, "lost None")
+        assert client.read_to_end() == b""
+    assert_quiet_end(script, "lost None")
 
 
 def test_an_exception_in_the_program_still_ends_it_in_order(start_script):
@@ -268,7 +284,7 @@ class Server(iocpx.Server):
         inside.set()            # the main thread is within serve_forever()
         return super().wait_closed(timeout)
 
-server = Server(Interrupts, "127.0.0.1", close_timeout_s=0.2)
+server = Server(Interrupts, "127.0.0.1")
 server.start()
 print(*server.address[:2], flush=True)
 try:

@@ -203,19 +203,19 @@ def test_10000_connections_one_after_the_other_leave_no_handle(serve):
 @pytest.mark.engine("the sockets are the engine's")
 def test_100_silent_clients_and_one_that_speaks(serve):
     served = serve(Echoing, accept_receive=True, accept_timeout_s=1)
-    silent = [served.connect() for _ in range(100)]
-    speaking = served.connect()
+    silent = served.silent(100)
     # The pool can be full of silent clients; they are dropped, and this one's turn comes.
+    speaking, late = served.speaking()
     echo_rounds(speaking)
     for client in silent:
         assert client.read_until_gone() == b""
     echo_rounds(speaking)
     echo_until(
         speaking,
-        lambda: served.stats()["silent_clients_dropped"] == 100,
+        lambda: served.stats()["silent_clients_dropped"] == 100 + late,
         "the end of the silent clients",
     )
-    served.assert_serving()
+    served.speaking()
     assert len(served.protocols) == 2
 
 
@@ -482,6 +482,7 @@ def test_close_and_write_and_reset_race_a_thousand_times(serve):
 @pytest.mark.engine("the sockets are the engine's")
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_every_number_of_workers_serves_everyone(serve, workers):
+    before = set(threading.enumerate())
     served = serve(Echoing, workers=workers, initial_reads=2)
     streams = [pattern(300 * KB, seed) for seed in range(12)]
     clients = [served.connect() for _ in streams]
@@ -493,10 +494,8 @@ def test_every_number_of_workers_serves_everyone(serve, workers):
     run_together(*[lambda number=number: exchange(number) for number in range(len(streams))])
     for number, stream in enumerate(streams):
         assert_same_bytes(replies[number], stream)
-    names = {
-        thread.name for thread in threading.enumerate() if thread.name.startswith("iocpx-worker")
-    }
-    assert len(names) == workers
+    new = set(threading.enumerate()) - before
+    assert sum(thread.name.startswith("iocpx-worker") for thread in new) == workers
 
 
 def test_two_connections_are_in_their_callbacks_at_once(serve):

@@ -107,7 +107,8 @@ def occupied_port():
     sock = socket.socket()
     if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-    sock.bind(("127.0.0.1", 0))
+    # It is free again later: the system gives this port to nobody else.
+    sock.bind(("127.0.0.1", free_port()))
     sock.listen()
     return sock
 

@@ -188,7 +188,7 @@ def test_a_thousand_loops_leave_everything_where_it_was():
     make(10)
     handles, threads, objects, nbytes = make(10)
     again = make(1000)
-    assert again[0] <= handles and again[1] == threads
+    assert again[0] <= handles and again[1] <= threads
     assert again[2] < objects + 500
     # A page of each loop would be more.
     assert again[3] < nbytes + (2 << 20)
@@ -204,9 +204,13 @@ def interrupt():
     signal.raise_signal(signal.SIGINT)
 
 async def wait():
-    threading.Thread(target=interrupt, daemon=True).start()
-    print("waits", flush=True)
-    await asyncio.get_running_loop().create_future()
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    try:
+        print("waits", flush=True)
+        await asyncio.get_running_loop().create_future()
+    finally:
+        thread.join()       # it may still have to wake the loop, which is closed then
 """
 
 
@@ -403,7 +407,7 @@ def test_subprocesses():
         assert out.strip() == b"olleh"
         assert await process.wait() == 3
 
-    run(main())
+    run(main(), 3 * WAIT_S)
 
 
 def test_named_pipes():

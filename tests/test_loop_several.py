@@ -83,7 +83,7 @@ def test_many_loops_with_tcp_leave_everything_where_it_was():
     make(20)
     handles, threads, objects, nbytes = make(20)
     again = make(300)
-    assert again[0] <= handles and again[1] == threads
+    assert again[0] <= handles and again[1] <= threads
     assert again[2] < objects + 300
     # Two pages of each loop would be more.
     assert again[3] < nbytes + 2 * MB

@@ -666,6 +666,10 @@ def test_a_closed_server_takes_nobody_and_keeps_whom_it_has(run):
             _, late = await loop.create_connection(Peer, *address)
         except (ConnectionRefusedError, ConnectionResetError):
             pass
+        except OSError as exc:
+            # A reset before ConnectEx had ended: asyncio gives that of a connect another type.
+            if exc.winerror != 64:
+                raise
         else:
             # Our socket is closed, so nobody should get here. Under Wine some do on a busy machine
             # (25 of 3,000), as if it listened until the cancelled AcceptEx are back; they are not
@@ -713,7 +717,7 @@ def test_loops_come_and_go(run):
     before = threading.active_count()
     for _ in range(20):
         run(main)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_a_loop_that_is_closed_calls_nobody_and_warns_of_open_transports():

@@ -22,6 +22,7 @@ from tls_loops import (
     Peer,
     Served,
     Silent,
+    all_gone,
     client_and_hand,
     connect,
     contexts,
@@ -560,6 +561,7 @@ def test_nothing_keeps_a_context_alive_after_a_handshake_that_failed(run):
             client = await connect(Peer, served.address, contexts()[1])
             await echoes_to_the_end(client)
             await served.protocols[-1].lost()
+            await all_gone(served.server)
         return weak
 
     weak = run(main)

@@ -112,8 +112,10 @@ def test_callbacks_run_in_poll(polled):
             seen.add(threading.get_ident())
             super().data_received(data)
 
+    before = set(threading.enumerate())
     served = polled(Sees)
-    assert not any(thread.name.startswith("iocpx-worker") for thread in threading.enumerate())
+    new = set(threading.enumerate()) - before
+    assert not any(thread.name.startswith("iocpx-worker") for thread in new)
     client = served.connect()
     data = pattern(300_000, seed=1)
     assert_same_bytes(served.poll_while(lambda: client.exchange([data])), data)

@@ -10,6 +10,7 @@ import tempfile
 import threading
 
 import pytest
+from clients import assert_all_comes_to_a_slow_reader
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import CountingSent, Recording
 from test_exit import assert_quiet_end
@@ -618,25 +619,24 @@ def test_many_files_on_many_connections_from_one_file_object(serve, path):
 
 
 @pytest.mark.once("the engine's")
+@pytest.mark.slow("reads for seconds, as slow peers do")
 def test_a_slow_peer_that_takes_a_file_is_not_given_up(serve, path):
     """Each TransmitFile is as long as what it takes in the timeout: it shows life within that."""
-    client, protocol = serve(Recording, close_timeout_s=0.2).open()
-    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
-    sock = protocol.transport.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * KB)
-    pause = threading.Event()
-    with path.open("rb") as file:
-        future = protocol.transport.sendfile(file)
+    served = serve(Recording, close_timeout_s=1.0)
+    futures = []
+
+    def begin():
+        client, protocol = served.open()
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
+        sock = protocol.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * KB)
+        futures.append(protocol.transport.sendfile(file))
         protocol.transport.close()
-        got = bytearray()
-        while data := client.sock.recv(16 * KB):
-            got += data
-            pause.wait(0.03)
-        assert_same_bytes(got, DATA)
-        assert future.result(WAIT_S) == len(DATA)
-    client.close()
-    protocol.wait_for("connection_lost")
-    assert protocol.lost_with is None
+        return client, protocol
+
+    with path.open("rb") as file:
+        assert_all_comes_to_a_slow_reader(begin, DATA, 0.15, 0.5)
+        assert futures[-1].result(WAIT_S) == len(DATA)
 
 
 def test_tls_cannot_begin_in_the_midst_of_a_file(serve, large):

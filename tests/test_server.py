@@ -11,7 +11,7 @@ from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from process import collect
 from protocols import Echoing, Recording
 from served import assert_balanced
-from sockets import free_port
+from sockets import free_port, own_host
 from waiting import WAIT_S, run_together, wait_until
 
 import iocpx
@@ -86,7 +86,7 @@ def test_a_dropped_server_warns_and_stops():
         protocols.append(Echoing())
         return protocols[-1]
 
-    server = iocpx.Server(factory, "127.0.0.1")
+    server = iocpx.Server(factory, own_host())
     server.start()
     address = server.address
     with Client(address) as client:
@@ -106,7 +106,7 @@ def test_a_server_dropped_in_a_reference_cycle_warns_and_stops():
         pass
 
     owner = Owner()
-    owner.server = iocpx.Server(iocpx.native.Echo, "127.0.0.1")
+    owner.server = iocpx.Server(iocpx.native.Echo, own_host())
     owner.itself = owner
     owner.server.start()
     address = owner.server.address

@@ -4,6 +4,7 @@ import socket
 import threading
 
 import pytest
+from clients import assert_all_comes_to_a_slow_reader
 from payload import pattern
 from protocols import Recording
 from waiting import wait_for_figure, wait_until
@@ -33,41 +34,37 @@ class Answers(Recording):
         self.transport.close()
 
 
-def read_slowly(client, chunk, pause_s, send=b""):
-    """Everything up to the end of the stream, `chunk` bytes at a time, with pauses."""
-    pause = threading.Event()
-    got = bytearray()
-    while data := client.sock.recv(chunk):
-        got += data
-        if send:
-            client.send_until_refused(send)
-        pause.wait(pause_s)
-    return bytes(got)
-
-
 def test_a_peer_that_reads_slowly_gets_all_that_was_written_before_close(serve):
-    client, protocol = serve(Answers, close_timeout_s=CLOSE_TIMEOUT_S).open()
-    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
-    client.send(b"go")
+    served = serve(Answers, close_timeout_s=CLOSE_TIMEOUT_S)
+
+    def begin():
+        client, protocol = served.open()
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
+        client.send(b"go")
+        return client, protocol
+
     # 256 KiB, the longest send, take about twice the timeout.
-    assert read_slowly(client, 16 * KB, CLOSE_TIMEOUT_S / 10) == Answers.answer
-    client.close()
-    protocol.wait_for("connection_lost")
-    assert protocol.lost_with is None
+    assert_all_comes_to_a_slow_reader(
+        begin, Answers.answer, CLOSE_TIMEOUT_S / 10, CLOSE_TIMEOUT_S / 2
+    )
 
 
 def test_a_send_under_way_at_the_close_is_given_time(serve):
-    client, protocol = serve(Recording, close_timeout_s=CLOSE_TIMEOUT_S).open()
-    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
-    Answers.on_made(protocol)
-    # By a thread, so that the send is posted before the close.
-    protocol.transport.write(Answers.answer)
-    protocol.wait_for("pause_writing")
-    protocol.transport.close()
-    assert read_slowly(client, 16 * KB, CLOSE_TIMEOUT_S / 10) == Answers.answer
-    client.close()
-    protocol.wait_for("connection_lost")
-    assert protocol.lost_with is None
+    served = serve(Recording, close_timeout_s=CLOSE_TIMEOUT_S)
+
+    def begin():
+        client, protocol = served.open()
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
+        Answers.on_made(protocol)
+        # By a thread, so that the send is posted before the close.
+        protocol.transport.write(Answers.answer)
+        protocol.wait_for("pause_writing")
+        protocol.transport.close()
+        return client, protocol
+
+    assert_all_comes_to_a_slow_reader(
+        begin, Answers.answer, CLOSE_TIMEOUT_S / 10, CLOSE_TIMEOUT_S / 2
+    )
 
 
 def test_a_peer_that_goes_on_sending_gets_all_that_was_sent(serve):
@@ -80,13 +77,17 @@ def test_a_peer_that_goes_on_sending_gets_all_that_was_sent(serve):
             self.transport.write(self.answer)
             self.transport.close()
 
-    client, protocol = serve(AnswersShortly, close_timeout_s=2 * CLOSE_TIMEOUT_S).open()
-    client.send(b"go")
+    served = serve(AnswersShortly, close_timeout_s=2 * CLOSE_TIMEOUT_S)
+
+    def begin():
+        client, protocol = served.open()
+        client.send(b"go")
+        return client, protocol
+
     # Twice the timeout after all has been sent.
-    assert read_slowly(client, 16 * KB, CLOSE_TIMEOUT_S / 4, b"x") == AnswersShortly.answer
-    client.close()
-    protocol.wait_for("connection_lost")
-    assert protocol.lost_with is None
+    assert_all_comes_to_a_slow_reader(
+        begin, AnswersShortly.answer, CLOSE_TIMEOUT_S / 4, CLOSE_TIMEOUT_S / 2, b"x"
+    )
 
 
 def test_a_peer_that_sends_for_ever_after_the_end_is_dropped_some_time(serve):

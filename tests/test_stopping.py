@@ -10,7 +10,7 @@ from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern
 from protocols import Echoing, Recording
 from script import start
 from served import assert_balanced
-from sockets import free_port
+from sockets import free_port, own_host
 from waiting import WAIT_S, run_together, wait_for_event
 
 import iocpx
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.engine("the stop is the engine's")
 
 
 def test_close_refuses_new_clients_and_ends_old_ones(serve):
-    served = serve(Echoing)
+    served = serve(Echoing, own_host())
     client, protocol = served.open()
     address = served.server.address
     served.server.close()
@@ -254,7 +254,7 @@ def test_stopping_waits_for_a_running_callback(serve):
 
 
 def test_a_child_process_does_not_keep_connections_open(serve):
-    served = serve(Echoing)
+    served = serve(Echoing, own_host())
     address = served.server.address
     client, protocol = served.open()
     client.exchange([b"hello"])
@@ -274,7 +274,7 @@ def test_a_child_process_does_not_keep_connections_open(serve):
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_clients_that_connect_while_the_server_stops_do_no_harm(serve, workers):
-    served = serve(Echoing, workers=workers, close_timeout_s=1)
+    served = serve(Echoing, own_host(), workers=workers, close_timeout_s=1)
     address = served.server.address
     ready = threading.Barrier(4, timeout=WAIT_S)
 

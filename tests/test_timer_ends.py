@@ -81,10 +81,14 @@ def test_a_closing_connection_has_its_timers_until_it_is_lost(serve):
             self.left = self.set(HOUR_S)
 
         def on_ring(self, what):
+            # Before that the client may look at the result of its connect(), and find a reset.
+            wait_for_event(connected, "the client's connect()")
             self.transport.abort()
 
+    connected = threading.Event()
     served = serve(Impatient, close_timeout_s=2 * WAIT_S)
     _, protocol = served.open()
+    connected.set()
     protocol.wait_for("connection_lost")
     assert protocol.lost_with is None
     assert protocol.left.cancelled()
@@ -140,14 +144,22 @@ def test_a_timer_does_not_keep_an_ended_protocol(serve):
 def test_400_silent_clients_are_dropped_by_handshake_timers_without_a_thread_each(serve):
     class Handshake(Recording):
         def on_made(self):
-            self.transport.call_later(0.3, self.transport.abort)
+            self.transport.call_later(0.3, self.drop)
             with counted:
                 threads.append(set(threading.enumerate()))
 
-    threads, counted = [], threading.Lock()
+        def drop(self):
+            # Nobody while connect() may still look at the result, and find a reset.
+            if connected.is_set():
+                self.transport.abort()
+            else:
+                self.transport.call_later(0.05, self.drop)
+
+    threads, counted, connected = [], threading.Lock(), threading.Event()
     served = serve(Handshake)
     before = set(threading.enumerate())
     socks = connect_all(served.server.address, 400)
+    connected.set()
     try:
         wait_until(lambda: len(threads) == 400, "the last connection")
         wait_until_gone(served)

@@ -33,6 +33,17 @@ def version(request):
     return request.param
 
 
+def served_in_time(served):
+    """A client that has its echo.  A busy machine may let a handshake's time pass before it is
+    done: then another one is made."""
+    for _ in range(20):
+        with contextlib.suppress(ConnectionError):
+            client = served.connect()
+            assert client.exchange([b"before"]) == b"before"
+            return client
+    raise AssertionError("this machine is too slow for so short a time")
+
+
 @pytest.fixture
 def beside(serve_tls):
     """`beside(factory, **parameters)`: a server with a client that must be served to the end."""
@@ -40,15 +51,13 @@ def beside(serve_tls):
 
     def make(factory=Echoing, **parameters):
         served = serve_tls(factory, **parameters)
-        client = served.connect()
-        made.append((served, client))
-        assert client.exchange([b"before"]) == b"before"
+        made.append((served, served_in_time(served)))
         return served
 
     yield make
     for served, client in made:
         assert client.exchange([b"afterwards"]) == b"afterwards"
-        served.assert_serving()
+        served_in_time(served).close()
 
 
 def only_failure(served):
@@ -107,13 +116,16 @@ def test_tls_to_a_plain_port(serve):
 def test_a_silent_client_is_given_up_after_its_time_and_never_before(beside, version, sent):
     seconds = HANDSHAKE_S
     served = beside(ssl_handshake_timeout_s=seconds)
+    given_up = served.stats()["handshake_timeouts"]
     begun_at = clock()
     client = TlsClient(served.server.address, client_context(version), shake=False)
     hello = client.hello()
-    client.send_raw(hello[: int(min(sent, len(hello)))])
+    # Held up for the time, it finds itself given up here.
+    with contextlib.suppress(ConnectionError):
+        client.send_raw(hello[: int(min(sent, len(hello)))])
     client.wait_for_the_end()
     assert clock() - begun_at >= seconds
-    wait_for_figure(served.server, "handshake_timeouts", 1)
+    wait_for_figure(served.server, "handshake_timeouts", given_up + 1)
     figures = served.stats()
     assert figures["active_handshakes"] == 0
     assert figures["handshake_failures"] == {}
@@ -123,11 +135,13 @@ def test_a_silent_client_is_given_up_after_its_time_and_never_before(beside, ver
 
 def test_no_time_is_given_up_after_the_handshake(serve_tls):
     served = serve_tls(Echoing, ssl_handshake_timeout_s=HANDSHAKE_S)
-    client, protocol = served.open()
+    client = served_in_time(served)
+    protocol = served.protocols[-1]
+    given_up = served.stats()["handshake_timeouts"]
     # A client whose time begins later is given up, this one is not.
     with TlsClient(served.server.address, shake=False) as silent:
         silent.wait_for_the_end()
-    wait_for_figure(served.server, "handshake_timeouts", 1)
+    wait_for_figure(served.server, "handshake_timeouts", given_up + 1)
     assert client.exchange([b"hello"]) == b"hello"
     assert "connection_lost" not in protocol.events
 
@@ -376,7 +390,7 @@ def test_a_handshake_that_is_ended_here_is_not_the_clients_fault(serve_tls, how)
     options = {"idle_timeout_s": 2} if how == "idle" else {"close_timeout_s": 0.1}
     served = serve_tls(Recording, max_handshakes=1, **options)
     clients = [TlsClient(served.server.address, shake=False) for _ in range(2)]
-    wait_for_figure(served.server, "handshakes_waiting", 1)
+    wait_until(lambda: begun(served) + ended(served) == 2, "both")
     if how == "the server closes":
         served.server.close()
     elif how != "idle":
@@ -391,6 +405,11 @@ def test_a_handshake_that_is_ended_here_is_not_the_clients_fault(serve_tls, how)
 def begun(served):
     figures = served.stats()
     return figures["active_handshakes"] + figures["handshakes_waiting"]
+
+
+def ended(served):
+    figures = served.stats()
+    return figures["handshake_timeouts"] + sum(figures["handshake_failures"].values())
 
 
 def test_one_that_waits_and_goes_takes_no_turn(serve_tls):
@@ -425,7 +444,8 @@ def test_clients_that_wait_for_their_handshakes_and_all_reset(serve_tls):
 
 @pytest.mark.parametrize("limit", [8, 256])
 def test_five_hundred_handshakes_of_which_half_vanish(serve_tls, limit):
-    served = serve_tls(Echoing, max_handshakes=limit)
+    # Each one's time runs from its connect, before the first has said a word.
+    served = serve_tls(Echoing, max_handshakes=limit, ssl_handshake_timeout_s=600)
     context = client_context()
     clients = [TlsClient(served.server.address, context, shake=False) for _ in range(500)]
     for number, client in enumerate(clients[1::2]):
@@ -454,9 +474,10 @@ def test_the_time_of_a_handshake_begins_with_its_turn(serve_tls):
     served = serve_tls(Echoing, max_handshakes=1, ssl_handshake_timeout_s=seconds)
     begun_at = clock()
     silent = TlsClient(served.server.address, shake=False)
-    wait_for_figure(served.server, "active_handshakes", 1)
+    wait_until(lambda: begun(served) + ended(served) == 1, "the first one's turn")
     second = TlsClient(served.server.address, shake=False)
-    wait_for_figure(served.server, "handshakes_waiting", 1)
+    # Held up, we come when the first one's time is over, or the second one's as well.
+    wait_until(lambda: begun(served) + ended(served) == 2, "the second one")
     for number, client in enumerate((silent, second)):
         client.wait_for_the_end()
         client.close()

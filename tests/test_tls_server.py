@@ -671,7 +671,7 @@ def test_the_end_takes_no_longer_than_its_time(serve_tls):
 
 
 def test_the_server_closes_with_open_connections(serve_tls, version):
-    served = serve_tls(Echoing, client=client_context(version))
+    served = serve_tls(Echoing, client=client_context(version), close_timeout_s=WAIT_S)
     clients = [served.connect() for _ in range(10)]
     for client in clients:
         assert client.exchange([b"hello"]) == b"hello"

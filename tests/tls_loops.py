@@ -256,6 +256,15 @@ async def serving(factory, **options):
         server.close()
 
 
+async def all_gone(server):
+    """Close the server, and wait until nobody whom it has accepted is left: before Python 3.12
+    wait_closed() waits for nobody."""
+    server.close()
+    await server.wait_closed()
+    while getattr(server, "_active_count", 0):
+        await asyncio.sleep(0)
+
+
 async def connect(factory, address, context=None, **options):
     """The protocol of a new client."""
     if context is not None:
@@ -299,6 +308,8 @@ async def client_and_hand(factory=Peer, version=None, **options):
         hand = await served.protocol()
         await hand.until_told("made")
         await hand.handshake()
-        yield await connecting, hand
+        client = await connecting
+        yield client, hand
         hand.transport.abort()
         await hand.lost()
+        await client.lost()

@@ -85,7 +85,7 @@ class HostLane:
         over.write_text("\n".join(f"made.{test}" for test in passed_over))
         events.unlink(missing_ok=True)
         argv = [sys.executable, ROOT / "lab" / "run_module.py", f"made.{module}", self.tests, loop]
-        argv += ["2", events, over]
+        argv += ["10", events, over]
         env = {**here.build_environment(), "PYTHONPATH": str(self.folder)}
         return Job(f"test-{module}", argv, env), events
 
@@ -344,7 +344,6 @@ def test_the_list_is_in_order():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fetches CPython's tests from Debian")
 @pytest.mark.slow("fetches CPython's tests, and runs some of them")
-@pytest.mark.timeout(400)
 def test_some_of_cpythons_own_pass_on_our_loop():
     modules = ["test_server", "test_streams", "test_buffered_proto", "test_proactor_events"]
     done = subprocess.run(

@@ -26,10 +26,7 @@ WAIT_S = 60
 EXAMPLE = ROOT / "examples" / "cython_handler"
 PROBE = ROOT / "tests" / "data" / "probe_handler.pyx"
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="builds with the lab's compiler"),
-    pytest.mark.timeout(400),  # the first of them has the wheel made
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="builds with the lab's compiler")
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +211,8 @@ def test_ab(port):
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="there is no wrk")
 def test_wrk(port):
-    # A second is the least that it takes.
-    words = ["-t", "1", "-c", "20", "-d", "1s", f"http://127.0.0.1:{port}/"]
+    # A busy machine may serve nobody for a second.
+    words = ["-t", "1", "-c", "20", "-d", "3s", "--timeout", "30s", f"http://127.0.0.1:{port}/"]
     done = subprocess.run(["wrk", *words], capture_output=True, encoding="utf-8", timeout=WAIT_S)
     assert done.returncode == 0, done.stderr
     requests, size = re.search(r"(\d+) requests in [\d.]+s, ([\d.]+\wB) read", done.stdout).groups()

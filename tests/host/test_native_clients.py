@@ -223,7 +223,7 @@ def test_an_idle_client_is_reset(lane):
 
 
 def test_a_silent_client_is_dropped_and_makes_room(lane):
-    server = lane(accept_receive=True, accept_timeout_s=1, initial_accepts=1, max_accepts=1)
+    server = lane(accept_receive=True, accept_timeout_s=3, initial_accepts=1, max_accepts=1)
     silent = server.connect()
     with server.connect() as sock:
         sock.sendall(b"hello")

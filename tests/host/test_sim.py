@@ -30,13 +30,11 @@ def program():
 
 
 @pytest.mark.slow("many runs")
-@pytest.mark.timeout(600)
 def test_nothing_goes_wrong_in_many_schedules(program):
     assert simulate.random_runs(program, 1, RUNS, {}) == RUNS
 
 
 @pytest.mark.slow("many runs")
-@pytest.mark.timeout(600)
 def test_nothing_goes_wrong_whatever_call_fails(program):
     runs, failed = simulate.sweep(program, SWEEP_SEEDS)
     assert runs == sum(failed.values()), "a call that was to fail did not come"
@@ -54,13 +52,11 @@ def test_streams_are_cut_into_messages_as_python_does_it(program):
 # `dev.py sim --fuzz` fetches it.
 @pytest.mark.skipif(shutil.which("clang") is None, reason="there is no clang, which has libFuzzer")
 @pytest.mark.slow("a build of its own")
-@pytest.mark.timeout(600)
 def test_libfuzzer_finds_no_stream_that_is_cut_wrongly():
     assert simulate.fuzz(200_000) == 0
 
 
 @pytest.mark.slow("a build of its own, with ThreadSanitizer")
-@pytest.mark.timeout(600)
 def test_threads_do_not_race():
     assert simulate.threads(1, THREADS_RUNS, {}) == 0
 
@@ -133,7 +129,6 @@ def test_a_profile_is_a_kernel_of_its_own(program):
 
 
 @pytest.mark.slow("builds the engine")
-@pytest.mark.timeout(600)
 def test_a_mutant_is_caught(program):
     name, how = simulate.catch((0, simulate.catalogue()[0]))
     assert how is not None, name

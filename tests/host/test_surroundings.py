@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from lab import here, steps  # noqa: E402 - found only now
 
 LANE = here.default_lane()
-LIMIT_S = 100
+LIMIT_S = 300
 
 
 def command(package):

@@ -32,7 +32,7 @@ def made():
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        timeout=100,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     wheel, sdist = done.stdout.splitlines()[-2:]
