@@ -15,6 +15,7 @@ cdef class Connection(FileSender):
     cdef char[ADDRESS_BYTES] _local
     cdef char[ADDRESS_BYTES] _remote
     cdef bint _eof_written
+    cdef bint _close_called
     cdef bint _detached             # it has had its conn_t, or never will; critical section
     # Who has made it (_clients), until connection_made has returned, or the end; None: it came by
     # itself.  The executor's.

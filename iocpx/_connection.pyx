@@ -411,8 +411,8 @@ cdef class Connection:
 
     cdef void _tls_opened(self, conn_t *conn) noexcept:
         self._stop_tls_timer()
-        if conn_is_closing(conn):
-            # close() of another thread may have found the handshake's time running: see there.
+        if self._close_called:
+            # Another thread's, which may have found the handshake's time running: see there.
             try:
                 self._limit_the_end_of_tls(False)
             except BaseException:
@@ -698,13 +698,17 @@ cdef class Connection:
         and connection_lost a TimeoutError.  With TLS the last that is sent is close_notify, and
         all that may take ssl_shutdown_timeout_s.
         """
+        cdef bint opened
         cdef conn_t *conn = self._enter()
         if conn != NULL:
+            # Before the look at TLS: a handshake that ends meanwhile sees the call, or is seen here.
+            self._close_called = True
             with nogil:
                 conn_close(NULL, conn)
+            with cython.critical_section(self):
+                opened = self._tls is not None and self._tls.opened and self._tls_timer is None
             try:
-                # After the close: a handshake that ends meanwhile has seen it, or is seen here.
-                if self._tls is not None and self._tls.opened and self._tls_timer is None:
+                if opened:
                     self._limit_the_end_of_tls(False)
             finally:
                 conn_unref(conn)

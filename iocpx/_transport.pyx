@@ -489,7 +489,6 @@ cdef class Transport:
             return
         try:
             if self._tls is not None:
-                self._stop_tls_timer()      # the handshake's
                 self._tls_timer = self._loop.call_later(self._tls_shutdown_s, self._give_up_tls)
         finally:
             with nogil:
@@ -678,8 +677,7 @@ cdef class Transport:
         self._force_close(asyncio.TimeoutError("SSL shutdown timed out"))
 
     cdef void _tls_opened(self, conn_t *conn) noexcept:
-        if not self._closing:
-            self._stop_tls_timer()
+        self._stop_tls_timer()
         if self._own_extra is not None:
             self._own_extra.update(self._tls_extra())
         if not self._connected:

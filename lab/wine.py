@@ -187,13 +187,22 @@ def call(argv, env, console=True):
         close.append(streams[name])
         ends = (os.dup(fd), other) if fd == 0 else (other, os.dup(fd))
         pumps.append(ends)
-    process = None
+    process, early = None, []
+
+    def pass_on(number, frame):
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
     # Before the program can have told that it has begun: whoever waits for that may press Ctrl+C.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: process and process.send_signal(number))
+        signal.signal(number, pass_on)
     # In a session of its own, so that a terminal's Ctrl+C comes by one way only: through the
     # handler above.
     process = subprocess.Popen(argv, env=env, start_new_session=True, **streams)
+    for number in early:
+        process.send_signal(number)
     for fd in close:
         os.close(fd)
     threads = [threading.Thread(target=pump, args=(*ends, process), daemon=True) for ends in pumps]

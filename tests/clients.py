@@ -136,7 +136,7 @@ def assert_all_comes_to_a_slow_reader(begin, wanted, pause_s, most_s, send=b""):
     pause = threading.Event()
     for _ in range(10):
         client, protocol = begin()
-        got, longest, last = bytearray(), 0.0, clock()
+        got, longest, last, ended = bytearray(), 0.0, clock(), False
         with contextlib.suppress(ConnectionError):
             while data := client.sock.recv(16384):
                 longest, last = max(longest, clock() - last), clock()
@@ -144,9 +144,11 @@ def assert_all_comes_to_a_slow_reader(begin, wanted, pause_s, most_s, send=b""):
                 if send:
                     client.send_until_refused(send)
                 pause.wait(pause_s)
-        if got == wanted or max(longest, clock() - last) < most_s:
+            ended = True
+        if (ended and got == wanted) or max(longest, clock() - last) < most_s:
             break
     assert_same_bytes(got, wanted)
+    assert ended, "it was reset"
     client.close()
     protocol.wait_for("connection_lost")
     assert protocol.lost_with is None

@@ -6,7 +6,7 @@ import queue
 from clients import Client
 from payload import assert_same_bytes, pattern
 from protocols import Recorder
-from waiting import WAIT_S, all_stats, take, wait_for_figure
+from waiting import WAIT_S, all_stats, clock, take, wait_for_figure
 
 # Parameters of the engine; a server that is given some has one of its own.
 ENGINE = {"workers", "buffer_size", "max_free_buffers"}
@@ -89,15 +89,19 @@ class Served:
                 clients.append(self.connect())
         return clients
 
-    def speaking(self):
+    def speaking(self, accept_timeout_s=1):
         """A client that spoke, and has its echo, before this server took it for a silent one; and
         how many were too late, since this thread was held up."""
         for late in range(20):
+            begun = clock()
+            got = b""
             with contextlib.suppress(ConnectionError):
                 client = self.connect()
                 client.send(b"hello")
-                if client.read_until_gone(5) == b"hello":
-                    return client, late
+                got = client.read_until_gone(5)
+            if got == b"hello":
+                return client, late
+            assert clock() - begun >= accept_timeout_s, f"dropped too early, with {got!r}"
         raise AssertionError("this machine is too slow for so short a timeout")
 
     def open(self, address=None):

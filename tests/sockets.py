@@ -19,7 +19,8 @@ def has_ipv6():
 
 
 def own_host():
-    """A loopback address of IPv4 that no other process uses: each port on it is free."""
+    """A loopback address of IPv4 that no other process uses: each port on it is free, but for those
+    that somebody has on all addresses."""
     pick = random.SystemRandom().randrange
     return f"127.{pick(3, 250)}.{pick(1, 250)}.{pick(1, 250)}"
 

@@ -251,13 +251,14 @@ def test_what_was_sent_is_given_back_while_a_callback_lasts(serve):
     class Waits(Recording):
         def on_data(self, data):
             inside.set()
-            assert may_return.wait(4 * WAIT_S)
+            # A hundred rounds, each of which may be held up.
+            assert may_return.wait(3 * WAIT_S), "the test has not let the callback return"
 
     client, protocol = serve(Waits, workers=2).open()
     client.send(b"go")
-    wait_for_event(inside, "the callback")
     most = 0
     try:
+        wait_for_event(inside, "the callback")
         for _ in range(100):
             block = Block(100_000)
             alive.append(True)
