@@ -701,7 +701,7 @@ cdef class Connection:
         cdef bint opened
         cdef conn_t *conn = self._enter()
         if conn != NULL:
-            # Before the look at TLS: a handshake that ends meanwhile sees the call, or is seen here.
+            # Before the look at TLS: a handshake that ends meanwhile sees this, or is seen here.
             self._close_called = True
             with nogil:
                 conn_close(NULL, conn)
