@@ -150,7 +150,7 @@ def test_many_threads_connect(serve):
 
 def test_a_connection_of_ours_is_idle_and_is_limited_as_others(serve):
     peer = serve(Plain)
-    ours = serve(Recording, idle_timeout_s=5)
+    ours = serve(Recording, idle_timeout_s=3)
     protocol = connected(ours, peer.server.address)
     protocol.wait_for("connection_lost")
     assert protocol.lost_with.winerror == 10060

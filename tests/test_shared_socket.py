@@ -22,7 +22,7 @@ def test_a_reset_reaches_the_client_while_the_application_has_a_copy(serve, end)
             elif end == "raise":
                 raise ValueError("on purpose")
 
-    served = serve(KeepsACopy, idle_timeout_s=10 if end == "timeout" else None)
+    served = serve(KeepsACopy, idle_timeout_s=4 if end == "timeout" else None)
     client, protocol = served.open()
     client.send_until_refused(b"go")
     assert client.read_until_gone() == b""

@@ -361,7 +361,7 @@ def test_failed_starts_leave_no_handle(log):
             with contextlib.suppress(LookupError):
                 server.start()
 
-    fail(200)
+    fail(10)
     before = handle_count()
     fail(200)
     # The table may have grown once, but not by what 200 starts have used.

@@ -104,7 +104,7 @@ def test_a_closed_connection_whose_client_keeps_sending_leaves_the_keeper_to_the
 
     # The timeout is the keeper's to see, and nobody's to meet before the second callback.
     served = serve(
-        Holds, workers=1, buffer_size=1024, close_timeout_s=CLOSE_TIMEOUT_S, idle_timeout_s=10
+        Holds, workers=1, buffer_size=1024, close_timeout_s=CLOSE_TIMEOUT_S, idle_timeout_s=5
     )
     holding, client, sticking = (served.open()[0] for _ in range(3))
     holding.send(b"hold")
