@@ -58,6 +58,6 @@ cdef class Connection(FileSender):
     cdef int _take_tls(self, conn_t *conn, Tls tls, double handshake_s, double shutdown_s) except -1
     cdef void _end_handshake(self, exc) noexcept
     cdef int _keep_tls_timer(self, timer, bint anew) except -1
-    cdef void _limit_the_end_of_tls(self, bint anew) noexcept
+    cdef int _limit_the_end_of_tls(self, bint anew) except -1
     cdef void _stop_tls_timer(self) noexcept
     cdef bint _take_protocol_of_factory(self, conn_t *conn) noexcept

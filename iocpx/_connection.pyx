@@ -405,18 +405,18 @@ cdef class Connection:
                 f"the end of TLS took longer than {self._tls_shutdown_s:g} s")
         self.abort()
 
-    cdef void _limit_the_end_of_tls(self, bint anew) noexcept:
-        try:
-            self._keep_tls_timer(
-                self._set_timer(self._give_up_tls, (), microseconds(self._tls_shutdown_s)), anew)
-        except BaseException:
-            self.abort()        # for lack of memory: never an end without a limit
+    cdef int _limit_the_end_of_tls(self, bint anew) except -1:
+        return self._keep_tls_timer(
+            self._set_timer(self._give_up_tls, (), microseconds(self._tls_shutdown_s)), anew)
 
     cdef void _tls_opened(self, conn_t *conn) noexcept:
         self._stop_tls_timer()
         if self._close_called:
             # Another thread's, which may have found the handshake's time running: see there.
-            self._limit_the_end_of_tls(False)
+            try:
+                self._limit_the_end_of_tls(False)
+            except BaseException:
+                self.abort()
         self._end_handshake(None)
         if self._tls_future is not None:
             future, self._tls_future = self._tls_future, None
@@ -707,9 +707,11 @@ cdef class Connection:
                 conn_close(NULL, conn)
             with cython.critical_section(self):
                 opened = self._tls is not None and self._tls.opened and self._tls_timer is None
-            if opened:
-                self._limit_the_end_of_tls(False)
-            conn_unref(conn)
+            try:
+                if opened:
+                    self._limit_the_end_of_tls(False)
+            finally:
+                conn_unref(conn)
 
     def abort(self):
         """Close with a reset; what is queued is dropped.  connection_lost(None) follows.
