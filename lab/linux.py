@@ -181,7 +181,7 @@ def setup(names):
     install_from_debian(missing)
     name = "cross compiler with its C runtime: a minute or more"
     step(name, [REQUIREMENTS.read_text()], try_compiler, LAB / "zig-cache")
-    inputs = ["win10", BCRYPTPRIMITIVES.read_text()]
+    inputs = ["win10 without MountMgr", BCRYPTPRIMITIVES.read_text()]
     step("Wine prefix", inputs, make_prefix, wine.PREFIX / "system.reg")
     for name in names:
         step(

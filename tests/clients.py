@@ -8,11 +8,14 @@ import sys
 import threading
 import time
 
-from payload import assert_same_bytes, pieces
+from payload import Keeps, assert_same_bytes, pieces
 from waiting import WAIT_S, clock, run_together
 
 # So much goes into the kernel's buffers though nobody reads meanwhile.
 SMALL_BYTES = 16384
+# The most that a client asks for: Wine touches all of the memory that is there for it, however
+# little has come.
+AT_ONCE = 1 << 16
 
 
 def limit_waits(sock):
@@ -57,19 +60,19 @@ class Client:
 
     def read_exactly(self, size):
         """The next `size` bytes."""
-        got = bytearray()
-        while len(got) < size:
-            data = self._read(min(size - len(got), 1 << 18), len(got))
-            assert data, f"the server ended the stream after {len(got)} of {size} bytes"
-            got += data
-        return bytes(got)
+        got = Keeps()
+        while (left := size - got.kept_bytes) > 0:
+            data = self._read(min(left, AT_ONCE), got.kept_bytes)
+            assert data, f"the server ended the stream after {got.kept_bytes} of {size} bytes"
+            got.keep(data)
+        return got.received
 
     def read_to_end(self):
         """Everything up to the clean end of the stream; a reset is raised as ConnectionError."""
-        got = bytearray()
-        while data := self._read(1 << 18, len(got)):
-            got += data
-        return bytes(got)
+        got = Keeps()
+        while data := self._read(AT_ONCE, got.kept_bytes):
+            got.keep(data)
+        return got.received
 
     def read_until_gone(self, at_most=sys.maxsize):
         """Everything up to the end of the connection, be it the end of the stream or a reset.
@@ -78,13 +81,13 @@ class Client:
         reports the reset (10054), while Wine 8 shows a client under Wine a plain end of stream.
         The tests accept both.
         """
-        got = bytearray()
+        got = Keeps()
         with contextlib.suppress(ConnectionError):
-            while len(got) < at_most and (
-                data := self._read(min(at_most - len(got), 1 << 18), len(got))
+            while got.kept_bytes < at_most and (
+                data := self._read(min(at_most - got.kept_bytes, AT_ONCE), got.kept_bytes)
             ):
-                got += data
-        return bytes(got)
+                got.keep(data)
+        return got.received
 
     def exchange(self, chunks, size=None):
         """Send the chunks and read as many bytes (or `size`) meanwhile; return what was read."""
@@ -136,18 +139,18 @@ def assert_all_comes_to_a_slow_reader(begin, wanted, pause_s, most_s, send=b""):
     pause = threading.Event()
     for _ in range(10):
         client, protocol = begin()
-        got, longest, last, ended = bytearray(), 0.0, clock(), False
+        got, longest, last, ended = Keeps(), 0.0, clock(), False
         with contextlib.suppress(ConnectionError):
             while data := client.sock.recv(16384):
                 longest, last = max(longest, clock() - last), clock()
-                got += data
+                got.keep(data)
                 if send:
                     client.send_until_refused(send)
                 pause.wait(pause_s)
             ended = True
-        if (ended and got == wanted) or max(longest, clock() - last) < most_s:
+        if (ended and got.received == wanted) or max(longest, clock() - last) < most_s:
             break
-    assert_same_bytes(got, wanted)
+    assert_same_bytes(got.received, wanted)
     assert ended, "it was reset"
     client.close()
     protocol.wait_for("connection_lost")

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from iocpx._engines import stats_of
+from payload import Keeps
 
 import iocpx
 
@@ -34,13 +35,13 @@ def run():
     return runner
 
 
-class Peer(asyncio.Protocol):
+class Peer(Keeps, asyncio.Protocol):
     """Keeps what it is told; what a test waits for comes by futures."""
 
     def __init__(self):
+        super().__init__()
         loop = asyncio.get_running_loop()
         self.told = []
-        self.received = b""
         self.made = loop.create_future()
         self.lost = loop.create_future()
         self.changed = asyncio.Event()
@@ -52,7 +53,7 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data):
         self.told.append("data")
-        self.received += data
+        self.keep(data)
         self.changed.set()
 
     def eof_received(self):

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import threading
 
+from payload import Keeps
 from waiting import WAIT_S, wait_for_event
 
 
@@ -18,7 +19,7 @@ def in_turn(*factories):
     return factory
 
 
-class Recorder:
+class Recorder(Keeps):
     """Records every callback and checks the rules that hold for all connections.
 
     The hooks `on_made`, `on_data`, `on_eof`, `on_lost`, `on_pause`, `on_resume` and `on_sent` are
@@ -32,9 +33,9 @@ class Recorder:
     told_of_connection = True
 
     def __init__(self):
+        super().__init__()
         self.transport = None
         self.events = []
-        self.received = bytearray()
         self.sent = 0
         self.lost_with = None
         self._faults = []
@@ -65,7 +66,7 @@ class Recorder:
                 self._running.release()
             with self._changed:
                 self.finished[name] += 1
-                self.finished["received"] = len(self.received)
+                self.finished["received"] = self.kept_bytes
                 self.finished["sent"] = self.sent
                 self._changed.notify_all()
 
@@ -156,7 +157,7 @@ class Recording(Recorder, asyncio.Protocol):
     def data_received(self, data):
         with self._callback("data_received"):
             self.check_data(data)
-            self.received += data
+            self.keep(data)
             self.on_data(data)
 
     def check_data(self, data):
@@ -220,7 +221,7 @@ class RecordingBuffered(Recorder, asyncio.BufferedProtocol):
             if type(nbytes) is not int or not 0 < nbytes <= self.room:
                 self._faults.append(f"buffer_updated got {nbytes!r} for a buffer of {self.room}")
             data = bytes(self._buffer[:nbytes])
-            self.received += data
+            self.keep(data)
             self.on_data(data)
 
 

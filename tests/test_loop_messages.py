@@ -85,7 +85,7 @@ def test_messages_come_and_go(run, protocol_class, framer, secure):
         protocol, client = await connected(Answers, secure)
         stream = STREAMS[framer]
         for cut in (1, len(stream) // 2):
-            client.received.clear()
+            client.forget()
             client.transport.write(stream[:cut])
             await asyncio.sleep(0)
             client.transport.write(stream[cut:])
@@ -166,7 +166,7 @@ def test_a_buffered_protocol(run, secure):
             transport.set_framer(LINES)
 
         def messages_received(self, messages):
-            self.received += b"|".join(messages) + b"|"
+            self.keep(b"|".join(messages) + b"|")
             self.changed.set()
             if messages[-1] == b"raw":
                 self.transport.set_framer(None)

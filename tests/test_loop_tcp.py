@@ -740,7 +740,7 @@ def test_loops_in_several_threads(run):
     async def main():
         server, client, other = await pair(Echo)
         for number in range(50):
-            client.received = b""
+            client.forget()
             client.transport.write(b"%d" % number)
             await client.until(lambda peer, number=number: peer.received == b"%d" % number)
         client.transport.close()

@@ -46,7 +46,7 @@ def test_data_is_echoed(run, version, server, client):
                 peer.transport.write(data)
                 await peer.until(lambda size=size: len(peer.received) >= size)
                 assert_same_bytes(peer.received, data)
-                peer.received.clear()
+                peer.forget()
             assert len(echo.received) == sum(SIZES)
             assert peer.transport.get_extra_info("ssl_object").version() == f"TLSv1.{version - 769}"
 

@@ -515,7 +515,7 @@ def test_start_tls_twice(run):
                     loop.start_tls(inner, client, client_context, server_hostname="localhost"),
                 )
                 echo.transport, client.transport = outer, inner
-                client.received.clear()
+                client.forget()
                 inner.write(BIG)
                 await client.until(lambda: len(client.received) == len(BIG))
                 assert_same_bytes(client.received, BIG)

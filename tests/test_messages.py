@@ -59,7 +59,7 @@ class GetsLists(Gets):
             self.lists.append(messages)
             for message in messages:
                 self.check_data(message)
-                self.received += message
+                self.keep(message)
             self.on_messages(messages)
 
     def on_messages(self, messages):
@@ -356,7 +356,7 @@ class TakesLines(RecordingBuffered):
 
     def messages_received(self, messages):
         with self._callback("messages_received"):
-            self.received += b"|".join(messages) + b"|"
+            self.keep(b"|".join(messages) + b"|")
             if messages[-1] == b"raw":
                 self.transport.set_framer(None)
 

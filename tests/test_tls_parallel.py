@@ -181,7 +181,7 @@ def test_a_loop_per_thread_with_tls(told):
                     client.transport.write(part)
                 await client.until(lambda data=data: len(client.received) == len(data))
                 assert_same_bytes(client.received, data)
-                client.received.clear()
+                client.forget()
 
     run_each(*(lambda seed=seed: main(seed) for seed in (10, 20, 30)))
 

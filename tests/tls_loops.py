@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from iocpx._engines import stats_of
-from payload import pattern
+from payload import Keeps, pattern
 from waiting import WAIT_S
 
 import iocpx
@@ -94,12 +94,12 @@ def run(told):
     return runner
 
 
-class Peer(asyncio.Protocol):
+class Peer(Keeps, asyncio.Protocol):
     """Keeps what it is told; `until` waits for it."""
 
     def __init__(self):
+        super().__init__()
         self.told = []
-        self.received = bytearray()
         self.exc = None
         self.changed = asyncio.Event()
 
@@ -112,7 +112,7 @@ class Peer(asyncio.Protocol):
         self.tell("made")
 
     def data_received(self, data):
-        self.received += data
+        self.keep(data)
         self.changed.set()
 
     def eof_received(self):

@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from clients import Client
+from clients import AT_ONCE, Client
 from payload import pattern
 from waiting import WAIT_S
 
@@ -129,7 +129,7 @@ class TlsClient(Client):
 
     def receive(self, had=0):
         """Wait for more bytes of the stream."""
-        data = super()._read(1 << 18, had)
+        data = super()._read(AT_ONCE, had)
         if not data:
             raise Truncated("the server ended the stream without close_notify")
         self.stream_bytes += len(data)

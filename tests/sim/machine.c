@@ -15,8 +15,9 @@
 #include <pthread.h>
 #include <sched.h>
 #else
+#include "fibers.h"
+
 #include <sys/mman.h>
-#include <ucontext.h>
 #endif
 
 #ifdef __SANITIZE_ADDRESS__
@@ -59,7 +60,7 @@ typedef struct {
     int depth;              /* of kernel calls within each other */
     uint64_t random;
 #else
-    ucontext_t context;
+    context_t context;
     char *stack;
     void *fake_stack;       /* AddressSanitizer's */
 #endif
@@ -674,9 +675,7 @@ static void switch_to(fiber_t *to)
     size_t nbytes = to == &scheduler ? scheduler_stack_bytes : STACK_BYTES;
     __sanitizer_start_switch_fiber(from->public.done ? NULL : &from->fake_stack, stack, nbytes);
 #endif
-    if (from->public.done)
-        setcontext(&to->context);
-    swapcontext(&from->context, &to->context);
+    context_switch(&from->context, &to->context);
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(from->fake_stack, NULL, NULL);
 #endif
@@ -703,10 +702,11 @@ void sim_spawn(const char *name, void (*body)(void *), void *argument)
         if (fiber->stack == MAP_FAILED)
             sim_fail("no memory for a stack");
     }
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack;
-    fiber->context.uc_stack.ss_size = STACK_BYTES;
-    makecontext(&fiber->context, fiber_main, 0);
+#ifdef __SANITIZE_ADDRESS__
+    // Of the one that was here before, which never came back from its last call.
+    __asan_unpoison_memory_region(fiber->stack, STACK_BYTES);
+#endif
+    context_begin(&fiber->context, fiber->stack, STACK_BYTES, fiber_main);
 }
 
 void wait_for(enum wait_kind wait, uint64_t until_us)
