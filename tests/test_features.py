@@ -29,6 +29,8 @@ from waiting import (
 
 import iocpx
 
+pytestmark = pytest.mark.engine("the features are the engine's")
+
 # What can be waited for at once by the means that completion ports replace.
 MAXIMUM_WAIT_OBJECTS = 64
 

@@ -4,6 +4,7 @@ What it is good for, a frozen application that starts, is seen in host/test_surr
 """
 
 import ast
+import functools
 import modulefinder
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def has_code(name):
     return path.is_dir() or any(path.with_suffix(suffix).exists() for suffix in (".py", ".pyx"))
 
 
+@functools.cache
 def all_needed():
     """What the compiled modules import, and themselves."""
     found = {file.removesuffix(".pyx").replace("/", ".") for file in COMPILED}

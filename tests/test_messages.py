@@ -14,6 +14,8 @@ from waiting import WAIT_S, wait_for_event, wait_for_figure, wait_until
 import iocpx
 from iocpx.native import LengthPrefixFramer, LineFramer
 
+pytestmark = pytest.mark.engine("streams are cut in C, which is the engine's")
+
 LINES = LineFramer(100)
 WORDS = LineFramer(100, b"abab")
 SHORTS = LengthPrefixFramer(2, max_bytes=100)

@@ -25,6 +25,8 @@ from waiting import WAIT_S, run_together, take, wait_for_event, wait_until
 
 import iocpx
 
+pytestmark = pytest.mark.engine("files are read and written by the engine")
+
 KB = 1 << 10
 DATA = pattern(300 * KB)
 

@@ -24,6 +24,8 @@ from waiting import (
     wait_until,
 )
 
+pytestmark = pytest.mark.engine("files are read and sent by the engine")
+
 KB = 1 << 10
 # More than one TransmitFile, and more than one part that is read.
 DATA = pattern(700 * KB)

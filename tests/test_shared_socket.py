@@ -7,6 +7,8 @@ from payload import MORE_THAN_THE_KERNEL_TAKES
 from protocols import Echoing, Recording, in_turn
 from waiting import run_together
 
+pytestmark = pytest.mark.engine("the sockets are the engine's")
+
 
 @pytest.mark.parametrize("end", ["abort", "raise", "timeout"])
 def test_a_reset_reaches_the_client_while_the_application_has_a_copy(serve, end):

@@ -446,7 +446,9 @@ def test_clients_that_wait_for_their_handshakes_and_all_reset(serve_tls):
         assert client.exchange([b"hello"]) == b"hello"
 
 
-@pytest.mark.parametrize("limit", [8, 256])
+@pytest.mark.parametrize(
+    "limit", [8, pytest.param(256, marks=pytest.mark.once("another limit"))]
+)
 def test_five_hundred_handshakes_of_which_half_vanish(serve_tls, limit):
     # Each one's time runs from its connect, before the first has said a word.
     served = serve_tls(Echoing, max_handshakes=limit, ssl_handshake_timeout_s=600)
