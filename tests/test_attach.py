@@ -46,7 +46,7 @@ def pair():
 def assert_echo(connection, client, size=1000):
     protocol = connection.get_protocol()
     data = pattern(size, seed=size)
-    before = len(protocol.received)
+    before = protocol.kept_bytes
     client.send(data)
     protocol.wait_for_data(before + size)
     assert_same_bytes(bytes(protocol.received[before:]), data)

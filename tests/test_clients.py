@@ -52,7 +52,7 @@ def echo(serve):
 
 def assert_echo(connection, size=1000):
     protocol = connection.get_protocol()
-    before = len(protocol.received)
+    before = protocol.kept_bytes
     data = pattern(size, seed=size)
     connection.write(data)
     protocol.wait_for_data(before + size)

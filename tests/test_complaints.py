@@ -248,7 +248,7 @@ def test_pausing_loses_no_data(serve, initial_reads):
     data = pattern(1 * MB)
 
     def resume():
-        while len(protocol.received) < len(data):
+        while protocol.kept_bytes < len(data):
             assert paused.acquire(timeout=WAIT_S), "no data came after resume_reading()"
             protocol.transport.resume_reading()
 

@@ -89,7 +89,7 @@ def test_messages_come_and_go(run, protocol_class, framer, secure):
             client.transport.write(stream[:cut])
             await asyncio.sleep(0)
             client.transport.write(stream[cut:])
-            await client.until(lambda: len(client.received) >= len(stream))
+            await client.until(lambda: client.kept_bytes >= len(stream))
             assert client.received == stream
         assert protocol.messages == 2 * FOUND[framer]
         await ended(client, protocol)

@@ -44,10 +44,10 @@ def test_data_is_echoed(run, version, server, client):
             for size in SIZES:
                 data = pattern(size, size)
                 peer.transport.write(data)
-                await peer.until(lambda size=size: len(peer.received) >= size)
+                await peer.until(lambda size=size: peer.kept_bytes >= size)
                 assert_same_bytes(peer.received, data)
                 peer.forget()
-            assert len(echo.received) == sum(SIZES)
+            assert echo.kept_bytes == sum(SIZES)
             assert peer.transport.get_extra_info("ssl_object").version() == f"TLSv1.{version - 769}"
 
     run(main)
@@ -61,7 +61,7 @@ def test_writes_arrive_in_order_as_whatever_they_are_given(run, kind):
             for part in parts:
                 client.transport.write(kind(part))
             client.transport.writelines([kind(part) for part in parts])
-            await peer.until(lambda: len(peer.received) >= 2 * sum(map(len, parts)))
+            await peer.until(lambda: peer.kept_bytes >= 2 * sum(map(len, parts)))
             assert_same_bytes(peer.received, b"".join(parts) * 2)
 
     run(main)
@@ -73,7 +73,7 @@ def test_memory_that_is_written_may_change_at_once(run):
             memory = bytearray(BIG)
             client.transport.write(memory)
             memory[:] = bytes(len(memory))
-            await peer.until(lambda: len(peer.received) == len(BIG))
+            await peer.until(lambda: peer.kept_bytes == len(BIG))
             assert_same_bytes(peer.received, BIG)
 
     run(main)
@@ -104,7 +104,7 @@ def test_records_that_came_together_are_told_in_one_call(run, version):
             for size in (1, 700, 30):
                 hand.tls.write(pattern(size))
             hand.flush()
-            await peer.until(lambda: len(peer.received) == 731)
+            await peer.until(lambda: peer.kept_bytes == 731)
             assert peer.sizes == [731]
             hand.transport.abort()
             await hand.lost()
@@ -117,7 +117,7 @@ def test_no_call_has_more_than_a_bounded_part_of_a_burst(run, version):
     async def main():
         async with pair(Pieces, version=version) as (peer, client):
             client.transport.write(4 * BIG)
-            await peer.until(lambda: len(peer.received) == 4 * len(BIG))
+            await peer.until(lambda: peer.kept_bytes == 4 * len(BIG))
             # The record in which the bound of 256 KiB is reached is told whole.
             assert max(peer.sizes) <= (256 + 16) * KIB
             assert_same_bytes(peer.received, 4 * BIG)
@@ -284,7 +284,7 @@ def test_writing_is_paused_inside_write_and_resumed_when_the_peer_reads(run):
             peer.transport.resume_reading()
             await client.until_told("resume")
             assert client.transport.get_write_buffer_size() <= low
-            await peer.until(lambda: len(peer.received) == written)
+            await peer.until(lambda: peer.kept_bytes == written)
             assert_same_bytes(peer.received, BIG * (written // len(BIG)))
 
     run(main)
@@ -316,9 +316,9 @@ def test_a_peer_that_sends_much_before_it_reads_does_not_stall(run):
             client.transport.pause_reading()
             for _ in range(8):
                 client.transport.write(BIG)
-            await echo.until(lambda: len(echo.received) == 8 * len(BIG))
+            await echo.until(lambda: echo.kept_bytes == 8 * len(BIG))
             client.transport.resume_reading()
-            await client.until(lambda: len(client.received) == 8 * len(BIG))
+            await client.until(lambda: client.kept_bytes == 8 * len(BIG))
             assert_same_bytes(client.received, 8 * BIG)
 
     run(main)
@@ -395,16 +395,16 @@ def test_another_protocol_takes_over_in_the_midst_of_what_has_come(run):
         class Hands(BufferedPeer):
             def data_received(self, data):
                 super().data_received(data)
-                if len(self.received) >= 100:
+                if self.kept_bytes >= 100:
                     self.transport.set_protocol(second)
                     second.connection_made(self.transport)
 
         second = Peer()
         async with pair(lambda: Hands(10)) as (first, client):
             client.transport.write(BIG)
-            await second.until(lambda: len(first.received) + len(second.received) == len(BIG))
+            await second.until(lambda: first.kept_bytes + second.kept_bytes == len(BIG))
             assert_same_bytes(first.received + second.received, BIG)
-            assert len(first.received) == 100
+            assert first.kept_bytes == 100
             first.told.append("lost")  # the second is told of it
 
     run(main)

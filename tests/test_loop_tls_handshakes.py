@@ -517,7 +517,7 @@ def test_start_tls_twice(run):
                 echo.transport, client.transport = outer, inner
                 client.forget()
                 inner.write(BIG)
-                await client.until(lambda: len(client.received) == len(BIG))
+                await client.until(lambda: client.kept_bytes == len(BIG))
                 assert_same_bytes(client.received, BIG)
             inner.close()
             assert await client.lost() is None
@@ -746,7 +746,7 @@ def test_a_file_is_sent(run, tmp_path):
                 assert file.tell() == 301_000
                 with pytest.raises(RuntimeError, match="fallback"):
                     await loop.sendfile(client.transport, file, fallback=False)
-            await peer.until(lambda: len(peer.received) == 300_000)
+            await peer.until(lambda: peer.kept_bytes == 300_000)
             assert_same_bytes(peer.received, BIG[1000:301_000])
 
     run(main)

@@ -179,7 +179,7 @@ def test_a_loop_per_thread_with_tls(told):
                 data = pattern(100_000, seed + turn)
                 for part in pieces(data, 10, seed):
                     client.transport.write(part)
-                await client.until(lambda data=data: len(client.received) == len(data))
+                await client.until(lambda data=data: client.kept_bytes == len(data))
                 assert_same_bytes(client.received, data)
                 client.forget()
 
@@ -202,7 +202,7 @@ def test_two_loops_are_in_callbacks_of_tls_at_once(told, meeting):
             start.wait()
             for turn in range(10):
                 client.transport.write(b"%d" % number)
-                await client.until(lambda turn=turn: len(client.received) == 6 + turn)
+                await client.until(lambda turn=turn: client.kept_bytes == 6 + turn)
             start.wait()
 
     run_each(lambda: main(0), lambda: main(1))

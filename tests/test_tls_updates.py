@@ -297,7 +297,7 @@ def test_key_updates_of_both_sides_while_writing_is_paused_on_the_loop(run):
             for ask, part in zip(ASKS, PARTS):
                 OpenSsl(hand.tls).update_key(ask)
                 await hand.send(part)
-            await client.until(lambda: len(client.received) == len(whole))
+            await client.until(lambda: client.kept_bytes == len(whole))
             assert_same_bytes(client.received, whole)
             ours = server_openssl(client.transport)
             assert ours.update_due == 0
@@ -371,7 +371,7 @@ def test_a_handshake_anew_while_writing_is_paused_on_the_loop(run, willing):
             other = await connect(Peer, served.address, trusting)
             for number in range(100):
                 other.transport.write(b"round")
-                await other.until(lambda size=5 * (number + 1): len(other.received) == size)
+                await other.until(lambda size=5 * (number + 1): other.kept_bytes == size)
             assert ssl_object.writes <= writes + 5, "it was asked again and again"
             hand.flush()
             assert_same_bytes(await hand.receive(len(BIG)), BIG)
