@@ -256,23 +256,28 @@ def test(options):
     prepare(lanes, builder(options))
     # pytest's own settings and its idea of the folder must be the checkout's.
     os.chdir(ROOT)
-    some = ["-m", "not slow"] if options.fast else []
     # What is the same on every Python is tested once.
     once = here.default_lane() if here.default_lane() in lanes else lanes[0]
     todo = []
     if not options.arguments and builder(options) is build:
-        pytest = [here.host_python(), "-m", "pytest", *pytest_options("host"), *some, "tests/host"]
-        todo.append(Job("host", pytest, host_environment(), behind=True))
+        todo += host_jobs(options.fast)
     # The longest first: the lane that has everything, then those that have the engine's tests.
     for lane in sorted(lanes, key=lambda lane: (lane != once, not lane.endswith("t"))):
         name = builder(options).folder(lane).name
         argv, env = here.command(lane, builder(options).library(lane), alone=True)
-        argv += ["-m", "pytest", *pytest_options(name), "--ignore=tests/host"]
-        argv += [] if options.arguments else ["--ignore=tests/frameworks"]
+        argv += ["-m", "pytest", "--ignore=tests/host"]
+        if options.arguments:
+            todo.append(Job(name, [*argv, *pytest_options(name), *options.arguments], env))
+            continue
+        argv.append("--ignore=tests/frameworks")
         # The free-threaded lanes, whose callbacks run at once, have the engine's tests too.
-        left_out = "not once" if lane.endswith("t") else "not once and not engine"
-        argv += options.arguments or (some if lane == once else ["-m", left_out])
-        todo.append(Job(name, argv, env))
+        engine = "" if lane == once or lane.endswith("t") else " and (not engine or python)"
+        parts = {name: "not once" + engine}
+        if lane == once:
+            parts[f"{name}-once"] = "once"
+        for part, marked in parts.items():
+            marked += " and not slow" * options.fast
+            todo.append(Job(part, [*argv, *pytest_options(part), "-m", marked], env))
     if not options.arguments and builder(options) is build:
         todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"], behind=True))
         if not options.fast and here.default_lane() in lanes:
@@ -326,6 +331,21 @@ def result(job):
     if job.name == "lint":
         return job.status == 0, "failed" if job.status else "passed"
     return pytest_result(job.name, job.status)
+
+
+def host_jobs(fast):
+    """pytest on tests/host, on this machine's own Python: the benchmark's tests, which neither
+    build nor need Wine, beside the others."""
+    folder = ROOT / "tests" / "host"
+    files = [path.relative_to(ROOT).as_posix() for path in sorted(folder.glob("test_*.py"))]
+    bench = [file for file in files if "/test_bench" in file]
+    parts = {"host": [file for file in files if file not in bench], "host-bench": bench}
+    made = []
+    for name, part in parts.items():
+        argv = [here.host_python(), "-m", "pytest", *pytest_options(name), *part]
+        argv += ["-m", "not slow"] if fast else []
+        made.append(Job(name, argv, host_environment(), behind=True))
+    return made
 
 
 def host_environment():

@@ -12,7 +12,7 @@ from . import here
 from .steps import LAB, say
 
 # More than there are CPUs: the tests on a lane wait more than they work.
-AT_ONCE = (os.cpu_count() or 1) + 2
+AT_ONCE = (os.cpu_count() or 1) + 4
 # Who computes without end lets those go first who have one thing to do, and wait again.
 BEHIND = 10
 

@@ -26,7 +26,8 @@ class Keeps:
     """Keeps a stream that comes in pieces, and puts it together when it is looked at.
 
     No bytearray: one that grows is copied with each eighth that it gets longer, which under Wine
-    goes byte by byte, to memory that was never touched. Thread: one keeps, any may look.
+    goes byte by byte, to memory that was never touched. And none of the objects that came: whose
+    memory must be held by somebody else is then seen. Thread: one keeps, any may look.
     """
 
     def __init__(self):
@@ -35,7 +36,7 @@ class Keeps:
         self._joining = threading.Lock()
 
     def keep(self, data):
-        self._pieces.append(data)
+        self._pieces.append(bytes(memoryview(data)))
         self.kept_bytes += len(data)
 
     @property

@@ -451,6 +451,7 @@ def test_f19_a_second_start_is_refused_and_a_restart_works(serve):
     served.assert_serving()
 
 
+@pytest.mark.python("the collector is Python's")
 def test_f19_a_server_that_nobody_has_any_more_stops():
     before = own_threads()
     servers = [iocpx.Server(iocpx.native.Echo, own_host())]

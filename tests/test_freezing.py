@@ -34,6 +34,7 @@ def needed(file, source):
     }
 
 
+@functools.cache
 def has_code(name):
     path = ROOT / name.replace(".", "/")
     return path.is_dir() or any(path.with_suffix(suffix).exists() for suffix in (".py", ".pyx"))

@@ -47,7 +47,6 @@ async def exchange(reader, writer, message):
 # -- one after the other ---------------------------------------------------------------------------
 
 
-@pytest.mark.engine("the handles are the engine's")
 @pytest.mark.slow("makes 300 loops")
 def test_many_loops_with_tcp_leave_everything_where_it_was():
     async def main():

@@ -483,6 +483,7 @@ else:
 """
 
 
+@pytest.mark.python("the exit is Python's")
 @pytest.mark.parametrize("door", ["server", "loop"])
 @pytest.mark.parametrize("how", ["lists", "one by one"])
 def test_what_is_no_message_of_a_connection_that_is_lost_keeps_nobody(start_script, door, how):
@@ -818,6 +819,7 @@ def test_discard_takes_everything_and_says_nothing(serve):
     assert stats["gil_acquisitions"] == 0
 
 
+@pytest.mark.python("pickle is Python's")
 def test_discard_is_a_native_handler_like_echo():
     discard = iocpx.native.Discard
     assert repr(discard) == "iocpx.native.Discard"

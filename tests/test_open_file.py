@@ -315,6 +315,7 @@ def test_a_callback_that_raises_harms_nobody(piped, pipe, caplog):
     wait_until(lambda: "ZeroDivisionError" in caplog.text, "the line in the log")
 
 
+@pytest.mark.python("asyncio is Python's")
 def test_a_future_is_awaited_in_any_loop(engine, path):
     async def main():
         async with iocpx.open_file(path, engine=engine) as file:
@@ -504,6 +505,7 @@ def test_operations_race_with_close(engine, path):
         run_together(read, read, close)
 
 
+@pytest.mark.python("the future is Python's")
 def test_an_interrupt_comes_out_of_the_call_and_the_future_is_done(
     engine, piped, pipe, monkeypatch
 ):
@@ -554,11 +556,13 @@ def test_a_closed_file(opened, path):
     path.unlink()
 
 
+@pytest.mark.python("the collector is Python's")
 def test_a_file_that_nobody_has_any_more(engine, path):
     with pytest.warns(ResourceWarning, match="unclosed file <iocpx.File name="):
         iocpx.open_file(path, engine=engine)
 
 
+@pytest.mark.python("the collector is Python's")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_what_is_under_way_keeps_the_file(engine, pipe):
     future = iocpx.open_file(pipe.name, "r+b", engine=engine).read(10, 0)
@@ -575,6 +579,7 @@ pipe = _winapi.CreateNamedPipe(name, 3, 0, 1, 4096, 4096, 0, _winapi.NULL)
 """
 
 
+@pytest.mark.python("the exit is Python's")
 @pytest.mark.parametrize("kept", [True, False])
 def test_exit_with_what_is_pending(start_script, kept):
     assert_quiet_end(
@@ -615,6 +620,7 @@ import iocpx
 # -- what is wrong ---------------------------------------------------------------------------------
 
 
+@pytest.mark.python("open() is Python's")
 @pytest.mark.parametrize(
     "name, mode",
     [
@@ -735,6 +741,7 @@ def test_close_in_the_callback_of_the_last_outcome_closes_the_handle(engine, pip
     assert take(told, "the callback") == 1
 
 
+@pytest.mark.python("the warning is Python's")
 def test_nothing_is_warned_of_a_file_that_was_closed(engine, path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

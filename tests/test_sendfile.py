@@ -165,6 +165,7 @@ def test_a_real_file_may_be_closed_and_deleted_at_once(serve, serve_tls, path, t
     assert future.result(WAIT_S) == len(DATA)
 
 
+@pytest.mark.python("gzip is Python's")
 def test_what_decompresses_sends_what_it_reads(serve, tmp_path):
     """Its descriptor is that of the compressed file."""
     client, protocol = serve(Recording).open()
@@ -177,6 +178,7 @@ def test_what_decompresses_sends_what_it_reads(serve, tmp_path):
             assert future.result(WAIT_S) == len(DATA) - offset
 
 
+@pytest.mark.python("tempfile is Python's")
 def test_a_temporary_file_is_sent(serve):
     """Windows deletes it with its handle, and may open it no second time."""
     client, protocol = serve(Recording).open()
@@ -758,6 +760,7 @@ print("sent", flush=True)
 """
 
 
+@pytest.mark.python("the exit is Python's")
 def test_the_program_ends_while_a_file_is_sent(start_script, large):
     """At the exit of the interpreter connections get a second to finish."""
     path, _ = large

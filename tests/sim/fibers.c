@@ -1,4 +1,4 @@
-/* Switching between fibers. Half of a run's time is the C library's swapcontext(): it asks the
+/* Switching between fibers. The C library's swapcontext() was half of a run's time: it asks the
    system for the signals each time, and AddressSanitizer clears what it knows of the whole stack. */
 #include "fibers.h"
 

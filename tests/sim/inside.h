@@ -1,5 +1,5 @@
-/* What the parts of the simulated kernel share: machine.c (threads, clock, memory, chance), locks.c
-   and the rooms of the simulated Winsock (objects.h: the port, sockets, the clients behind them). */
+/* What the parts of the simulated kernel share: machine.c (threads, clock, memory, chance),
+   fibers.c, locks.c and the rooms of the simulated Winsock (objects.h: the port, sockets, the clients behind them). */
 #ifndef SIM_INSIDE_H
 #define SIM_INSIDE_H
 
