@@ -94,7 +94,7 @@ def output(program, words):
     except subprocess.TimeoutExpired as expired:
         raise Wrong(f"{' '.join(map(str, words))} does not end in {LONGEST_S} s") from expired
     if done.returncode != 0:
-        # AddressSanitizer warns of swapcontext(), where fibers.c has it; machine.c tells it of each.
+        # AddressSanitizer warns of swapcontext(), where fibers.c has it: machine.c tells it.
         said = [line for line in done.stderr.splitlines() if "makecontext/swapcontext" not in line]
         raise Wrong(done.stdout + "\n".join(said))
     return done.stdout

@@ -148,6 +148,7 @@ def test_many_threads_connect(serve):
     wait_for_figure(peer.server, "connections_made", 40)
 
 
+@pytest.mark.slow("a connection is idle after seconds")
 def test_a_connection_of_ours_is_idle_and_is_limited_as_others(serve):
     peer = serve(Plain)
     ours = serve(Recording, idle_timeout_s=3)

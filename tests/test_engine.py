@@ -167,6 +167,7 @@ def test_each_server_has_its_own_limits(share):
     assert many.server.stats()["refused"] == 0
 
 
+@pytest.mark.slow("the shortest timeout is seconds")
 def test_each_server_has_its_own_deadlines(share):
     hasty, patient = share(Recording, idle_timeout_s=2), share(Plain)
     client = patient.connect()

@@ -620,6 +620,7 @@ def test_protocol_and_connection_are_collected_in_any_order(serve, first, when):
     assert gone() is None
 
 
+@pytest.mark.slow("hundreds of connections")
 def test_connections_are_collected_while_they_are_served(serve):
     """The collector runs again and again, in threads of its own, while cycles come and go."""
     served = serve(Plain, workers=4)

@@ -765,6 +765,7 @@ def test_a_closed_loop_refuses(loop, pair):
     assert loop.remove_writer(a) is False
 
 
+@pytest.mark.slow("makes many loops")
 def test_loops_leave_no_handles(pair):
     a, b = pair
 

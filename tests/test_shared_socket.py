@@ -10,7 +10,10 @@ from waiting import run_together
 pytestmark = pytest.mark.engine("the sockets are the engine's")
 
 
-@pytest.mark.parametrize("end", ["abort", "raise", "timeout"])
+@pytest.mark.parametrize(
+    "end",
+    ["abort", "raise", pytest.param("timeout", marks=pytest.mark.slow("it is seconds"))],
+)
 def test_a_reset_reaches_the_client_while_the_application_has_a_copy(serve, end):
     """The copy keeps the connection open, whatever the server does with its own handle."""
 

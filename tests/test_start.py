@@ -70,6 +70,7 @@ class Interrupting:
 ONE, OTHER = own_host(), own_host()
 
 
+@pytest.mark.slow("starts at every line")
 @pytest.mark.parametrize(
     "own",
     [
@@ -348,6 +349,7 @@ def test_a_thread_whose_start_raises_after_it_has_begun_is_ended_all_the_same(mo
     assert_serves(server)
 
 
+@pytest.mark.slow("hundreds of starts")
 def test_failed_starts_leave_no_handle(log):
     def refuse(record):
         raise LookupError("on purpose")

@@ -446,6 +446,7 @@ def test_clients_that_wait_for_their_handshakes_and_all_reset(serve_tls):
         assert client.exchange([b"hello"]) == b"hello"
 
 
+@pytest.mark.slow("500 handshakes")
 @pytest.mark.parametrize(
     "limit", [8, pytest.param(256, marks=pytest.mark.once("another limit"))]
 )
@@ -475,6 +476,7 @@ def test_five_hundred_handshakes_of_which_half_vanish(serve_tls, limit):
         client.close()
 
 
+@pytest.mark.slow("the shortest timeout is seconds")
 def test_the_time_of_a_handshake_begins_with_its_turn(serve_tls):
     seconds = HANDSHAKE_S
     served = serve_tls(Echoing, max_handshakes=1, ssl_handshake_timeout_s=seconds)

@@ -358,6 +358,7 @@ UNITS = {
 
 
 # A server of each kind; the real ones, on this Python.
+@pytest.mark.slow("starts a server and a client for each workload")
 @pytest.mark.parametrize("name", ["asyncio", "asyncio-streams", "threads"])
 def test_churn_tls_and_streams(name):
     printed, rates = measured_rates(name, "--workload", *UNITS)
@@ -382,6 +383,7 @@ def test_reads_of_a_file(name, loops):
     assert len(rates) == 2
 
 
+@pytest.mark.slow("starts a server and a client for each workload")
 @pytest.mark.parametrize(
     ("workload", "fault", "sentence"),
     [
@@ -456,6 +458,7 @@ def test_idle_connections_are_counted_and_checked(monkeypatch, tmp_path, stand_i
     assert "idle connection 0: its reply is not what was sent" in capsys.readouterr().err
 
 
+@pytest.mark.slow("starts a server and a client for each workload")
 def test_json_has_every_round(tmp_path):
     path = tmp_path / "figures.json"
     load = ("--workload", "one", "stream-in", *LONGER)

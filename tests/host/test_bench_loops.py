@@ -331,6 +331,7 @@ def test_targets_of_tls():
     assert unknown == ("", "not measured")
 
 
+@pytest.mark.slow("starts servers of uvicorn and aiohttp")
 @pytest.mark.parametrize(
     ("workload", "fault"),
     [
@@ -353,6 +354,7 @@ def test_right_answers_are_counted(stand_in, workload, fault):
     assert re.search(r"^server +requests/s ", run.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow("starts servers of uvicorn and aiohttp")
 @pytest.mark.parametrize(
     ("workload", "fault", "sentence"),
     [

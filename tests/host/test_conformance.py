@@ -98,6 +98,7 @@ def run(folder, source, tests="*"):
     return {test.replace("module.", ""): told for test, told in found.items()}, lane
 
 
+@pytest.mark.slow("waits for what hangs")
 def test_every_test_of_a_module_is_told_of_whatever_hangs_or_crashes(tmp_path):
     found, lane = run(tmp_path, MODULE)
     assert {test: outcome for test, (outcome, _) in found.items()} == OUTCOMES
@@ -127,6 +128,7 @@ def test_only_the_tests_of_the_patterns_are_run(tmp_path):
     assert list(found) == ["Tests.test_a_passes", "Tests.test_b_fails"]
 
 
+@pytest.mark.slow("waits for what hangs")
 def test_an_interpreter_that_does_not_end_is_told_of(tmp_path):
     source = (
         "import threading, time, unittest\n"

@@ -145,6 +145,7 @@ def test_the_last_answer_says_that_it_is(port):
         assert b"\r\nConnection: close\r\n" in text
 
 
+@pytest.mark.slow("the shortest timeout is seconds")
 def test_a_head_that_stops_is_given_up_but_not_early(port):
     begun = time.monotonic()
     assert ask(port, ROOT_REQUEST + b"GET / HTTP/1.1\r\nHo")[0] == [200, 408]

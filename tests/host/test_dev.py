@@ -66,6 +66,7 @@ def test_run_passes_the_exit_status_on(status):
     assert dev("run", "-c", f"raise SystemExit({status})").returncode == status
 
 
+@pytest.mark.slow("imports all extras")
 def test_run_is_a_windows_python_with_iocpx_and_the_extras(tmp_path):
     program = (
         "import sys, iocpx, pytest, hypothesis, rich, winloop\n"

@@ -46,6 +46,7 @@ def test_redis_cli(port):
     assert run(*cli, "DBSIZE") == "10000\n"
 
 
+@pytest.mark.slow("sends for seconds")
 def test_redis_benchmark(port):
     """50 connections, also with 16 commands under way on each; it checks that each is answered."""
     words = ("-p", port, "-n", "3000", "-t", "ping,set,get,incr", "-r", "100", "--csv")

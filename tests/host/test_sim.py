@@ -45,6 +45,7 @@ def test_what_failed_once_is_good_now(program):
     assert simulate.corpus(program) > 0
 
 
+@pytest.mark.slow("many runs")
 def test_streams_are_cut_into_messages_as_python_does_it(program):
     assert simulate.framing(program, 300) == 4
 

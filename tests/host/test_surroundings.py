@@ -123,6 +123,7 @@ else:
 """
 
 
+@pytest.mark.slow("imports gevent and all that it changes")
 @pytest.mark.parametrize("order", ["imported before", "imported after"])
 @pytest.mark.parametrize(
     "patches, printed",

@@ -78,6 +78,7 @@ def test_the_sdist_has_all_sources_and_nothing_built(made):
     assert [name for name in names if name.startswith("iocpx/") and name.endswith(".c")] == []
 
 
+@pytest.mark.slow("runs pip")
 def test_pip_installs_the_wheel_into_a_lane(made, tmp_path):
     wheel, _ = made
 
