@@ -265,19 +265,13 @@ def test(options):
     for lane in sorted(lanes, key=lambda lane: (lane != once, not lane.endswith("t"))):
         name = builder(options).folder(lane).name
         argv, env = here.command(lane, builder(options).library(lane), alone=True)
-        argv += ["-m", "pytest", "--ignore=tests/host"]
+        argv += ["-m", "pytest"]
         if options.arguments:
-            todo.append(Job(name, [*argv, *pytest_options(name), *options.arguments], env))
-            continue
-        argv.append("--ignore=tests/frameworks")
-        # The free-threaded lanes, whose callbacks run at once, have the engine's tests too.
-        engine = "" if lane == once or lane.endswith("t") else " and (not engine or python)"
-        parts = {name: "not once" + engine}
-        if lane == once:
-            parts[f"{name}-once"] = "once"
-        for part, marked in parts.items():
-            marked += " and not slow" * options.fast
-            todo.append(Job(part, [*argv, *pytest_options(part), "-m", marked], env))
+            parts = {name: ["--ignore=tests/host", *options.arguments]}
+        else:
+            parts = lane_parts(name, lane == once, lane.endswith("t"), options.fast)
+        for part, words in parts.items():
+            todo.append(Job(part, [*argv, *pytest_options(part), *words], env))
     if not options.arguments and builder(options) is build:
         todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"], behind=True))
         if not options.fast and here.default_lane() in lanes:
@@ -333,16 +327,41 @@ def result(job):
     return pytest_result(job.name, job.status)
 
 
+def test_files(folder, first):
+    """Two lists, of the test files of the folder whose names begin with one of `first`, and of the
+    others."""
+    paths = sorted((ROOT / folder).glob("test_*.py"))
+    files = [path.relative_to(ROOT).as_posix() for path in paths]
+    those = [file for file in files if file.rpartition("/")[2].startswith(first)]
+    return those, [file for file in files if file not in those]
+
+
+def lane_parts(name, once, free_threaded, fast):
+    """{name: pytest's words} of a lane's tests: in parts where they take long, which end at about
+    the same time.
+
+    once: it has what is tested on one lane only.
+    """
+    loop, others = test_files("tests", ("test_loop_", "test_tls_"))
+    marks = ["not slow"] if fast else []
+    # Where callbacks run at once, the engine's tests are there too.
+    if not once and not free_threaded:
+        marks += ["not once", "(not engine or python)"]
+        return {name: [*loop, *others, "-m", " and ".join(marks)]}
+    words = ["-m", " and ".join([*marks, "not once"])]
+    parts = {name: [*others, *words], f"{name}-loop": [*loop, *words]}
+    if once:
+        parts[f"{name}-once"] = [*loop, *others, "-m", " and ".join([*marks, "once"])]
+    return parts
+
+
 def host_jobs(fast):
     """pytest on tests/host, on this machine's own Python: the benchmark's tests, which neither
     build nor need Wine, beside the others."""
-    folder = ROOT / "tests" / "host"
-    files = [path.relative_to(ROOT).as_posix() for path in sorted(folder.glob("test_*.py"))]
-    bench = [file for file in files if "/test_bench" in file]
-    parts = {"host": [file for file in files if file not in bench], "host-bench": bench}
+    bench, others = test_files("tests/host", "test_bench")
     made = []
-    for name, part in parts.items():
-        argv = [here.host_python(), "-m", "pytest", *pytest_options(name), *part]
+    for name, files in {"host": others, "host-bench": bench}.items():
+        argv = [here.host_python(), "-m", "pytest", *pytest_options(name), *files]
         argv += ["-m", "not slow"] if fast else []
         made.append(Job(name, argv, host_environment(), behind=True))
     return made
