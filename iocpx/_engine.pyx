@@ -39,11 +39,11 @@ The life of a connection, with the function to read for each step:
       engine_run_worker      a worker dequeues the packet and dispatches its op
       on_accept_complete     the slot is posted again at once; then
       conn_open              the socket joins the port, a conn_t is made and scheduled
-      deliver (handler_t)    connection_made
+      tell (handler_t)       connection_made; a native handler has deliver instead
       conn_served            … and then the first receive:
     recv_post                WSARecv
       on_recv_complete       bytes go into the inbox, the connection is scheduled
-      deliver                data_received; what it writes is queued in the outbox
+      tell, deliver          data_received; what it writes is queued in the outbox
       conn_served            everything queued leaves in one gather send:
     send_post                WSASend
       on_send_complete       the outbox shrinks; what came meanwhile goes out next
