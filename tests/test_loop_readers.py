@@ -481,6 +481,7 @@ def test_an_event_from_before_the_adding_is_not_told(loop, pair):
 # -- many, and often -------------------------------------------------------------
 
 
+@pytest.mark.engine("their number is the engine's affair")
 def test_many_sockets_at_once(loop):
     pairs = [socket.socketpair() for _ in range(MANY)]
 

@@ -263,6 +263,7 @@ def test_a_client_that_resets_in_its_handshake_costs_itself_only(run, version, f
     run(main)
 
 
+@pytest.mark.engine("their number is the engine's affair")
 @pytest.mark.slow("500 handshakes")
 def test_five_hundred_handshakes_of_which_half_vanish(run):
     async def main():

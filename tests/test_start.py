@@ -70,6 +70,7 @@ class Interrupting:
 ONE, OTHER = own_host(), own_host()
 
 
+@pytest.mark.engine("what a start has begun is the engine's to end")
 @pytest.mark.slow("starts at every line")
 @pytest.mark.parametrize(
     "own",
@@ -349,6 +350,7 @@ def test_a_thread_whose_start_raises_after_it_has_begun_is_ended_all_the_same(mo
     assert_serves(server)
 
 
+@pytest.mark.engine("the handles are the engine's")
 @pytest.mark.slow("hundreds of starts")
 def test_failed_starts_leave_no_handle(log):
     def refuse(record):

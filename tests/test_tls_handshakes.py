@@ -446,6 +446,7 @@ def test_clients_that_wait_for_their_handshakes_and_all_reset(serve_tls):
         assert client.exchange([b"hello"]) == b"hello"
 
 
+@pytest.mark.engine("their number is the engine's affair")
 @pytest.mark.slow("500 handshakes")
 @pytest.mark.parametrize(
     "limit", [8, pytest.param(256, marks=pytest.mark.once("another limit"))]

@@ -757,6 +757,7 @@ class Side:
             self.do("read", 1000, other)
 
 
+@pytest.mark.engine("how the stream is cut is nothing to Python")
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
