@@ -14,7 +14,7 @@ from .steps import LAB, say
 # More than there are CPUs: the tests on a lane wait more than they work.
 AT_ONCE = (os.cpu_count() or 1) + 4
 # Who computes without end lets those go first who have one thing to do, and wait again.
-BEHIND = 10
+BEHIND = 5
 
 
 class Job:
