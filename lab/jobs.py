@@ -12,9 +12,9 @@ from . import here
 from .steps import LAB, say
 
 # More than there are CPUs: the tests on a lane wait more than they work.
-AT_ONCE = (os.cpu_count() or 1) + 4
+AT_ONCE = (os.cpu_count() or 1) + 3
 # Who computes without end lets those go first who have one thing to do, and wait again.
-BEHIND = 5
+BEHIND = 10
 
 
 class Job:
