@@ -261,7 +261,9 @@ def test(options):
     todo = []
     if not options.arguments and builder(options) is build:
         todo += host_jobs(options.fast)
-    # The longest first: the lane that has everything, then those that have the engine's tests.
+    # The longest first: the lane that has everything, then those that have the engine's tests, and
+    # their smaller parts behind all lanes.
+    small = []
     for lane in sorted(lanes, key=lambda lane: (lane != once, not lane.endswith("t"))):
         name = builder(options).folder(lane).name
         argv, env = here.command(lane, builder(options).library(lane), alone=True)
@@ -271,7 +273,9 @@ def test(options):
         else:
             parts = lane_parts(name, lane == once, lane.endswith("t"), options.fast)
         for part, words in parts.items():
-            todo.append(Job(part, [*argv, *pytest_options(part), *words], env))
+            job = Job(part, [*argv, *pytest_options(part), *words], env)
+            (todo if part == name else small).append(job)
+    todo += small
     if not options.arguments and builder(options) is build:
         todo.append(Job("lint", [sys.executable, ROOT / "dev.py", "lint"], behind=True))
         if not options.fast and here.default_lane() in lanes:
