@@ -15,6 +15,8 @@ from .steps import LAB, say
 AT_ONCE = (os.cpu_count() or 1) + 3
 # Who computes without end lets those go first who have one thing to do, and wait again.
 BEHIND = 10
+# A test that looks at Ctrl+C itself takes the first one for its own.
+AGAIN_S = 10
 
 
 class Job:
@@ -67,9 +69,13 @@ def together(jobs, tell):
                     tell(job)
         except KeyboardInterrupt:
             show([])
-            for future, job in waiting.items():
-                if not future.cancel() and job.process:
-                    here.interrupt(job.process)
+            running = {future for future in waiting if not future.cancel()}
+            while running:
+                for future in running:
+                    # Without a process yet, it has its turn in the next round.
+                    if waiting[future].process:
+                        here.interrupt(waiting[future].process)
+                running = concurrent.futures.wait(running, timeout=AGAIN_S).not_done
             raise
 
 

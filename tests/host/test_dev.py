@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from lab import fetch, here, steps, windows, wine  # noqa: E402 - found only now
+from lab import fetch, here, jobs, steps, windows, wine  # noqa: E402 - found only now
 
 ON_WINDOWS = sys.platform == "win32"
 LIMIT_S = 100
@@ -174,6 +174,33 @@ def test_run_passes_ctrl_c_on(tmp_path, to_a_file):
             process.kill()
     assert rest == "interrupted\n"
     assert process.returncode == 5
+
+
+# Ends the program that runs it, as Ctrl+C does, and lets the first Ctrl+C pass that it gets itself.
+ENDS_AT_THE_SECOND = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+os.kill(os.getppid(), signal.SIGTERM)
+for _ in range(2):
+    signal.sigwait({signal.SIGINT})
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.fixture
+def sigterm_restored():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(ON_WINDOWS, reason="a process cannot send Ctrl+C to another one's console")
+def test_jobs_side_by_side_are_interrupted_until_they_end(monkeypatch, sigterm_restored):
+    monkeypatch.setattr(jobs, "AGAIN_S", 0.1)
+    job = jobs.Job("interrupted", [sys.executable, "-c", ENDS_AT_THE_SECOND])
+    with pytest.raises(KeyboardInterrupt):
+        jobs.together([job], lambda job: pytest.fail("it ended by itself"))
+    assert job.output.read_text() == "interrupted\ninterrupted\n"
 
 
 # -- what is missing
