@@ -176,6 +176,8 @@ cdef class Dial:
         cdef void *user
         cdef conn_t *conn = NULL
         cdef int error
+        # The others can be bound to a port of the caller's only after this one has let it go.
+        cdef bint alone = local != NULL and (local[2] != 0 or local[3] != 0)
         cdef bint more
         cdef bint wanted
         cdef uint64_t now
@@ -201,7 +203,7 @@ cdef class Dial:
             return os_error(error, "connect", address[3])
         connection_adopt(connection, conn)
         with cython.critical_section(self):
-            more = len(self.addresses) > 0
+            more = len(self.addresses) > 0 and not alone
         now = now_us()
         self.wake(connection, self.time_is_up, self.due_us - now if self.due_us > now else 0)
         if more:
@@ -332,10 +334,12 @@ cdef class Dial:
             self.end(future, exc)
 
     def time_is_up(self):
+        # Before the future is taken away, since this may raise.
+        exc = os_error(WSAETIMEDOUT, "connect", self.where,
+                       f"not done within timeout_s={self.timeout_s:g}")
         future = self.settle(True, False)
         if future is not None:
-            self.end(future, os_error(WSAETIMEDOUT, "connect", self.where,
-                                      f"not done within timeout_s={self.timeout_s:g}"))
+            self.end(future, exc)
 
     def future_done(self, future):
         if future.cancelled():
@@ -401,7 +405,8 @@ def connect(protocol_factory, host, port, *, timeout_s=60.0, local_addr=None, ss
         for a connection that is there, after the handshake.
     host: str, an address or a name.  The addresses of a name are tried in turns of their families,
         each 0.25 s after the one before, or at once when that has failed; the first that connects
-        is taken, and the others' protocol is never made.
+        is taken, and the others' protocol is never made.  From a port of local_addr's, which one
+        attempt at a time can have, each only when the one before has failed.
     port: int, 1 to 65535.
     timeout_s: seconds for all of it, 0.001 to 86400, never less; then the future has a
         TimeoutError.

@@ -124,6 +124,7 @@ cdef class DatagramTransport(Datagrams):
             refuse_coroutine("protocol_factory", protocol)
             self._take_protocol(protocol)
             if method_of(protocol, "datagram_received") is None and not self._in_lists:
+                self._take_protocol(None)
                 raise TypeError("protocol must be an object with a method datagram_received() or "
                                 f"datagrams_received(), got {protocol!r}")
             self._runtime.connections.add(self)

@@ -66,6 +66,8 @@ cdef class EngineLoop(LoopCore):
         cdef int found
         if self._engine is None:
             return LoopCore.look(self, timeout_ms)
+        # Of a callback outside the last look: nothing need come to end the wait of another one.
+        self.raise_raised()
         self.looks += 1
         engine = self._engine.engine
         before = engine_count(engine, E_PACKETS)

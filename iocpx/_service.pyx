@@ -120,11 +120,14 @@ cdef void service_stop(service_t *service, uint64_t timeout_ms) noexcept nogil:
     first = not service.closing_clients
     service.closing_clients = True
     engine.serving -= first and service.config.datagrams
+    ReleaseSRWLockExclusive(&engine.lock)
+    service_retire(service)
+    # After that: the keeper ends whoever is there then once, and nobody comes any more.
+    AcquireSRWLockExclusive(&engine.lock)
     if not service.over and due < service.stop_due_ms:
         service.stop_due_ms = due
         keeper_wants(engine, due)
     ReleaseSRWLockExclusive(&engine.lock)
-    service_retire(service)
     if first:
         service_close_clients(service, False)
 

@@ -274,6 +274,21 @@ def test_the_next_address_is_tried_when_one_is_silent(engine, echo, names):
         closed(connection)
 
 
+@pytest.mark.slow("the system asks a silent address again after seconds")
+def test_from_a_port_of_the_callers_one_address_is_tried_after_the_other(engine, echo, names):
+    with silent_address() as silent:
+        names.add("two", silent, echo)
+        port = free_port()
+        one = iocpx.connect(Recording, "two", 1, local_addr=("127.0.0.1", port), engine=engine)
+        # When this one has gone on to the second address, that one would have, too.
+        closed(iocpx.connect(Recording, "two", 1, engine=engine).result(WAIT_S))
+    connection = one.result(WAIT_S)
+    assert connection.get_extra_info("peername") == echo
+    assert connection.get_extra_info("sockname") == ("127.0.0.1", port)
+    assert_echo(connection)
+    closed(connection)
+
+
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
 def test_families_take_turns(engine, names):
     with refusing_address() as one, refusing_address() as two:

@@ -461,6 +461,22 @@ def test_what_the_factory_raises_ends_the_server():
     assert server.stats()["aborts_by_reason"]["callback"] == 1
 
 
+def test_a_protocol_of_the_wrong_kind_is_told_nothing():
+    class Wrong(asyncio.Protocol):
+        def connection_lost(self, exc):
+            raise AssertionError("it never had a connection")
+
+    reported = queue.Queue()
+    server = iocpx.DatagramServer(Wrong, HOST, exception_handler=reported.put)
+    server.start()
+    context = take(reported, "a report")
+    assert isinstance(context["exception"], TypeError)
+    assert "datagrams_received(), got <" in str(context["exception"])
+    assert server.wait_closed(WAIT_S)
+    assert reported.empty(), reported.get()
+    assert server.stats()["endpoints_made"] == server.stats()["endpoints_retired"] == 1
+
+
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_each_address_is_an_endpoint(serve):
     server, protocols = serve(Echo, host=[HOST, "::1"])

@@ -8,6 +8,8 @@ import pytest
 from loops import run
 from sockets import free_port, has_ipv6
 
+import iocpx
+
 HOST = "127.0.0.1"
 
 
@@ -46,6 +48,29 @@ async def end(*protocols_and_transports):
     for item in protocols_and_transports:
         if isinstance(item, Keeps):
             assert await item.lost is None
+
+
+def test_what_a_callback_exits_with_leaves_a_loop_that_has_nothing_else_to_do():
+    class Exits(Keeps):
+        def datagram_received(self, data, addr):
+            raise SystemExit(7)
+
+    async def main():
+        transport, exits = await loop.create_datagram_endpoint(Exits, (HOST, 0))
+        endpoint.extend((transport, exits))
+        transport.sendto(b"x", transport.get_extra_info("sockname"))
+        await loop.create_future()
+
+    endpoint = []
+    loop = iocpx.new_event_loop()
+    task = loop.create_task(main())
+    with pytest.raises(SystemExit) as raised:
+        loop.run_until_complete(task)
+    assert raised.value.code == 7
+    task.cancel()
+    # The endpoint is none the worse for it.
+    loop.run_until_complete(end(*endpoint))
+    loop.close()
 
 
 @pytest.mark.parametrize("host", [HOST, "::1"])
