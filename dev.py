@@ -372,8 +372,10 @@ def host_jobs(fast):
 
 
 def host_environment():
-    """This process's, with compiled files in the lab, where the lanes have theirs."""
-    env = {**os.environ, "PYTHONPYCACHEPREFIX": str(LAB / "pycache" / "host")}
+    """This process's, with compiled files in the lab, where the lanes have theirs, and UTF-8, which
+    the tests read what programs print as."""
+    pycache = str(LAB / "pycache" / "host")
+    env = {**os.environ, "PYTHONPYCACHEPREFIX": pycache, "PYTHONUTF8": "1"}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     return env
 

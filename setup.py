@@ -149,7 +149,7 @@ class BuildExt(build_ext):
 
     def compile_arguments(self):
         if self.compiler.compiler_type == "msvc":
-            return ["/Od", "/Zi"] if CONFIG.get("debug") else []
+            return ["/Od", "/Z7"] if CONFIG.get("debug") else []
         return [
             # DWARF 4: Wine's backtraces do not read a later version. Without -fno-sanitize the
             # compiler adds traps to an unoptimised build, which would also stop in CPython's own

@@ -60,6 +60,7 @@ cdef class DatagramTransport(Datagrams):
     cdef bint _aborted
     cdef uint64_t _looked           # the loop's looks when a datagram last left at once
     cdef object __weakref__
+    cdef dict __dict__              # as with asyncio's, whose attributes may be set
 
     def __init__(self):
         raise TypeError("DatagramTransport objects are made by iocpx.EventLoop only")

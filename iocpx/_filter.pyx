@@ -35,6 +35,9 @@ cdef bint conn_filter_begin(worker_t *worker, conn_t *conn, bint resume) noexcep
         conn.filter_begun = True
         conn.filter_opening = True
         conn.filtered_bytes = conn.outbox.nbytes    # what was written before, as it is
+        # An end that the handler knows of has come in place of the filter's handshake: it is told,
+        # too, or would wait for bytes that nobody receives.
+        conn.eof_told = False
         if resume:
             conn.read_paused = False
     conn_leave(worker, conn)
@@ -119,6 +122,8 @@ cdef int conn_put_filtered(conn_t *conn, const char *data, size_t nbytes, void *
         if conn.filter_own > MOST_OWN_BYTES:
             conn_fail(conn, ABORT_WRITE_LIMIT, WSAENOBUFS, True)
     if nbytes > 0 and (conn.state == STATE_OPEN or conn.state == STATE_FLUSHING):
+        if conn.outbox.head == NULL:
+            conn.filtered_bytes = 0     # left before anybody wanted to be told of it (SENT_TOLD)
         result = conn_gather(conn, &conn.outbox, data, nbytes, owner)
         if not result & WRITE_NO_MEMORY:
             conn.outbox.tail.writes += writes

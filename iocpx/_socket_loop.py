@@ -97,6 +97,7 @@ class SocketLoop(TcpLoop):
             return await super()._sendfile_native(transp, file, offset, count)  # type: ignore[misc,no-any-return]
         if isinstance(file, io.TextIOBase):
             raise ValueError("file should be opened in binary mode")
+        _check_count(count)
         future: Any = self.create_future()
         sent = transp._send_file(file, offset, count, future)
         if sent is None:
@@ -123,9 +124,16 @@ class SocketLoop(TcpLoop):
     async def _sendfile_fallback(
         self, transp: Any, file: Any, offset: int, count: int | None
     ) -> int:
+        _check_count(count)
         if hasattr(file, "seek"):
             file.seek(offset)
         return await super()._sendfile_fallback(transp, file, offset, count)  # type: ignore[misc,no-any-return]
+
+
+def _check_count(count: Any) -> None:
+    # For asyncio's fallback 0 is the whole rest of the file.
+    if isinstance(count, int) and count <= 0:
+        raise ValueError(f"count must be a positive integer (got {count!r})")
 
 
 def _room(buf: Any) -> int:

@@ -25,6 +25,7 @@ cdef class Poll:
     cdef poll_t poll
     cdef readonly object fileobj        # what the program named the socket by
     cdef readonly Handle handle         # None: removed
+    cdef size_t fd                      # what it was then
     cdef HANDLE socket                  # borrowed: the base handle of the program's socket
     cdef ULONG events                   # that it waits for
     cdef bint posted
@@ -53,4 +54,5 @@ cdef class SocketPolls:
     # Cancel them; packets are to come until n_posted is 0.
     cdef int remove_all(self) except -1
     cdef int post(self, Poll poll) except -1
+    cdef bint is_closed(self, Poll poll) except -1
     cdef int tell_failure(self, Poll poll, int error) except -1

@@ -74,6 +74,7 @@ cdef class SocketPolls:
         cdef dict polls = self.writers if writing else self.readers
         cdef Poll poll = Poll.__new__(Poll)
         poll.poll.owner = <PyObject *>poll
+        poll.fd = fd
         poll.socket = base_handle(fd)
         poll.events = WRITABLE if writing else READABLE
         poll.fileobj = fileobj
@@ -105,18 +106,29 @@ cdef class SocketPolls:
     cdef int post_due(self) except -1:
         cdef list due = self.due
         cdef Poll poll
+        cdef bint wanted
         cdef Py_ssize_t n = 0
         self.due = []
         try:
             for poll in due:
+                wanted = poll.handle is not None and not self.is_closed(poll)
                 n += 1
-                if poll.handle is not None:
+                if wanted:
                     self.post(poll)
         except BaseException:
             # There is no memory: the rest waits for the next run.
             self.due = due[n:] + self.due
             raise
         return 0
+
+    cdef bint is_closed(self, Poll poll) except -1:
+        """The program's socket, whose handle another one may have by now."""
+        if isinstance(poll.fileobj, int):
+            return False                # who knows
+        try:
+            return poll.fileobj.fileno() != poll.fd
+        except Exception:
+            return True                 # as a closed file's
 
     cdef int post(self, Poll poll) except -1:
         cdef poll_t *p = &poll.poll

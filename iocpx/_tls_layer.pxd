@@ -7,12 +7,15 @@ from iocpx._types cimport conn_t
 cdef class TlsUser:
     cdef Tls _tls                       # None: no TLS
     cdef bint _tls_told_end             # eof_received was called, or never will be
+    cdef bint _tls_pumps                # _tls_pump() runs …
+    cdef bint _tls_pump_again           # … and was asked for meanwhile
     cdef dict _tls_info                 # what get_extra_info() tells of it, after the handshake
 
     # Hand over what has come.  After it the protocol may have written.
     cdef void _tls_deliver(self, conn_t *conn) noexcept
     # Encrypt what was written, and the end of it.
     cdef void _tls_pump(self, conn_t *conn) noexcept
+    cdef void _tls_pump_once(self, conn_t *conn) noexcept
     # The stream has ended.
     cdef void _tls_end_of_stream(self, conn_t *conn) noexcept
     cdef int _tls_read(self, conn_t *conn) except -1

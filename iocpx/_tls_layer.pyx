@@ -119,6 +119,19 @@ cdef class TlsUser:
             self._tls_eof(conn)
 
     cdef void _tls_pump(self, conn_t *conn) noexcept:
+        # Within OpenSSL's calls the interpreter runs signals' handlers and finalisers, which may
+        # write: that comes after what is being encrypted.
+        self._tls_pump_again = self._tls_pumps
+        if self._tls_pumps:
+            return
+        self._tls_pumps = True
+        self._tls_pump_once(conn)
+        while self._tls_pump_again:
+            self._tls_pump_again = False
+            self._tls_pump_once(conn)
+        self._tls_pumps = False
+
+    cdef void _tls_pump_once(self, conn_t *conn) noexcept:
         cdef queue_t plain
         cdef queue_t done
         cdef bint last

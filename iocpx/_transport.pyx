@@ -792,7 +792,7 @@ cdef class Transport:
         cdef conn_t *conn
         cdef int result = SENDFILE_UNFIT
         try:
-            sent = SentFile.__new__(SentFile, file, offset, most or None, future)
+            sent = SentFile.__new__(SentFile, file, offset, most, future)
         except (TypeError, ValueError):
             return None                 # asyncio takes more, and says what it does not take
         if sent.handle == NULL:

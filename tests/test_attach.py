@@ -131,7 +131,7 @@ def test_in_a_callback(serve, pair):
 
 # Attaches what its parent has accepted.
 ATTACHES = """
-import asyncio, socket, sys
+import asyncio, os, socket, sys
 import iocpx
 
 class Echo(asyncio.Protocol):
@@ -143,6 +143,7 @@ class Echo(asyncio.Protocol):
         print("lost", exc, flush=True)
 
 engine = iocpx.Engine(workers=1)
+print(os.getpid(), flush=True)
 sock = socket.fromshare(bytes.fromhex(sys.stdin.readline()))
 engine.attach(sock, Echo())
 print("attached", flush=True)
@@ -155,7 +156,7 @@ def test_a_socket_that_another_process_has_accepted(pair):
     sock, client = pair()
     script = Script(ATTACHES)
     try:
-        script.tell(sock.share(script.process.pid).hex())
+        script.tell(sock.share(int(script.read_line())).hex())
         assert script.read_line() == "attached"
         sock.close()
         data = pattern(100_000)

@@ -50,6 +50,24 @@ async def end(*protocols_and_transports):
             assert await item.lost is None
 
 
+def test_attributes_may_be_set():
+    """As libraries do: to remember an address, or to count what is sent."""
+
+    async def main():
+        near, keeps, far, _ = ends = await pair()
+        send, sent = far.sendto, []
+        far.sendto = lambda data, addr=None: (sent.append(data), send(data, addr))
+        far._address = far.get_extra_info("peername")
+        far.sendto(b"x")
+        assert (await keeps.got.get())[0] == b"x"
+        assert sent == [b"x"]
+        assert far._address == near.get_extra_info("sockname")
+        del far.sendto  # which holds the transport
+        await end(*ends)
+
+    run(main())
+
+
 def test_what_a_callback_exits_with_leaves_a_loop_that_has_nothing_else_to_do():
     class Exits(Keeps):
         def datagram_received(self, data, addr):

@@ -684,6 +684,43 @@ def test_closed_in_its_callback(loop, pair):
     run(loop, main())
 
 
+def udp_socket_of_number(fd):
+    """It, bound, and what else was made until some socket got the number."""
+    made = []
+    while not made or made[-1].fileno() != fd:
+        made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        assert len(made) < 1000
+    made[-1].bind(("127.0.0.1", 0))
+    return made.pop(), made
+
+
+def test_closed_in_its_callback_which_makes_another_of_its_number(loop, pair):
+    a, b = pair
+
+    async def main():
+        calls, made = [], []
+        done = loop.create_future()
+
+        def ready():
+            calls.append(1)
+            fd = a.fileno()
+            a.close()
+            new, others = udp_socket_of_number(fd)
+            new.sendto(b"x", new.getsockname())
+            made.extend((new, *others))
+            done.set_result(None)
+
+        loop.add_reader(a, ready)
+        b.send(b"x")
+        await done
+        await turns()
+        assert calls == [1]
+        for sock in made:
+            sock.close()
+
+    run(loop, main())
+
+
 def test_a_descriptor_that_is_used_again(loop):
     """The kernel gives the number of a closed socket to the next one."""
 
@@ -695,20 +732,14 @@ def test_a_descriptor_that_is_used_again(loop):
         fd = old.fileno()
         old.close()
         old_peer.close()
-        made = []
-        # Until some socket has got the number.
-        while not made or made[-1].fileno() != fd:
-            made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            assert len(made) < 1000
-        new = made[-1]
-        new.bind(("127.0.0.1", 0))
+        new, made = udp_socket_of_number(fd)
         readable = watch(loop, new)
         await turns()
         assert not readable.done()
         new.sendto(b"x", new.getsockname())
         await readable
         assert stale == []
-        for sock in made:
+        for sock in (new, *made):
             sock.close()
 
     run(loop, main())

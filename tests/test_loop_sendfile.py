@@ -47,6 +47,27 @@ def test_a_file_is_sent(run, tmp_path):
     run(main)
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_of_nothing_is_not_all(run, tmp_path, count):
+    async def main():
+        loop = asyncio.get_running_loop()
+        path = tmp_path / "file"
+        path.write_bytes(BIG)
+        server, client, other = await pair(Peer)
+        with path.open("rb") as file:
+            with pytest.raises(ValueError, match=r"^count must be a positive integer \(got "):
+                await loop.sendfile(client.transport, file, 5, count)
+            with pytest.raises(ValueError, match=r"^count must be"):
+                await loop.sendfile(client.transport, io.BytesIO(BIG), 5, count)
+        client.transport.write(b"end")
+        client.transport.close()
+        await other.lost
+        assert other.received == b"end"
+        server.close()
+
+    run(main)
+
+
 def test_a_range_past_the_end_is_what_there_is_of_it(run, tmp_path):
     async def main():
         loop = asyncio.get_running_loop()

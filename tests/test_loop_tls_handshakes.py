@@ -709,6 +709,28 @@ def test_start_tls_of_a_connection_that_ends_is_refused(run, ended):
     run(main)
 
 
+def test_start_tls_of_a_connection_whose_peer_has_ended_fails_at_once(run):
+    class StaysOpen(Peer):
+        def eof_received(self):
+            super().eof_received()
+            return True
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serving(StaysOpen) as served:
+            client = await connect(Peer, served.address)
+            client.transport.write_eof()
+            peer = await served.protocol()
+            await peer.until_told("eof")
+            with pytest.raises(ConnectionResetError):
+                await loop.start_tls(peer.transport, peer, contexts()[0], server_side=True)
+            assert isinstance(await peer.lost(), ConnectionResetError)
+            assert peer.told.count("eof") == 1
+            await client.lost()
+
+    run(main)
+
+
 # -- servers ---------------------------------------------------------------------------------------
 
 
@@ -748,6 +770,9 @@ def test_a_file_is_sent(run, tmp_path):
                 assert file.tell() == 301_000
                 with pytest.raises(RuntimeError, match="fallback"):
                     await loop.sendfile(client.transport, file, fallback=False)
+                # For asyncio's fallback that is all.
+                with pytest.raises(ValueError, match=r"^count must be a positive integer"):
+                    await loop.sendfile(client.transport, file, 1000, 0)
             await peer.until(lambda: peer.kept_bytes == 300_000)
             assert_same_bytes(peer.received, BIG[1000:301_000])
 

@@ -63,7 +63,7 @@ class Process:
     def __init__(self, script, listener):
         self.script = script
         self.pid = int(self.script.read_line())
-        self.script.tell(listener.share(self.script.process.pid).hex())
+        self.script.tell(listener.share(self.pid).hex())
         wait_until(lambda: self.figure("accepts_pending") == POOL, "a full accept pool")
 
     def figure(self, name):
@@ -103,7 +103,7 @@ class LoopProcess:
     def __init__(self, script, listener):
         self.script = script
         self.pid = int(self.script.read_line())
-        self.script.tell(listener.share(self.script.process.pid).hex())
+        self.script.tell(listener.share(self.pid).hex())
         assert self.script.read_line() == "serves"
 
     def stop(self):

@@ -511,3 +511,35 @@ def test_a_name_that_is_not_given_cannot_be_verified(serve):
     exc = tried(serve, [client_context()], server_side=False)
     assert type(exc) is ValueError
     assert "check_hostname requires server_hostname" in str(exc)
+
+
+class StartsAtTheEnd(Starts):
+    """The peer has ended its side before."""
+
+    def on_data(self, data):
+        pass
+
+    def eof_received(self):
+        super().eof_received()
+        self.begin()
+        return True
+
+    def begin(self):
+        self.start()
+
+
+class StartsAfterTheEnd(StartsAtTheEnd):
+    def begin(self):
+        self.transport.call_later(0, self.start)
+
+
+@pytest.mark.parametrize("factory", [StartsAtTheEnd, StartsAfterTheEnd])
+def test_an_end_that_was_told_before(serve, factory):
+    client, protocol = serve(factory).open()
+    client.send(b"STARTTLS")
+    client.half_close()
+    client.read_until_gone()
+    protocol.wait_for("connection_lost")
+    assert isinstance(protocol.lost_with, ConnectionResetError)
+    assert protocol.future.exception(WAIT_S) is protocol.lost_with
+    assert protocol.events.count("eof_received") == 1

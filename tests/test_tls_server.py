@@ -3,6 +3,7 @@
 import contextlib
 import ssl
 import threading
+import typing
 
 import pytest
 from payload import MORE_THAN_THE_KERNEL_TAKES, assert_same_bytes, pattern, pieces
@@ -411,6 +412,65 @@ def test_data_sent_counts_what_was_written(serve_tls, version):
     client.close()
     protocol.wait_for("connection_lost")
     assert protocol.sent == written
+
+
+def test_data_sent_does_not_count_what_an_earlier_protocol_wrote(serve_tls, version):
+    client, protocol = serve_tls(Recording, client=client_context(version)).open()
+    data = pattern(MB)
+    protocol.transport.write(data)
+    assert_same_bytes(client.read_exactly(MB), data)
+    wait_until(lambda: protocol.transport.get_write_buffer_size() == 0, "the end of the send")
+    counts = CountingSent()
+    counts.connection_made(protocol.transport)
+    protocol.transport.set_protocol(counts)
+    protocol.transport.write(b"hello")
+    assert client.read_exactly(5) == b"hello"
+    counts.wait_until(lambda: counts.finished["sent"] > 0, "data_sent")
+    assert counts.sent == 5
+    protocol.transport.set_protocol(protocol)
+    protocol.transport.close()
+    assert read_all(client) == b""
+    client.close()
+    protocol.wait_for("connection_lost")
+
+
+class Interferes(ssl.SSLObject):
+    """Within the third write() something else runs, as a signal's handler or a finaliser does."""
+
+    count = 0
+    call: typing.ClassVar[list] = []
+
+    def write(self, data):
+        self.count += 1
+        if self.count == 3 and self.call:
+            self.call.pop()()
+        return super().write(data)
+
+
+def test_what_is_written_within_openssls_write_comes_after_it(serve_tls, version):
+    context = server_context()
+    context.sslobject_class = Interferes
+    data = pattern(2 * MB)
+
+    class Answers(Recording):
+        def on_data(self, _):
+            transport = self.transport
+
+            def interfere():
+                transport.write(b"end")
+                transport.close()
+                transport.get_write_buffer_size()
+
+            Interferes.call[:] = [interfere]
+            transport.write(data)
+
+    client, protocol = serve_tls(Answers, context=context, client=client_context(version)).open()
+    client.send(b"go")
+    assert_same_bytes(read_all(client), data + b"end")
+    client.close()
+    protocol.wait_for("connection_lost")
+    assert protocol.lost_with is None
+    assert Interferes.call == []
 
 
 def test_there_is_no_end_in_one_direction(serve_tls):

@@ -136,6 +136,8 @@ def parse(argv):
         args.arrangement = FREE if free else "both" if args.full else PINNED
     elif args.arrangement != FREE and one_cpu:
         parser.error(f"--arrangement {args.arrangement} needs two CPUs, and there is one here")
+    if args.pin_too and sys.platform == "win32":
+        parser.error("--pin-too is for Wine's server, which Windows has not")
     args.seconds = args.seconds or (0.5 if args.full else 0.3)
     args.rounds = args.rounds or (5 if args.full else 3)
     args.workers = args.workers or (1 if args.loops else servers.DEFAULT_WORKERS)

@@ -63,7 +63,7 @@ def test_the_wheels_name_and_metadata(made):
     assert sdist.name == f"iocpx-{version}.tar.gz"
     if sys.platform != "win32":
         assert wheel.name == f"iocpx-{version}-cp313-cp313-win_amd64.whl"
-    assert "\nRequires-Python: >=3.10\n" in metadata
+    assert "Requires-Python: >=3.10" in metadata.splitlines()
 
 
 def test_the_sdist_has_all_sources_and_nothing_built(made):
@@ -73,6 +73,8 @@ def test_the_sdist_has_all_sources_and_nothing_built(made):
     assert sources(BUILT_FROM) <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "dev.py", "lab/linux.py"} <= names
     assert {"tests/conftest.py", "tests/served.py", "benchmarks/ceiling.c"} <= names
+    assert {"tests/data/localhost.pem", "tests/sim/corpus.txt"} <= names
+    assert ".github/workflows/ci.yml" in names
     assert [name for name in names if name.endswith((".pyd", ".pyc"))] == []
     # Cython's; tests/sim has C of our own.
     assert [name for name in names if name.startswith("iocpx/") and name.endswith(".c")] == []
