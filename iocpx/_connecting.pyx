@@ -1,11 +1,12 @@
 """connect(): a connection to a host, by whichever of its addresses answers first.
 
 The addresses are tried as RFC 8305 has it: the families in turns, each a quarter of a second after
-the one before, or at once when that has failed.  Each attempt is a Connection, whose maker is the
-Dial: the first that is connected goes on as such, the others are reset, and their protocol was
-never made.  An attempt that fails, and its timers, are told in its own turn, on a worker; so no
-thread waits for any of them.  What blocks, the look for a name's addresses and the start of an
-engine's threads, is done aside.
+the one before, or at once when that has failed; from a port of the caller's only then, as one
+attempt at a time can have it.  Each attempt is a Connection, whose maker is the Dial: the first
+that is connected goes on as such, the others are reset, and their protocol was never made.  An
+attempt that fails, and its timers, are told in its own turn, on a worker; so no thread waits for
+any of them.  What blocks, the look for a name's addresses and the start of an engine's threads, is
+done aside.
 
 Several workers, and whoever cancels, may come to a Dial at a time: what it has changes in critical
 sections, which run no Python code, and whoever sets `over` in one does what follows from the end.
@@ -176,7 +177,7 @@ cdef class Dial:
         cdef void *user
         cdef conn_t *conn = NULL
         cdef int error
-        # The others can be bound to a port of the caller's only after this one has let it go.
+        # Others of the family can be bound to the caller's port only when this one has let it go.
         cdef bint alone = local != NULL and (local[2] != 0 or local[3] != 0)
         cdef bint more
         cdef bint wanted

@@ -547,6 +547,7 @@ cdef class Connection:
         connection that closes, TypeError or ValueError for a wrong argument.
         """
         cdef conn_t *conn
+        cdef bint ended
         handshake_s = milliseconds("ssl_handshake_timeout_s", ssl_handshake_timeout_s, 0.001,
                                    86400) / 1000.0
         shutdown_s = milliseconds("ssl_shutdown_timeout_s", ssl_shutdown_timeout_s, 0.001,
@@ -563,8 +564,9 @@ cdef class Connection:
         try:
             if not conn_may_filter(conn):
                 raise RuntimeError("start_tls() must be called from a callback of its connection")
+            ended = conn.eof_told       # TLS is told again
             self._take_tls(conn, tls, handshake_s, shutdown_s)
-            tls.feed_bytes(received + self._take_undelivered(conn))
+            tls.feed_bytes(received + self._take_undelivered(conn, ended))
             # Nothing is held any more, also where this is called for what was: TLS has it.
             conn_filter_hold(conn, False)
         finally:

@@ -152,9 +152,9 @@ class EventLoop(SocketLoop):
 
         fd is a socket, its descriptor (an int), or whatever has a fileno(); any kind of socket,
         and as many as there are.  What was added for it before is replaced.  Remove it before the
-        socket is closed; if not, nothing more is called, but for a descriptor that another socket
-        gets.  Raises ValueError for what has no descriptor, OSError for what is no socket,
-        RuntimeError for the socket of an open transport and on a closed loop.
+        socket is closed or detached; if not, nothing more is called, but for a descriptor that
+        another socket gets.  Raises ValueError for what has no descriptor, OSError for what is no
+        socket, RuntimeError for the socket of an open transport and on a closed loop.
         """
         self._add_watch(False, fd, callback, args)
 

@@ -29,7 +29,8 @@ cdef class MessageUser(TlsUser):
     # After all that were there: tells messages_received, and has what is held.
     cdef void _tell_framed(self, conn_t *conn) noexcept
     # What was received and not delivered, as it came; from now on it is the caller's.
-    cdef bytes _take_undelivered(self, conn_t *conn)
+    # ended: the protocol was told that there is no more.
+    cdef bytes _take_undelivered(self, conn_t *conn, bint ended)
     # connection_lost comes.
     cdef void _end_framed(self) noexcept
     cdef void _set_framed(self, Framed framed) noexcept

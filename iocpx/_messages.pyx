@@ -243,12 +243,11 @@ cdef class MessageUser(TlsUser):
     cdef bint _takes_messages(self) except -1:
         return getattr(self.get_protocol(), "messages_received", None) is not None
 
-    cdef bytes _take_undelivered(self, conn_t *conn):
+    cdef bytes _take_undelivered(self, conn_t *conn, bint ended):
         cdef Framed framed = self._framed
         if framed is None:
             return b""
-        # Without a lock: it is told on this thread.
-        if conn.eof_told or self._tls_told_end:
+        if ended or self._tls_told_end:
             # Nothing is delivered after the end, and what has come of a message is none.
             frames_take(&framed.frames, NULL)
         if framed.held.size > 0:
@@ -304,7 +303,8 @@ cdef class MessageUser(TlsUser):
                 conn_filter_hold(conn, True)
                 self._wants_turn()
                 return
-            rest = self._take_undelivered(conn)
+            # Without a lock: it is told on this thread.
+            rest = self._take_undelivered(conn, conn.eof_told)
             if framer is not None or rest:
                 framed = framed_by(framer, before)
                 framed.hold(rest)

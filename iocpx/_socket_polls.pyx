@@ -8,7 +8,8 @@ A poll is for one event.  It is posted in the look after the one that has told i
 callback has been called: what that has left unread is told again, and what it has read is not.
 
 The requests go through a socket of the loop's own, so that the program's socket may be on any
-port, or on none.  It may be closed at any time too: that ends its polls, and no callback is called.
+port, or on none.  It may be closed at any time too: that ends its polls, and no callback is called,
+but for what the program has given as a bare number that another socket has got.
 
 Called by `_loop`; calls `_handles`, the loop of a handle where a poll has failed, and the operating
 system.
@@ -113,7 +114,7 @@ cdef class SocketPolls:
             for poll in due:
                 wanted = poll.handle is not None and not self.is_closed(poll)
                 n += 1
-                if wanted:
+                if wanted and poll.handle is not None:
                     self.post(poll)
         except BaseException:
             # There is no memory: the rest waits for the next run.

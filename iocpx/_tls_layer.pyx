@@ -165,6 +165,7 @@ cdef class TlsUser:
                 conn_filter_end(conn)
         except BaseException as exc:
             self._tls_fail(conn, exc)
+            self._tls_pump_again = False    # as the end asks for it: there is no TLS any more
         if plain.head != NULL:
             conn_return_plain(conn, &plain, &done)
         release_spent(conn_free_plain(conn, &done))

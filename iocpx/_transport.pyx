@@ -652,8 +652,9 @@ cdef class Transport:
                    double shutdown_s):
         """For the loop's start_tls(): TLS on a connection whose protocol knows it already, and may
         have received bytes of it, which take_early() takes back."""
+        cdef bint ended = self._conn != NULL and self._conn.eof_told    # TLS is told again
         self._take_tls(tls, handshake_s, shutdown_s)
-        tls.feed_bytes(take_early() + self._take_undelivered(self._conn))
+        tls.feed_bytes(take_early() + self._take_undelivered(self._conn, ended))
         conn_filter_hold(self._conn, False)
         self._take_protocol(protocol)
         self._waiter = waiter

@@ -16,7 +16,7 @@ AT_ONCE = (os.cpu_count() or 1) + 3
 # Who computes without end lets those go first who have one thing to do, and wait again.
 BEHIND = 10
 # A test that looks at Ctrl+C itself takes the first one for its own.
-AGAIN_S = 10
+AGAIN_S = 30
 
 
 class Job:

@@ -180,8 +180,8 @@ class Load:
         With a process Windows closes its sockets.  Wine's server may keep one open for ever if its
         process was killed in the middle of a receive, and whoever had come to it hears nothing.
         """
-        waiting = self.under_way.copy()
         process.script.kill()
+        waiting = self.under_way.copy()
         yield
         for client in waiting & self.under_way:
             client.close()  # which ends its receive

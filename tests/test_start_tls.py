@@ -10,6 +10,8 @@ from protocols import EchoingBuffered, Recording
 from tls_peers import TlsClient, TlsPeer, client_context, server_context
 from waiting import WAIT_S, clock, wait_for_a_turn
 
+import iocpx
+
 PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n"
 
 
@@ -533,7 +535,14 @@ class StartsAfterTheEnd(StartsAtTheEnd):
         self.transport.call_later(0, self.start)
 
 
-@pytest.mark.parametrize("factory", [StartsAtTheEnd, StartsAfterTheEnd])
+class StartsInAMessage(StartsAtTheEnd):
+    """… and what has come of a message is none, and no TLS either."""
+
+    def on_made(self):
+        self.transport.set_framer(iocpx.native.LineFramer(100))
+
+
+@pytest.mark.parametrize("factory", [StartsAtTheEnd, StartsAfterTheEnd, StartsInAMessage])
 def test_an_end_that_was_told_before(serve, factory):
     client, protocol = serve(factory).open()
     client.send(b"STARTTLS")
