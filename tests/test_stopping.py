@@ -104,6 +104,26 @@ def test_a_client_that_never_reads_does_not_hold_up_the_stop(serve):
     assert len(client.read_until_gone()) < MORE_THAN_THE_KERNEL_TAKES
 
 
+@pytest.mark.slow("takes close_timeout_s")
+def test_a_stop_ends_who_goes_on_sending_at_the_close_timeout(serve):
+    """His connection's own time begins anew with all that comes, up to twelve times."""
+    served = serve(Recording, close_timeout_s=3)
+    client, protocol = served.open()
+
+    def send():
+        with contextlib.suppress(ConnectionError):
+            while True:
+                client.send(bytes(1000))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    protocol.wait_for("data_received")
+    served.server.close()
+    assert served.server.wait_closed(WAIT_S) is True
+    sender.join(WAIT_S)
+    client.close()
+
+
 def test_a_close_timeout_of_nothing_stops_at_once(serve):
     served = serve(Recording, close_timeout_s=0)
     for _ in range(5):
