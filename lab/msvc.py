@@ -178,10 +178,17 @@ def build(lane):
         archive.extractall(home)
     (source,) = home.iterdir()
     offline = ["--no-index", "--no-deps", "--no-cache-dir"]
-    output = run_pip(
-        *(lane, "wheel", "--verbose", "--no-build-isolation", *offline),
-        *("--wheel-dir", wine.windows_path(home / "wheel"), wine.windows_path(source)),
-    )
+    words = ["wheel", "--verbose", "--no-build-isolation", *offline]
+    words += ["--wheel-dir", wine.windows_path(home / "wheel"), wine.windows_path(source)]
+    try:
+        output = run_pip(lane, *words)
+    except Failure as failure:
+        # One in a thousand programs ends under Wine before it has begun, and this starts a hundred.
+        if "[WinError 1359]" not in str(failure):
+            raise
+        # All once more: what was compiled already would be left out, with its warnings.
+        shutil.rmtree(source / "build", ignore_errors=True)
+        output = run_pip(lane, *words)
     if warnings := own_warnings(output, source):
         raise Failure("Microsoft's compiler warns of our own code:\n" + "\n".join(warnings))
     stage = wine.windows_path(home / "stage")
